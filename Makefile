@@ -1,0 +1,107 @@
+PYTHON ?= python3
+DATA   ?= data
+RUNS   ?= runs
+
+TRAIN       ?= $(DATA)/dicom-images-train
+TEST        ?= $(firstword $(wildcard $(DATA)/stage_2_images $(DATA)/dicom-images-test) $(DATA)/dicom-images-test)
+ANNOTATIONS ?= $(firstword $(wildcard $(DATA)/stage_2_train.csv $(DATA)/train-rle.csv) $(DATA)/train-rle.csv)
+SAMPLE      ?= $(firstword $(wildcard $(DATA)/stage_2_sample_submission.csv $(DATA)/sample_submission.csv) $(DATA)/stage_2_sample_submission.csv)
+ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
+
+CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_plain.yaml)
+SEGMENTER_EXPERIMENT  ?= $(or $(EXPERIMENT),experiments/segmenter_plain.yaml)
+
+BIN       := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint bench oracles index show-masks train-classifier train-segmenter evaluate submit clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
+	@echo
+	@echo '  DATA=$(DATA)  the competition'"'"'s folder        RUNS=$(RUNS)  where manifests, runs and results go'
+	@echo '  EXPERIMENT=    file for train-classifier or train-segmenter, see experiments/'
+
+install: $(INSTALLED) ## Make .venv with the exact tested set of packages
+
+$(INSTALLED): requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(INSTALLED) ## Everything once, on generated data, in under ten minutes
+	test -f demo/data/train-rle.csv || $(BIN)/pneumoseg synthesize demo/data --train 400 --test 120 --seed 0
+	$(MAKE) --no-print-directory submit evaluate show-masks DATA=demo/data RUNS=demo/runs TEST=demo/data/dicom-images-test \
+		CLASSIFIER_EXPERIMENT=experiments/demo_classifier.yaml SEGMENTER_EXPERIMENT=experiments/demo_segmenter.yaml
+
+test: $(INSTALLED) ## Run the tests
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## Print the benchmarks' ratios
+	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+oracles: .venv-oracles/installed ## Recompute the reference numbers with tensorflow-addons and segmentation-models
+	.venv-oracles/bin/python tests/oracles/compute.py
+
+.venv-oracles/installed: tests/oracles/requirements.txt
+	$(PYTHON) -m venv .venv-oracles
+	.venv-oracles/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracles/requirements.txt
+	@touch $@
+
+index: $(RUNS)/manifest.csv ## Read the training DICOMs and annotations into a manifest
+
+$(RUNS)/manifest.csv: $(ANNOTATIONS) | $(INSTALLED)
+	$(BIN)/pneumoseg index $(TRAIN) $(ANNOTATIONS) --out $@ $(if $(ID_MAP),--id-map $(ID_MAP))
+
+show-masks: $(RUNS)/masks.png ## Draw some true masks over their images
+
+$(RUNS)/masks.png: $(RUNS)/manifest.csv
+	$(BIN)/pneumoseg show-masks --manifest $< --out $@
+
+train-classifier: $(RUNS)/classifier/metrics.json ## Train the classifier
+
+$(RUNS)/classifier/metrics.json: $(RUNS)/manifest.csv $(CLASSIFIER_EXPERIMENT)
+	rm -rf $(@D)
+	$(BIN)/pneumoseg train-classifier $(CLASSIFIER_EXPERIMENT) --manifest $< --out $(@D)
+
+train-segmenter: $(RUNS)/segmenter/metrics.json ## Train the segmenter
+
+$(RUNS)/segmenter/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_EXPERIMENT)
+	rm -rf $(@D)
+	$(BIN)/pneumoseg train-segmenter $(SEGMENTER_EXPERIMENT) --manifest $< --out $(@D)
+
+$(RUNS)/pipeline/pipeline.json: $(RUNS)/classifier/metrics.json $(RUNS)/segmenter/metrics.json
+	$(BIN)/pneumoseg assemble --classifier $(RUNS)/classifier/best --segmenter $(RUNS)/segmenter/best --out $(@D)
+
+submit: $(RUNS)/submission.csv ## Predict the test images and check the submission; trains what is missing
+
+$(RUNS)/submission.csv: $(RUNS)/pipeline/pipeline.json
+	$(BIN)/pneumoseg submit $(TEST) --pipeline $(<D) --out $@
+	$(BIN)/pneumoseg validate-submission $@ --expected $(SAMPLE)
+
+evaluate: $(RUNS)/scores.csv ## Score the pipeline beside segmentation alone and the all-empty floor
+
+# Where the truth of the test images is known they are scored, else those of the training folder that no run trained on.
+ifneq ($(wildcard $(DATA)/test-rle.csv),)
+SCORED := $(RUNS)/test-manifest.csv
+$(SCORED): $(DATA)/test-rle.csv | $(INSTALLED)
+	$(BIN)/pneumoseg index $(TEST) $< --out $@
+else
+SCORED := $(RUNS)/manifest.csv
+endif
+
+$(RUNS)/scores.csv: $(RUNS)/pipeline/pipeline.json $(SCORED)
+	$(BIN)/pneumoseg evaluate --manifest $(SCORED) --pipeline $(<D) --out $@ \
+		--exclude-training $(RUNS)/classifier --exclude-training $(RUNS)/segmenter
+
+clean: ## Remove the environments, the demo and caches; runs stay
+	rm -rf .venv .venv-oracles demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Callbacks for Keras trainings, one a file."""

@@ -1,0 +1,244 @@
+"""The command line: parses, loads, calls."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# Read when TensorFlow is imported, which happens only inside the commands that need it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+app = typer.Typer(
+    name="pneumoseg",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find and outline pneumothorax on chest X-rays. For research; not for diagnosis.",
+)
+
+_STAGES = {
+    "classifier": "below the classifier's threshold",
+    "segmenter": "without a segmented pixel",
+    "elimination": "with small regions only",
+    "mask": "with a mask",
+    "error": "unreadable",
+}
+
+Manifest = Annotated[Path, typer.Option(help="Manifest made by `pneumoseg index`.")]
+PipelineFolder = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
+
+
+@app.command()
+def synthesize(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    train: Annotated[int, typer.Option(help="Annotated training images.")] = 240,
+    test: Annotated[int, typer.Option(help="Test images.")] = 60,
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
+) -> None:
+    """Generate a small data set in the competition's format."""
+    from pneumoseg.synthetic import write_dataset
+
+    write_dataset(folder, train=train, test=test, seed=seed)
+    typer.echo(f"{folder}: {train} training and {test} test images")
+
+
+@app.command()
+def index(
+    dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
+    annotations: Annotated[Path, typer.Argument(help="CSV of ImageId,EncodedPixels.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write; rejected.csv goes beside it.")] = Path("manifest.csv"),
+    id_map: Annotated[Path | None, typer.Option(help="CSV from image ids to NIH file names.")] = None,
+) -> None:
+    """Read every DICOM file once and list the usable ones in a manifest."""
+    from pneumoseg.data.index import index_dataset, save_manifest
+
+    rejected = out.with_name("rejected.csv")
+    manifest = index_dataset(dicom_dir, annotations, id_map=id_map, rejected=rejected, progress=True)
+    save_manifest(manifest, out)
+    typer.echo(f"{out}: {len(manifest)} images, {manifest['has_pneumothorax'].sum()} positive")
+
+
+@app.command()
+def show_masks(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    count: Annotated[int, typer.Option(help="How many positives, drawn at random.")] = 5,
+    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    pipeline: Annotated[Path | None, typer.Option(help="Also draw what this pipeline predicts.")] = None,
+) -> None:
+    """Draw true masks over their images."""
+    from pneumoseg.data.index import load_manifest
+    from pneumoseg.report.contact_sheet import draw_contact_sheet
+
+    table = load_manifest(manifest)
+    positives = table[table["has_pneumothorax"]]
+    chosen = positives.sample(min(count, len(positives)), random_state=seed)
+    results = None
+    if pipeline is not None:
+        from pneumoseg.inference import load_pipeline
+
+        results = list(load_pipeline(pipeline).predict_many(chosen["path"]))
+    draw_contact_sheet(chosen, results).savefig(out)
+    typer.echo(f"{out}: {len(chosen)} images")
+
+
+@app.command()
+def train_classifier(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+) -> None:
+    """Train the classifier as an experiment file says."""
+    from pneumoseg.config import load_classifier_settings
+    from pneumoseg.data.index import load_manifest
+    from pneumoseg.training.classifier import train_classifier
+
+    settings = load_classifier_settings(experiment)
+    metrics = train_classifier(settings, load_manifest(manifest), out, manifest.parent / "cache")
+    _finish_training(out, "mcc", metrics)
+
+
+@app.command()
+def train_segmenter(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+) -> None:
+    """Train the segmenter as an experiment file says."""
+    from pneumoseg.config import load_segmenter_settings
+    from pneumoseg.data.index import load_manifest
+    from pneumoseg.training.segmenter import train_segmenter
+
+    settings = load_segmenter_settings(experiment)
+    metrics = train_segmenter(settings, load_manifest(manifest), out, manifest.parent / "cache")
+    _finish_training(out, "iou", metrics)
+
+
+@app.command()
+def assemble(
+    classifier: Annotated[Path, typer.Option(help="The classifier's bundle.")],
+    segmenter: Annotated[Path, typer.Option(help="The segmenter's bundle.")],
+    out: Annotated[Path, typer.Option(help="The pipeline's folder.")],
+    classifier_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
+    mask_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
+    minimum_area: Annotated[float, typer.Option(help="Smallest component kept, in pixels at 1024 x 1024.")] = 3500,
+) -> None:
+    """Put a classifier and a segmenter into one pipeline."""
+    from pneumoseg.inference import assemble_pipeline
+
+    assemble_pipeline(
+        classifier,
+        segmenter,
+        out,
+        classifier_threshold=classifier_threshold,
+        mask_threshold=mask_threshold,
+        minimum_area=minimum_area,
+    )
+    typer.echo(f"{out}: pipeline of {classifier} and {segmenter}")
+
+
+@app.command()
+def submit(
+    dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
+    pipeline: PipelineFolder,
+    out: Annotated[Path, typer.Option(help="Submission to write.")] = Path("submission.csv"),
+    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 4,
+) -> None:
+    """Write a submission for a folder of DICOM files."""
+    from rich.progress import track
+
+    from pneumoseg.data.index import find_dicoms
+    from pneumoseg.inference import load_pipeline
+    from pneumoseg.submission import write_submission
+
+    paths = find_dicoms(dicom_dir)
+    results = track(load_pipeline(pipeline, batch_size).predict_many(paths), "Predicting", len(paths))
+    stages = write_submission(results, out)
+    counts = ", ".join(f"{count} {_STAGES[stage]}" for stage, count in sorted(stages.items()))
+    typer.echo(f"{out}: {stages.total()} rows: {counts}")
+    if stages["error"]:
+        typer.secho(
+            f"{stages['error']} UNREADABLE FILES, submitted as -1: {out.with_suffix('.errors.csv')}", fg="red", err=True
+        )
+
+
+@app.command()
+def validate_submission(
+    submission: Annotated[Path, typer.Argument(help="CSV to check.")],
+    expected: Annotated[Path, typer.Option(help="CSV with the ids it should hold, such as the sample submission.")],
+    rows: Annotated[int, typer.Option(help="Height of every mask.")] = 1024,
+    columns: Annotated[int, typer.Option(help="Width of every mask.")] = 1024,
+) -> None:
+    """Check a submission; exit 1 and list the problems if it is not valid."""
+    from pneumoseg.data.annotations import read_annotations
+    from pneumoseg.submission import validate_submission
+
+    ids = read_annotations(expected)["image_id"]
+    problems = validate_submission(submission, ids, (rows, columns))
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{submission}: valid, {ids.nunique()} rows")
+
+
+@app.command()
+def evaluate(
+    manifest: Manifest,
+    pipeline: PipelineFolder,
+    out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
+    exclude_training: Annotated[
+        list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 4,
+) -> None:
+    """Score a pipeline, its segmenter alone and the all-empty floor on annotated images."""
+    import dataclasses
+
+    from rich.progress import track
+
+    from pneumoseg.data.index import load_manifest
+    from pneumoseg.data.splits import without_training_images
+    from pneumoseg.evaluation import score_arms
+    from pneumoseg.inference import load_pipeline
+
+    truth = without_training_images(load_manifest(manifest), exclude_training or [])
+    staged = load_pipeline(pipeline, batch_size)
+    pipelines = {"staged": staged, "segmentation alone": dataclasses.replace(staged, classifier=None)}
+    arms = {
+        name: (result.rle for result in track(arm.predict_many(truth["path"]), name, len(truth)))
+        for name, arm in pipelines.items()
+    }
+    table = score_arms(arms, truth)
+    if out is not None:
+        table.to_csv(out, index_label="arm")
+    typer.echo(f"{len(truth)} images, {truth['has_pneumothorax'].sum()} positive, that no run was trained on")
+    typer.echo(table.to_string(float_format="%.4f"))
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user ends it with one clear line and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pneumoseg").setLevel(logging.INFO)
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"pneumoseg: {error}", err=True)
+        raise SystemExit(2) from error
+
+
+def _finish_training(run: Path, monitor: str, metrics: dict[str, Any]) -> None:
+    import pandas as pd
+
+    from pneumoseg.report.curves import draw_curves
+
+    draw_curves(pd.read_csv(run / "history.csv"), monitor, metrics["best_epoch"]).savefig(run / "curves.png", dpi=120)
+    typer.echo(json.dumps(metrics, indent=2))
+    typer.echo(f"{run}: best epoch {metrics['best_epoch']}, validation {monitor} {metrics['val_' + monitor]:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Index a folder of DICOM files and its annotations into a manifest: one row an image."""
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.progress import track
+
+from pneumoseg import rle
+from pneumoseg.data.annotations import read_annotations, read_id_map
+from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
+
+COLUMNS = {
+    "image_id": "str",
+    "path": "str",
+    "has_pneumothorax": "bool",
+    "rle": "str",
+    "area_px": "int64",
+    "patient_id": "str",
+    "patient_source": "str",
+    "view": "str",
+    "sex": "str",
+    "age": "float64",
+    "rows": "int64",
+    "columns": "int64",
+    "pixel_spacing": "float64",
+    "frame_offset": "int64",
+    "frame_length": "int64",
+}
+
+
+def find_dicoms(folder: str | Path) -> list[Path]:
+    """All `.dcm` files under a folder, at any depth, sorted by path.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist or holds no such file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder, expected one with .dcm files")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".dcm")
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no .dcm file in it or below it")
+    return paths
+
+
+def index_dataset(
+    dicom_dir: str | Path,
+    annotations: str | Path,
+    *,
+    id_map: str | Path | None = None,
+    rejected: str | Path | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Read every file of a data set once, strictly, and join it with its annotations.
+
+    A file that cannot be used never stops the run: it is left out, counted in a warning and, with `rejected`, listed
+    with its reason. The reasons are a damaged or unsupported file, no annotation row, malformed runs, a second file
+    with the same name, and an annotation without a file.
+
+    Args:
+        dicom_dir: Folder with `.dcm` files at any depth; the image id is the file's stem.
+        annotations: CSV of run-length codes, see `read_annotations`. Rows of one image are OR-ed.
+        id_map: CSV from image ids to NIH file names, see `read_id_map`. The DICOM header's PatientID stands in for
+            an image that it does not list; in the competition's files that is another one for every image.
+        rejected: Where to write the CSV `image_id, path, reason` of what was left out.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The manifest: one row an image, sorted by image id, with the columns of `COLUMNS`. `rle` holds all annotation
+        rows of the image as one code, `area_px` its pixels; `age` is in years and `pixel_spacing` in mm (NaN where
+        unknown); `frame_offset` and `frame_length` are the bytes of the JPEG frame, 0 where a file needs transcoding.
+
+    Raises:
+        FileNotFoundError: If the folder or a CSV is missing.
+        ValueError: If a CSV is not of its form, or not a single image is left.
+    """
+    paths = find_dicoms(dicom_dir)
+    texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
+    patients = {} if id_map is None else read_id_map(id_map).to_dict()
+    left_out = _without_file(texts, paths)
+    accepted = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        entries: Iterable[dict] = pool.map(lambda path: _entry(path, texts, patients), _unique(paths, left_out))
+        for entry in track(entries, "Indexing", len(paths), disable=not progress):
+            (left_out if "reason" in entry else accepted).append(entry)
+    _report(left_out, rejected)
+    if not accepted:
+        raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used, the first: {left_out[0]['reason']}")
+    return pd.DataFrame(accepted, columns=list(COLUMNS)).astype(COLUMNS).sort_values("image_id", ignore_index=True)
+
+
+def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
+    """Write a manifest as CSV, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    manifest.to_csv(temporary, index=False)
+    temporary.replace(path)
+
+
+def load_manifest(path: str | Path) -> pd.DataFrame:
+    """Read a manifest that `save_manifest` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a column is missing or holds what it should not.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such manifest, make one with `pneumoseg index`")
+    # "str" is not a dtype that every supported pandas reads without turning "NA" into NaN, so text is kept as text.
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [column for column in COLUMNS if column not in table]
+    if missing:
+        raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}; index the data set anew")
+    if not table["has_pneumothorax"].isin(["True", "False"]).all():
+        raise ValueError(f"{path}: has_pneumothorax holds something else than True and False")
+    table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
+    return table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(COLUMNS)
+
+
+def _unique(paths: list[Path], left_out: list[dict]) -> Iterator[Path]:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in seen:
+            left_out.append(
+                _left_out(path.stem, path, f"a second file named {path.name}, the first: {seen[path.stem]}")
+            )
+        else:
+            seen[path.stem] = path
+            yield path
+
+
+def _without_file(texts: dict[str, list[str]], paths: list[Path]) -> list[dict]:
+    found = {path.stem for path in paths}
+    return [_left_out(image_id, "", "annotated, but there is no file") for image_id in texts if image_id not in found]
+
+
+def _left_out(image_id: str, path: str | Path, reason: str) -> dict:
+    return {"image_id": image_id, "path": str(path), "reason": reason}
+
+
+def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) -> dict:
+    """One manifest row, or a row of what is left out (with a `reason`)."""
+    image_id = path.stem
+    try:
+        image, header = read_dicom(path)
+    except DicomError as error:
+        return _left_out(image_id, path, f"{type(error).__name__}: {error.reason}")
+    if image_id not in texts:
+        return _left_out(image_id, path, "no annotation row")
+    try:
+        mask = rle.decode_rows(texts[image_id], (image.shape[0], image.shape[1]))
+    except ValueError as error:
+        return _left_out(image_id, path, f"malformed annotation, {error}")
+    return {"image_id": image_id, "path": str(path.resolve())} | _label(mask) | _origin(header, patients.get(image_id))
+
+
+def _label(mask: np.ndarray) -> dict:
+    return {"has_pneumothorax": bool(mask.any()), "rle": rle.encode(mask), "area_px": int(mask.sum())}
+
+
+def _origin(header: DicomHeader, mapped_patient: str | None) -> dict:
+    return {
+        "patient_id": header.patient_id or "" if mapped_patient is None else mapped_patient,
+        "patient_source": "header" if mapped_patient is None else "id map",
+        "view": header.view or "",
+        "sex": header.sex or "",
+        "age": math.nan if header.age is None else header.age,
+        "rows": header.rows,
+        "columns": header.columns,
+        "pixel_spacing": math.nan if header.pixel_spacing is None else header.pixel_spacing[0],
+        "frame_offset": header.frame_offset,
+        "frame_length": header.frame_length,
+    }
+
+
+def _report(left_out: list[dict], path: str | Path | None) -> None:
+    table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+    if left_out:
+        reasons = table["reason"].str.split(",").str[0].str[:100].value_counts().head(5)
+        summary = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
+        where = f"listed in {path}" if path is not None else "pass rejected=PATH to list them"
+        warnings.warn(f"{len(left_out)} images left out, {where}: {summary}", stacklevel=3)

@@ -1,0 +1,84 @@
+"""One DICOM file to one image as a reader sees it, or a typed error that says what is wrong and what to do.
+
+The rooms: `elements` walks the file, `header` checks what it says, `frames` finds the encoded bytes, `codecs` decodes
+them, `display` turns stored values into grey levels, `errors` names what can go wrong. None keeps state, warns, or touches
+the settings of pydicom, so images may be read from any number of threads and processes.
+"""
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoseg.dicom.codecs import NATIVE, decode, decode_native
+from pneumoseg.dicom.display import display
+from pneumoseg.dicom.elements import read_elements
+from pneumoseg.dicom.errors import (
+    DamagedError,
+    DicomError,
+    NoPixelsError,
+    NotDicomError,
+    TooLargeError,
+    UnsupportedError,
+)
+from pneumoseg.dicom.frames import find_frame
+from pneumoseg.dicom.header import DicomHeader, describe, read_format
+
+__all__ = [
+    "DamagedError",
+    "DicomError",
+    "DicomHeader",
+    "NoPixelsError",
+    "NotDicomError",
+    "TooLargeError",
+    "UnsupportedError",
+    "read_dicom",
+    "read_image",
+]
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Read a radiograph as it is displayed.
+
+    Args:
+        path: a DICOM file with one greyscale frame of up to 16 bits, in any transfer syntax of the standard that is
+            not for video: implicit, explicit, big endian, deflated, run-length, JPEG baseline, extended and lossless,
+            JPEG-LS, JPEG 2000.
+
+    Returns:
+        uint8, (rows, columns), 0 to 255, white being dense. The modality LUT, the first VOI LUT or else the first valid
+        window, and the inversion of MONOCHROME1 are applied (PS3.3 sections C.11.1, C.11.2 and C.7.6.3.1.2). Without
+        VOI LUT or window, 8-bit values stay as they are and others are spread from the smallest to the largest one;
+        an image of one deeper value only is all zeros.
+
+    Raises:
+        DicomError: the file cannot be opened. Its subclasses: NotDicomError, NoPixelsError, UnsupportedError (colour,
+            several frames, over 16 bits, other codecs), DamagedError, TooLargeError. Whatever the bytes, nothing else.
+    """
+    return read_dicom(path)[0]
+
+
+def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], DicomHeader]:
+    """Read a radiograph as it is displayed, and its header, in one pass over the file.
+
+    Args:
+        path: a DICOM file, as for `read_image`.
+
+    Returns:
+        The image, as from `read_image`, and what its header says.
+
+    Raises:
+        DicomError: as for `read_image`.
+    """
+    elements, syntax, in_file = read_elements(path)
+    pixels = read_format(elements)
+    if syntax in NATIVE:
+        stored, plain_jpeg, offset, length = decode_native(elements, pixels), False, 0, 0
+    else:
+        encoded, offset = find_frame(elements)
+        stored, plain_jpeg = decode(encoded, syntax, pixels)
+        length = len(encoded)
+    image, unchanged = display(elements, pixels, stored)
+    shown_by_tensorflow = plain_jpeg and unchanged and in_file and offset > 0
+    frame = (offset, length) if shown_by_tensorflow else (0, 0)
+    return image, describe(elements, pixels, syntax, frame)

@@ -1,0 +1,139 @@
+"""From stored values to the grey levels a reader sees: modality, values of interest, polarity, eight bits.
+
+Every step is a function of the stored value alone, so all of them are worked out once for each value that the stored bits
+can take, at most 65,536 of them, and the image is looked up in the outcome.
+
+Presentation LUT Shape is not read: the objects that carry it in the image itself (DX, PS3.3 section C.8.11.3.1) must set
+INVERSE with MONOCHROME1 and IDENTITY with MONOCHROME2, so that obeying both would invert twice.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoseg.dicom.elements import Elements
+from pneumoseg.dicom.errors import DamagedError, UnsupportedError
+from pneumoseg.dicom.header import PixelFormat
+
+WHITE = 255
+
+
+def display(
+    elements: Elements, pixels: PixelFormat, stored: NDArray[np.unsignedinteger]
+) -> tuple[NDArray[np.uint8], bool]:
+    """Turn stored values into an image as displayed, white being dense.
+
+    The modality LUT or rescale comes first, then the first VOI LUT, or where there is none the first valid window, then
+    the inversion of MONOCHROME1. Without VOI LUT or window, unsigned 8-bit values that no rescale changes stay as they
+    are, and others are spread from the smallest to the largest in the image. Padding is left out of that and is black.
+
+    Args:
+        elements: the elements of the file.
+        pixels: how its pixels are stored.
+        stored: uint8 or uint16, (rows, columns), the stored bits.
+
+    Returns:
+        uint8, (rows, columns), all zeros where values would be spread but are all alike; and whether it equals `stored`.
+
+    Raises:
+        DamagedError: a LUT or rescale that cannot be applied.
+        UnsupportedError: a VOI LUT Function that the standard does not know.
+    """
+    codes = np.arange(2**pixels.bits_stored)
+    half = 2 ** (pixels.bits_stored - 1)
+    values = np.where(codes < half, codes, codes - 2 * half) if pixels.signed else codes
+    padding = _is_padding(elements, values, pixels.signed)
+    modality = _apply_modality(elements, values)
+    levels = _apply_voi(elements, modality)
+    if levels is None:
+        if len(codes) == WHITE + 1 and np.array_equal(modality, codes):
+            levels = codes
+        else:
+            present = np.bincount(stored.ravel(), minlength=len(codes)) > 0
+            levels = _spread(modality, present & ~padding)
+            if levels is None:
+                return np.zeros(stored.shape, np.uint8), False
+    table = np.rint(levels).astype(np.uint8)
+    if pixels.photometric == "MONOCHROME1":
+        table = WHITE - table
+    table[padding] = 0
+    unchanged = stored.dtype == np.uint8 and np.array_equal(table, codes)
+    image = stored.astype(np.uint8) if unchanged else table[stored]
+    return image, unchanged
+
+
+def _is_padding(elements: Elements, values: NDArray[np.integer], signed: bool) -> NDArray[np.bool_]:
+    """Which stored values are padding (PS3.3 section C.7.5.1.1.2): one value, or a range with both ends."""
+    first = elements.integers("PixelPaddingValue", signed)
+    if not first:
+        return np.zeros(values.shape, bool)
+    ends = (first[0], (elements.integers("PixelPaddingRangeLimit", signed) or first)[0])
+    return (values >= min(ends)) & (values <= max(ends))
+
+
+def _apply_modality(elements: Elements, values: NDArray[np.integer]) -> NDArray[np.number]:
+    """Apply the modality LUT, or else the rescale (PS3.3 section C.11.1), with 1 and 0 for what is absent."""
+    item = elements.first_item("ModalityLUTSequence")
+    if item is not None:
+        return _look_up(item, values)[0]
+    slope = (elements.numbers("RescaleSlope") or [1.0])[0]
+    intercept = (elements.numbers("RescaleIntercept") or [0.0])[0]
+    if not (math.isfinite(slope) and math.isfinite(intercept) and slope != 0):
+        raise DamagedError(elements.path, f"its rescale has slope {slope:g} and intercept {intercept:g}")
+    return values if (slope, intercept) == (1, 0) else values * slope + intercept
+
+
+def _apply_voi(elements: Elements, values: NDArray[np.number]) -> NDArray[np.floating] | None:
+    """Apply the first VOI LUT, or else the first valid window; None where there is neither."""
+    item = elements.first_item("VOILUTSequence")
+    if item is not None:
+        levels, bits = _look_up(item, values)
+        return np.minimum(levels / (2**bits - 1), 1) * WHITE
+    function = elements.text("VOILUTFunction").upper() or "LINEAR"
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise UnsupportedError(elements.path, f"its VOI LUT Function is {function[:20]!r}")
+    narrowest = 1.0 if function == "LINEAR" else np.finfo(float).tiny
+    for center, width in zip(elements.numbers("WindowCenter"), elements.numbers("WindowWidth"), strict=False):
+        # Zero or missing widths are common where a writer had nothing to say, and say nothing here.
+        if math.isfinite(center) and narrowest <= width < math.inf:
+            return WHITE * _apply_window(values, center, width, function)
+    return None
+
+
+def _apply_window(values: NDArray[np.number], center: float, width: float, function: str) -> NDArray[np.floating]:
+    """Map values to 0 to 1 by a window (PS3.3 sections C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2)."""
+    if function == "SIGMOID":
+        # Beyond 700 the exponential overflows; the quotient is 0 there in any case.
+        return 1 / (1 + np.exp(np.minimum(-4 * (values - center) / width, 700)))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    if width == 0:
+        return (values > center).astype(float)
+    return np.clip((values - center) / width + 0.5, 0, 1)
+
+
+def _look_up(item: Elements, values: NDArray[np.number]) -> tuple[NDArray[np.number], int]:
+    """Apply a LUT (PS3.3 sections C.11.1.1 and C.11.2.1.1): its entries for the values, and how many bits they have."""
+    descriptor, data = item.integers("LUTDescriptor"), item.value("LUTData")
+    if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
+        raise DamagedError(item.path, f"a LUT has the descriptor {descriptor[:4]}")
+    entries, first, bits = descriptor[0] or 2**16, descriptor[1], descriptor[2]
+    vr = item.found["LUTDescriptor"].vr
+    if vr == b"SS" or (vr != b"US" and values.min() < 0):
+        first = item.integers("LUTDescriptor", signed=True)[1]
+    if len(data) == 2 * entries:
+        lut = np.array(item.integers("LUTData"))
+    elif entries <= len(data) <= entries + 1:
+        lut = np.frombuffer(data, np.uint8).astype(int)
+    else:
+        raise DamagedError(item.path, f"a LUT holds {len(data)} bytes where its descriptor says {entries} entries")
+    return lut[np.clip(np.rint(values).astype(int) - first, 0, entries - 1)], bits
+
+
+def _spread(values: NDArray[np.number], present: NDArray[np.bool_]) -> NDArray[np.floating] | None:
+    """Spread the values present linearly over the grey levels; None where they are fewer than two."""
+    shown = values[present]
+    if shown.size == 0 or shown.min() == shown.max():
+        return None
+    return np.clip((values - shown.min()) / (shown.max() - shown.min()), 0, 1) * WHITE

@@ -1,0 +1,254 @@
+"""Trained networks on disk: how to build the network again, its thresholds, its weights, and the sums that prove them.
+
+A bundle is a folder with `spec.json` and `model.weights.h5`. Loading calls our own builder with checked arguments and
+fills in arrays, so nothing in a file is ever run. The SHA-256 of the weights and of the spec itself reveal damage and
+careless edits. They are no signature: whoever rewrites a bundle can rewrite its sums.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import inspect
+import json
+import math
+import os
+import secrets
+import shutil
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from pneumoseg.models.classifier import build_classifier
+from pneumoseg.models.segmenter import build_segmenter
+
+SPEC_NAME = "spec.json"
+WEIGHTS_NAME = "model.weights.h5"
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {"classifier": build_classifier, "segmenter": build_segmenter}
+_PACKAGES = ("pneumoseg", "keras", "tensorflow", "segmentation-models", "efficientnet")
+_FORMAT = 1
+_SPEC_KEYS = {"format", "builder", "arguments", "thresholds", "versions", "weights_sha256", "spec_sha256"}
+_MAX_SPEC_BYTES = 1_000_000
+
+
+class BundleError(ValueError):
+    """A bundle cannot be written or read. The message names the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network as `load_bundle` finds it.
+
+    Attributes:
+        model: the network with its trained weights, not compiled.
+        builder: "classifier" or "segmenter".
+        arguments: what the builder was called with, without `weights`.
+        thresholds: named numbers chosen on validation data, such as `{"probability": 0.5}`.
+        versions: package versions the bundle was written with.
+    """
+
+    model: keras.Model
+    builder: str
+    arguments: dict[str, Any]
+    thresholds: dict[str, float]
+    versions: dict[str, str]
+
+
+def save_bundle(
+    folder: str | Path,
+    model: keras.Model,
+    builder: str,
+    arguments: Mapping[str, Any],
+    thresholds: Mapping[str, float] | None = None,
+) -> None:
+    """Writes a bundle whole or not at all, replacing the bundle that may be there.
+
+    It is written to a temporary folder beside `folder`, flushed to disk and renamed. An existing bundle changes places
+    with the new one in one step where the system can (Linux); elsewhere three renames follow each other.
+
+    Args:
+        folder: where to write; a folder that holds anything but a bundle is left alone.
+        model: a network of `build_classifier` or `build_segmenter`; of a compiled one the optimizer is not kept.
+        builder: "classifier" or "segmenter".
+        arguments: the builder's arguments. What is left out gets the builder's default, `weights` is dropped.
+        thresholds: named finite numbers to keep with the network.
+
+    Raises:
+        BundleError: an unknown builder or argument, an argument of a wrong type or that does not fit the model, a
+            threshold that is no finite number, or a folder that holds other files.
+    """
+    folder = Path(os.path.realpath(folder))
+    spec = {
+        "format": _FORMAT,
+        "builder": builder,
+        "arguments": _complete_arguments(folder, builder, {k: v for k, v in arguments.items() if k != "weights"}),
+        "thresholds": _finite(folder, dict(thresholds or {})),
+        "versions": _versions(),
+    }
+    size = spec["arguments"]["image_size"]
+    if model.input_shape != (None, size, size, 1):
+        raise BundleError(f"{folder}: image_size={size} does not fit a model that takes {model.input_shape}.")
+    if folder.exists() and not _is_bundle_or_empty(folder):
+        raise BundleError(f"{folder} holds other files than a bundle's. Choose another folder or empty this one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_sibling(folder) as draft:
+        # A compiled model would store its optimizer too, at three times the size.
+        keras.Model(model.inputs, model.outputs).save_weights(draft / WEIGHTS_NAME)
+        spec["weights_sha256"] = _file_sha256(draft / WEIGHTS_NAME)
+        spec["spec_sha256"] = _spec_sha256(spec)
+        (draft / SPEC_NAME).write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
+        for path in (draft / WEIGHTS_NAME, draft / SPEC_NAME, draft):
+            _flush(path)
+        _move_into_place(draft, folder)
+    _flush(folder.parent)
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Checks a bundle, builds its network again without touching the network or the random weights, and loads it.
+
+    Args:
+        folder: a folder written by `save_bundle`.
+
+    Raises:
+        BundleError: a missing file, a wrong sum, malformed JSON, an unknown builder, key or argument, or weights of
+            another architecture.
+    """
+    folder = Path(folder)
+    spec = _read_spec(folder)
+    arguments = _complete_arguments(folder, spec["builder"], spec["arguments"])
+    thresholds = _finite(folder, spec["thresholds"])
+    weights = folder / WEIGHTS_NAME
+    if not weights.is_file():
+        raise BundleError(f"{folder} has no {WEIGHTS_NAME}. Copy the whole bundle, or save it again.")
+    if _file_sha256(weights) != spec["weights_sha256"]:
+        raise BundleError(f"{weights} is not the file that {SPEC_NAME} describes (SHA-256). Copy or save it again.")
+    try:
+        model = _BUILDERS[spec["builder"]](**arguments, weights=None)
+        model.load_weights(weights)
+    except (ValueError, KeyError, OSError) as error:
+        raise BundleError(f"{folder} cannot be rebuilt: {error} Save the bundle again from its model.") from error
+    return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"])
+
+
+def _read_spec(folder: Path) -> dict[str, Any]:
+    path = folder / SPEC_NAME
+    if not path.is_file():
+        raise BundleError(f"{folder} has no {SPEC_NAME}: it is not a bundle. Pass a folder written by save_bundle.")
+    if path.stat().st_size > _MAX_SPEC_BYTES:
+        raise BundleError(f"{path} is over {_MAX_SPEC_BYTES} bytes: no spec of ours. Copy the bundle again.")
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    # A deeply nested document exhausts the parser's stack.
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON ({error}). Copy the bundle again.") from error
+    if not isinstance(spec, dict) or set(spec) != _SPEC_KEYS:
+        raise BundleError(f"{path} does not have exactly the keys {sorted(_SPEC_KEYS)}. Copy the bundle again.")
+    if spec["spec_sha256"] != _spec_sha256(spec):
+        raise BundleError(f"{path} was changed after it was saved (SHA-256). Save the bundle again from its model.")
+    if spec["format"] != _FORMAT:
+        raise BundleError(f"{path} has format {spec['format']!r}; this version reads {_FORMAT}. Install a newer one.")
+    if not all(isinstance(spec[key], dict) for key in ("arguments", "thresholds", "versions")):
+        raise BundleError(f"{path}: arguments, thresholds and versions must be objects. Save the bundle again.")
+    return spec
+
+
+def _complete_arguments(folder: Path, builder: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks names and types against the builder's signature and adds its defaults."""
+    if builder not in tuple(_BUILDERS):
+        raise BundleError(f"{folder}: unknown builder {builder!r}. Expected one of {', '.join(_BUILDERS)}.")
+    parameters = inspect.signature(_BUILDERS[builder]).parameters
+    types = typing.get_type_hints(_BUILDERS[builder])
+    complete = {name: parameter.default for name, parameter in parameters.items() if name != "weights"}
+    for name, value in arguments.items():
+        if name not in complete:
+            raise BundleError(f"{folder}: {builder} takes no argument {name!r}. Expected {', '.join(complete)}.")
+        if isinstance(value, bool) or not isinstance(value, types[name]):
+            raise BundleError(f"{folder}: {name}={value!r} should be of type {types[name]}. Correct the argument.")
+        complete[name] = value
+    return complete
+
+
+def _finite(folder: Path, thresholds: dict[str, Any]) -> dict[str, float]:
+    for name, value in thresholds.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BundleError(f"{folder}: threshold {name!r} is {value!r}. Expected a finite number.")
+    return {name: float(value) for name, value in thresholds.items()}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        # Run from a source tree, pneumoseg itself has no installed metadata.
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _spec_sha256(spec: Mapping[str, Any]) -> str:
+    """The sum of everything in a spec but the sum itself, however the file is laid out."""
+    content = {key: value for key, value in spec.items() if key != "spec_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_bundle_or_empty(folder: Path) -> bool:
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {SPEC_NAME, WEIGHTS_NAME}
+
+
+@contextlib.contextmanager
+def _temporary_sibling(folder: Path) -> Iterator[Path]:
+    """A new folder on the same file system, removed at the end with whatever lies there by then."""
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    draft.mkdir()
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _move_into_place(draft: Path, folder: Path) -> None:
+    """Renames `draft` to `folder`; where that exists, the two change places."""
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    try:
+        _exchange(draft, folder)
+    except OSError:
+        aside = draft.with_suffix(".old")
+        folder.rename(aside)
+        draft.rename(folder)
+        aside.rename(draft)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Swaps two folders in one step with Linux' renameat2; raises OSError where system or file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, TypeError, OSError) as error:
+        raise OSError("this system has no renameat2") from error
+    at_working_directory, rename_exchange = -100, 2
+    if renameat2(at_working_directory, os.fsencode(first), at_working_directory, os.fsencode(second), rename_exchange):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _flush(path: Path) -> None:
+    """Makes a file's content, or a folder's list of names, reach the disk; Windows cannot open folders."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""The classifier: does this image show a pneumothorax? (paper, section 3.1)."""
+
+from typing import Any
+
+import keras
+
+from pneumoseg.models.scaling import scaled_input
+from pneumoseg.models.weights import Weights, check_weights, weights_errors
+
+# The first three are the paper's (section 3.1.2), the others small. Name: (keras.applications builder, its arguments).
+_APPLICATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "xception": ("Xception", {}),
+    "nasnetlarge": ("NASNetLarge", {}),
+    "inceptionresnetv2": ("InceptionResNetV2", {}),
+    "mobilenet_025": ("MobileNet", {"alpha": 0.25}),
+    "mobilenetv2": ("MobileNetV2", {}),
+    "efficientnetb0": ("EfficientNetB0", {}),
+}
+CLASSIFIER_BACKBONES = tuple(_APPLICATIONS)
+HEAD = "head"
+
+
+def build_classifier(backbone: str = "xception", image_size: int = 1024, weights: Weights = "imagenet") -> keras.Model:
+    """Builds a backbone, global average pooling and one new dense layer, named "head" (sections 3.1.2 and 4.1.1).
+
+    Args:
+        backbone: one of `CLASSIFIER_BACKBONES`.
+        image_size: height and width in pixels; at least 71 for xception, 75 for inceptionresnetv2, 32 for the others.
+        weights: of the backbone: "imagenet" (downloaded by Keras), None (random), or the path of a Keras
+            `*_notop.h5` or `*.weights.h5` file.
+
+    Returns:
+        A network from uint8 or float images, (batch, size, size, 1) in [0, 255], to the probability of a
+        pneumothorax, float32, (batch, 1). It is not compiled.
+
+    Raises:
+        ValueError: an unknown backbone, too small a size, a missing weights file or one of another architecture.
+        WeightsUnavailableError: the ImageNet weights could not be downloaded.
+
+    Example:
+        >>> model = build_classifier("mobilenetv2", image_size=256, weights=None)
+    """
+    if backbone not in _APPLICATIONS:
+        raise ValueError(f"Unknown classifier backbone {backbone!r}. Choose from {', '.join(CLASSIFIER_BACKBONES)}.")
+    check_weights(weights)
+    encoder = _encoder(backbone, image_size, weights)
+    image, scaled = scaled_input(image_size, "torch" if backbone == "efficientnetb0" else "tf")
+    features = keras.layers.GlobalAveragePooling2D(name="pooling")(encoder(scaled))
+    probability = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name=HEAD)(features)
+    return keras.Model(image, probability, name=f"classifier_{backbone}")
+
+
+def _encoder(backbone: str, image_size: int, weights: Weights) -> keras.Model:
+    application, arguments = _APPLICATIONS[backbone]
+    build = getattr(keras.applications, application)
+    arguments = {"include_top": False, "input_shape": (image_size, image_size, 3), **arguments}
+    if weights == "imagenet":
+        with weights_errors(weights, backbone):
+            encoder = build(weights=weights, **arguments)
+    else:
+        encoder = build(weights=None, **arguments)
+    if weights not in (None, "imagenet"):
+        with weights_errors(weights, backbone):
+            encoder.load_weights(weights)
+    return _without_scaling(encoder) if backbone == "efficientnetb0" else encoder
+
+
+def _without_scaling(efficientnet: keras.Model) -> keras.Model:
+    """Cuts off the scaling that Keras builds into EfficientNet.
+
+    It has one layer more with weights="imagenet" than with None, so a network trained from the former and rebuilt
+    with the latter, as a bundle is, would see other inputs.
+    """
+    return keras.Model(efficientnet.get_layer("stem_conv_pad").input, efficientnet.output, name=efficientnet.name)

@@ -1,0 +1,113 @@
+"""The segmenter: which pixels show the pneumothorax? (paper, section 3.2)."""
+
+import contextlib
+import io
+import os
+from types import ModuleType
+from typing import Any
+
+import keras
+
+from pneumoseg.models.scaling import scaled_input
+from pneumoseg.models.weights import Weights, check_weights, weights_errors
+
+# What segmentation-models' `get_preprocessing` does for each backbone, as a key of `scaling.CONVENTIONS`. The "raw"
+# ones begin with a batch normalisation of their own.
+_CONVENTIONS = {
+    "tf": "mobilenet mobilenetv2 inceptionv3 inceptionresnetv2",
+    "caffe": "vgg16 vgg19",
+    "torch": "seresnet50 seresnet101 seresnet152 seresnext50 seresnext101 senet154 efficientnetb0 efficientnetb1 "
+    "efficientnetb2 efficientnetb3 efficientnetb4 efficientnetb5 efficientnetb6 efficientnetb7",
+    "raw": "resnet18 resnet34 resnet50 resnet101 resnet152 seresnet18 seresnet34 resnext50 resnext101",
+}
+_CONVENTION = {backbone: convention for convention, names in _CONVENTIONS.items() for backbone in names.split()}
+SEGMENTER_BACKBONES = tuple(_CONVENTION)
+# Name: what the height and width must be a multiple of. PSPNet pools an eighth of the size into 6 x 6 bins.
+_SIZE_STEP = {"fpn": 32, "unet": 32, "linknet": 32, "pspnet": 48}
+ARCHITECTURES = tuple(_SIZE_STEP)
+
+
+def build_segmenter(
+    architecture: str = "fpn",
+    backbone: str = "inceptionresnetv2",
+    image_size: int = 512,
+    weights: Weights = "imagenet",
+    decoder_filters: int | None = None,
+) -> keras.Model:
+    """Builds a network of segmentation-models between our scaling and a float32 sigmoid (section 3.2.2).
+
+    Args:
+        architecture: one of `ARCHITECTURES`.
+        backbone: one of `SEGMENTER_BACKBONES`, spelled as segmentation-models spells them.
+        image_size: height and width in pixels; a multiple of 32, for pspnet of 48.
+        weights: of the backbone: "imagenet" (downloaded), None (random), or the path of a `*_notop.h5` or
+            `*.weights.h5` file.
+        decoder_filters: filters of the widest decoder layer, a multiple of 16 up to 1024; the others follow in
+            proportion. None is the library's own: 512 for pspnet, 256 for the others. Linknet takes its filters from
+            the backbone, all but those of its last block.
+
+    Returns:
+        A network from uint8 or float images, (batch, size, size, 1) in [0, 255], to each pixel's probability of
+        pneumothorax, float32, (batch, size, size, 1). It is not compiled.
+
+    Raises:
+        ValueError: an unknown name, a wrong size or number, a missing weights file or one of another architecture.
+        WeightsUnavailableError: the ImageNet weights could not be downloaded.
+
+    Example:
+        >>> model = build_segmenter("fpn", "resnet18", image_size=128, weights=None, decoder_filters=64)
+    """
+    _check(architecture, backbone, image_size, decoder_filters)
+    check_weights(weights)
+    network = _network(architecture, backbone, image_size, weights, decoder_filters)
+    image, scaled = scaled_input(image_size, _CONVENTION[backbone])
+    # The library's own sigmoid keeps the policy's dtype, and Dice in float16 overflows.
+    probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(network(scaled))
+    return keras.Model(image, probability, name=f"segmenter_{architecture}_{backbone}")
+
+
+def _check(architecture: str, backbone: str, image_size: int, decoder_filters: int | None) -> None:
+    if architecture not in _SIZE_STEP:
+        raise ValueError(f"Unknown architecture {architecture!r}. Choose from {', '.join(ARCHITECTURES)}.")
+    if backbone.startswith("densenet"):
+        raise ValueError(f"segmentation-models' {backbone} cannot be built with Keras 3. Choose another backbone.")
+    if backbone not in _CONVENTION:
+        raise ValueError(f"Unknown segmenter backbone {backbone!r}. Choose from {', '.join(SEGMENTER_BACKBONES)}.")
+    step = _SIZE_STEP[architecture]
+    if image_size < step or image_size % step:
+        raise ValueError(f"image_size={image_size}: {architecture} needs a positive multiple of {step}.")
+    if decoder_filters is not None and (decoder_filters % 16 or not 16 <= decoder_filters <= 1024):
+        raise ValueError(f"decoder_filters={decoder_filters}: expected a multiple of 16 from 16 to 1024, or None.")
+
+
+def _network(
+    architecture: str, backbone: str, image_size: int, weights: Weights, decoder_filters: int | None
+) -> keras.Model:
+    library = _segmentation_models()
+    builders = {"fpn": library.FPN, "unet": library.Unet, "linknet": library.Linknet, "pspnet": library.PSPNet}
+    with weights_errors(weights, backbone):
+        return builders[architecture](
+            backbone,
+            input_shape=(image_size, image_size, 3),
+            classes=1,
+            activation="linear",
+            encoder_weights=weights if weights is None else str(weights),
+            **({} if decoder_filters is None else _decoder_arguments(architecture, decoder_filters)),
+        )
+
+
+def _decoder_arguments(architecture: str, filters: int) -> dict[str, Any]:
+    return {
+        "fpn": {"pyramid_block_filters": filters},
+        "unet": {"decoder_filters": tuple(filters // 2**block for block in range(5))},
+        "linknet": {"decoder_filters": (None, None, None, None, filters // 16)},
+        "pspnet": {"psp_conv_filters": filters},
+    }[architecture]
+
+
+def _segmentation_models() -> ModuleType:
+    """Imports the library on first use: it is slow, prints a line, and reads its framework from the environment."""
+    os.environ["SM_FRAMEWORK"] = "tf.keras"
+    with contextlib.redirect_stdout(io.StringIO()):
+        import segmentation_models
+    return segmentation_models

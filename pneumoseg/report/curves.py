@@ -1,0 +1,32 @@
+"""A run's history as curves (figure 3 of the paper)."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+
+def draw_curves(history: pd.DataFrame, monitor: str, best_epoch: int) -> Figure:
+    """Draw losses and the monitored metric by epoch, the best epoch marked, the learning rate below.
+
+    Args:
+        history: One row an epoch with `epoch`, `learning_rate`, `loss`, `val_loss`, and the metric with and without
+            `val_`.
+        monitor: The metric's name without `val_`, e.g. "mcc".
+        best_epoch: Marked by a vertical line, one-based.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    twin = top.twinx()
+    epochs = history["epoch"]
+    for axes, name, colour in ((top, "loss", "#009e73"), (twin, monitor, "#e69f00")):
+        axes.plot(epochs, history[name], color=colour, label=f"training {name}")
+        axes.plot(epochs, history[f"val_{name}"], color=colour, linestyle=":", marker=".", label=f"validation {name}")
+        axes.set_ylabel(name)
+    top.axvline(best_epoch, color="black", linewidth=1, label=f"best epoch ({best_epoch})")
+    lines = [*top.get_lines(), *twin.get_lines()]
+    figure.legend(lines, [str(line.get_label()) for line in lines], loc="outside upper center", ncols=3, fontsize=8)
+    bottom.step(epochs, history["learning_rate"], where="mid", color="#0072b2")
+    bottom.set_yscale("log")
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("epoch")
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    return figure

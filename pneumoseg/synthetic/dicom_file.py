@@ -1,0 +1,102 @@
+"""One film as a DICOM file with the attributes of the competition's: Secondary Capture, JPEG baseline, 8 bit."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.config import IGNORE
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
+
+Encoding = Literal["jpeg", "monochrome1", "twelve_bit", "damaged"]
+
+# A 12-bit value of 300 shows as black and 2850 as white through the window that goes with it, so that the window
+# (PS3.3 C.11.2.1.2) gives back the 8-bit image exactly.
+_TWELVE_BIT_BLACK, _TWELVE_BIT_STEP = 300, 10
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The attributes that differ from file to file; age in years, spacing in mm.
+
+    `image` stands where the SOP instance UID belongs: in the competition's test files it is another one.
+    """
+
+    image: str
+    sop_instance: str
+    study: str
+    series: str
+    patient: str
+    sex: str
+    age: int
+    view: str
+    spacing: float
+
+
+def write_dicom(path: Path, image: NDArray[np.uint8], identity: Identity, encoding: Encoding) -> None:
+    """Write one film, folders included.
+
+    Args:
+        path: The file to write.
+        image: uint8, (rows, columns), white is dense.
+        identity: Who and what.
+        encoding: `jpeg` (baseline, MONOCHROME2), `monochrome1` (the same, stored inverted), `twelve_bit`
+            (uncompressed, with a window that shows `image`) or `damaged` (a JPEG whose second half is missing).
+    """
+    dataset = _attributes(identity)
+    dataset.Rows, dataset.Columns = image.shape
+    _set_pixels(dataset, image, encoding)
+    dataset.file_meta.MediaStorageSOPInstanceUID = identity.sop_instance
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def _attributes(identity: Identity) -> Dataset:
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    # The competition's files hold an age without its unit and, in stage 2, an image id that is no UID; so do these.
+    dataset.add(DataElement("SOPInstanceUID", "UI", identity.image, validation_mode=IGNORE))
+    dataset.add(DataElement("PatientAge", "AS", str(identity.age), validation_mode=IGNORE))
+    dataset.StudyDate, dataset.StudyTime = "19010101", "000000.00"
+    dataset.AccessionNumber = dataset.ReferringPhysicianName = dataset.PatientBirthDate = ""
+    dataset.Modality, dataset.ConversionType, dataset.BodyPartExamined = "CR", "WSD", "CHEST"
+    dataset.SeriesDescription = f"view: {identity.view}"
+    dataset.PatientName, dataset.PatientID = "pneumoseg synthetic", identity.patient
+    dataset.PatientSex, dataset.ViewPosition = identity.sex, identity.view
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = identity.study, identity.series
+    dataset.StudyID = dataset.PatientOrientation = ""
+    dataset.SeriesNumber = dataset.InstanceNumber = 1
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.PixelSpacing = [identity.spacing, identity.spacing]
+    return dataset
+
+
+def _set_pixels(dataset: Dataset, image: NDArray[np.uint8], encoding: Encoding) -> None:
+    compressed = encoding != "twelve_bit"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if compressed else ExplicitVRLittleEndian
+    dataset.PhotometricInterpretation = "MONOCHROME1" if encoding == "monochrome1" else "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = (8, 8, 7) if compressed else (16, 12, 11)
+    if compressed:
+        frame = _jpeg(255 - image if encoding == "monochrome1" else image)
+        dataset.LossyImageCompression, dataset.LossyImageCompressionMethod = "01", "ISO_10918_1"
+        dataset.PixelData = encapsulate([frame[: len(frame) // 2] if encoding == "damaged" else frame])
+        dataset["PixelData"].VR = "OB"
+    else:
+        dataset.WindowCenter = _TWELVE_BIT_BLACK + 255 * _TWELVE_BIT_STEP / 2 + 0.5
+        dataset.WindowWidth = 255 * _TWELVE_BIT_STEP + 1
+        dataset.PixelData = (_TWELVE_BIT_BLACK + image.astype("<u2") * _TWELVE_BIT_STEP).tobytes()
+        dataset["PixelData"].VR = "OW"
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=90)
+    return file.getvalue()

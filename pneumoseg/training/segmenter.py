@@ -1,0 +1,69 @@
+"""Train the segmenter: settings and manifest to a run."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import pandas as pd
+
+from pneumoseg.callbacks.best_bundle import BestBundle
+from pneumoseg.config import SegmentationLoss, SegmenterSettings
+from pneumoseg.data.loaders import segmentation_dataset
+from pneumoseg.data.splits import positives_and_sampled_negatives
+from pneumoseg.losses import DiceLoss, FocalLoss
+from pneumoseg.metrics import FBeta, IoU
+from pneumoseg.models.bundle import save_bundle
+from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.training.phases import fit_phases
+from pneumoseg.training.run import finish_run, split_manifest, start_run
+
+
+def train_segmenter(
+    settings: SegmenterSettings, manifest: pd.DataFrame, folder: str | Path, cache_dir: str | Path
+) -> dict[str, Any]:
+    """Train a segmenter in phases and keep the bundle of the epoch with the best validation IoU (section 4.1.2).
+
+    It sees all positives and randomly drawn negatives, the same share on both sides of the split (section 3.2.1).
+    Arguments, result and errors as `training.classifier.train_classifier`.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    arguments = {
+        "architecture": settings.architecture,
+        "backbone": settings.backbone,
+        "image_size": settings.image_size,
+        "decoder_filters": settings.decoder_filters,
+    }
+    model = build_segmenter(**arguments, weights=settings.weights)
+    training, validation = (
+        positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
+        for side in split_manifest(manifest, settings.split)
+    )
+    folder = start_run(folder, settings, training, validation)
+
+    def save(model: keras.Model) -> None:
+        save_bundle(folder / "best", model, "segmenter", arguments, {"probability": 0.5})
+
+    best = BestBundle("val_iou", save)
+    size, batch = settings.image_size, settings.batch_size
+    history = fit_phases(
+        model,
+        settings.phases,
+        segmentation_dataset(training, size, batch, cache_dir=cache_dir, shuffle_seed=settings.seed),
+        segmentation_dataset(validation, size, batch, cache_dir=cache_dir),
+        _loss(settings.loss),
+        [
+            IoU(),
+            FBeta(beta=1, name="f1"),
+            FBeta(beta=2, name="f2"),
+            IoU(per_image=False, name="pooled_iou"),
+        ],
+        best,
+        folder,
+    )
+    return finish_run(folder, history.table, best.best_epoch, training, validation)
+
+
+def _loss(settings: SegmentationLoss) -> keras.losses.Loss:
+    focal = FocalLoss(alpha=settings.alpha, gamma=settings.gamma)
+    dice = DiceLoss(per_image=settings.per_image)
+    return settings.focal_weight * focal + settings.dice_weight * dice
