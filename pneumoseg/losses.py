@@ -253,7 +253,8 @@ def _tversky_index(y_true: Any, y_pred: Any, alpha: float, beta: float, smooth: 
 
 
 def _flattened(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-    """Return targets and predictions as (batch, pixels), or refuse shapes that would broadcast to a wrong number."""
+    """Return float32 targets and predictions as (batch, pixels), or refuse shapes that would give a wrong number."""
+    y_true, y_pred = (ops.convert_to_tensor(y, dtype="float32") for y in (y_true, y_pred))
     true, pred = (shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape for shape in (y_true.shape, y_pred.shape))
     if len(true) != len(pred) or any(t != p for t, p in zip(true, pred, strict=True) if t and p):
         raise ValueError(

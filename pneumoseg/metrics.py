@@ -99,7 +99,7 @@ class MatthewsCorrelation(keras.metrics.Metric):
         tp, fp, fn, tn = ops.unstack(_read(self.totals, _PIXEL_UNIT), 4)
         # Two roots: the product of all four can overflow float32 at the 1e10 pixels of an epoch.
         scale = ops.sqrt((tp + fp) * (tp + fn)) * ops.sqrt((tn + fp) * (tn + fn))
-        return _ratio(tp * tn - fp * fn, scale, 0.0)
+        return ops.clip(_ratio(tp * tn - fp * fn, scale, 0.0), -1.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this metric."""

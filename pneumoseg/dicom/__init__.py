@@ -1,8 +1,8 @@
 """One DICOM file to one image as a reader sees it, or a typed error that says what is wrong and what to do.
 
 The rooms: `elements` walks the file, `header` checks what it says, `frames` finds the encoded bytes, `codecs` decodes
-them, `display` turns stored values into grey levels, `errors` names what can go wrong. None keeps state, warns, or touches
-the settings of pydicom, so images may be read from any number of threads and processes.
+them, `display` turns stored values into grey levels, `errors` names what can go wrong. None keeps state, warns, or
+touches the settings of pydicom, so images may be read from any number of threads and processes.
 """
 
 import os

@@ -1,24 +1,27 @@
 """From the bytes of one frame to its stored values: native, run-length, and the JPEG family.
 
-Decoders are called directly, one a transfer syntax, all of permissive licence: Pillow (libjpeg-turbo) for JPEG of 8 bits,
-gdcm for JPEG of 12 bits and JPEG lossless, pyjpegls (CharLS) for JPEG-LS, openjpeg for JPEG 2000. Before one of them sees
-a frame, the frame's own header has been compared with the DICOM header, so that none allocates more than was checked, and
-the frame has been seen to end as a codestream ends, for some decoders fill up what is missing.
+Decoders are called directly, all of permissive licence: Pillow (libjpeg-turbo) for JPEG of 8 bits, gdcm for JPEG of 12
+bits and JPEG lossless, pyjpegls (CharLS) for JPEG-LS, openjpeg for JPEG 2000. Before one of them sees a frame, the
+frame's own header has been compared with the DICOM header, so that none allocates more than was checked, and the frame
+has been seen to end as a codestream ends, for some decoders fill up what is missing.
 """
 
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import gdcm
 import jpeg_ls
 import numpy as np
 import openjpeg
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom import uid
+from pydicom import config, uid
 
+from pneumoseg.dicom import gdcm_process
 from pneumoseg.dicom.elements import Elements
 from pneumoseg.dicom.errors import DamagedError, UnsupportedError
 from pneumoseg.dicom.header import PixelFormat
@@ -32,15 +35,17 @@ NATIVE = frozenset(
     }
 )
 """Transfer syntaxes whose Pixel Data are not encapsulated."""
+GDCM_SECONDS = 120
+"""Longest time that gdcm is given for a frame; the largest take a few seconds."""
 
-_BASELINE, _EXTENDED, _LOSSLESS, _LS = 0xC0, 0xC1, 0xC3, 0xF7
+_BASELINE, _EXTENDED, _LOSSLESS, _LS = 0xC0, 0xC1, gdcm_process.LOSSLESS, 0xF7
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), _LS}) - {0xC4, 0xC8, 0xCC}
 _END_OF_IMAGE = b"\xff\xd9"
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
 
 
 class Codestream(NamedTuple):
-    """What a frame of the JPEG family says of itself; `process` is the marker of its start of frame, 0 for JPEG 2000."""
+    """What a frame of the JPEG family says of itself; `process` is its start-of-frame marker, 0 for JPEG 2000."""
 
     process: int
     precision: int
@@ -93,7 +98,7 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
     if syntax == uid.RLELossless:
         return _stored_bits(_decode_rle(encoded, pixels), pixels), False
     if syntax not in _PROCESSES:
-        name = uid.UID(syntax).name
+        name = uid.UID(syntax, config.IGNORE).name
         raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not read here")
     stream = _check_codestream(encoded, syntax, pixels)
     decoder = _decoder(stream)
@@ -173,24 +178,12 @@ def _decode_jpeg_ls(encoded: bytes, stream: Codestream) -> NDArray[np.integer]:
 
 
 def _decode_with_gdcm(encoded: bytes, stream: Codestream) -> NDArray[np.integer]:
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(encoded)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((stream.columns, stream.rows, 1))
-    image.SetDataElement(element)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    process = gdcm.TransferSyntax.JPEGLosslessProcess14 if stream.process == _LOSSLESS else _GDCM_EXTENDED
-    image.SetTransferSyntax(gdcm.TransferSyntax(process))
-    # gdcm has one JPEG library for each of these depths; told another than the frame's, it first prints an error.
-    depth = 8 if stream.precision <= 8 else 12 if stream.precision <= 12 else 16
-    image.SetPixelFormat(gdcm.PixelFormat(1, depth, stream.precision, stream.precision - 1, 0))
-    buffer = image.GetBuffer().encode("utf-8", "surrogateescape")
-    return np.frombuffer(buffer, "<u1" if depth == 8 else "<u2").reshape(stream.rows, stream.columns)
+    """Decode in a process of its own, because gdcm ends its process on some broken frames."""
+    frame = (stream.process, stream.precision, stream.rows, stream.columns)
+    command = [sys.executable, "-I", gdcm_process.__file__, os.pathsep.join(sys.path), *map(str, frame)]
+    done = subprocess.run(command, input=encoded, capture_output=True, timeout=GDCM_SECONDS, check=True)
+    dtype = "<u1" if stream.precision <= 8 else "<u2"
+    return np.frombuffer(done.stdout, dtype).reshape(stream.rows, stream.columns)
 
 
 def _decode_rle(encoded: bytes, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
@@ -212,7 +205,7 @@ def _decode_rle(encoded: bytes, pixels: PixelFormat) -> NDArray[np.unsignedinteg
 def _unpack_bits(segment: bytes, size: int) -> bytes | None:
     """Decode a PackBits segment (PS3.5 section G.3.2), None where it is not of `size` bytes.
 
-    Written out, for the library for it panics on a segment that is longer than announced.
+    Written out because the library for it panics on a segment that is longer than announced.
     """
     parts: list[bytes] = []
     decoded = offset = 0
@@ -237,12 +230,12 @@ def _stored_bits(values: NDArray[np.unsignedinteger], pixels: PixelFormat) -> ND
     return _keep_bits(values >> shift if shift else values, pixels.bits_stored)
 
 
-def _keep_bits(values: NDArray[np.unsignedinteger], bits: int) -> NDArray[np.unsignedinteger]:
+def _keep_bits(values: NDArray[Any], bits: int) -> NDArray[np.unsignedinteger]:
     return values if bits >= 8 * values.dtype.itemsize else values & values.dtype.type(2**bits - 1)
 
 
 _JPEG_2000 = frozenset({uid.JPEG2000Lossless, uid.JPEG2000})
-_PROCESSES = {
+_PROCESSES: dict[str, tuple[int, ...]] = {
     uid.JPEGBaseline8Bit: (_BASELINE,),
     uid.JPEGExtended12Bit: (_BASELINE, _EXTENDED),
     uid.JPEGLossless: (_LOSSLESS,),
@@ -252,4 +245,3 @@ _PROCESSES = {
     uid.JPEG2000Lossless: (0,),
     uid.JPEG2000: (0,),
 }
-_GDCM_EXTENDED = gdcm.TransferSyntax.JPEGExtendedProcess2_4

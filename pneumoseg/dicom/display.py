@@ -1,10 +1,10 @@
 """From stored values to the grey levels a reader sees: modality, values of interest, polarity, eight bits.
 
-Every step is a function of the stored value alone, so all of them are worked out once for each value that the stored bits
-can take, at most 65,536 of them, and the image is looked up in the outcome.
+Every step is a function of the stored value alone, so all of them are worked out once for each value that the stored
+bits can take, at most 65,536 of them, and the image is looked up in the outcome.
 
-Presentation LUT Shape is not read: the objects that carry it in the image itself (DX, PS3.3 section C.8.11.3.1) must set
-INVERSE with MONOCHROME1 and IDENTITY with MONOCHROME2, so that obeying both would invert twice.
+Presentation LUT Shape is not read: the images that carry it (DX, PS3.3 section C.8.11.3.1.2) must set INVERSE with
+MONOCHROME1 and IDENTITY with MONOCHROME2, so that obeying both would invert twice.
 """
 
 import math
@@ -34,7 +34,7 @@ def display(
         stored: uint8 or uint16, (rows, columns), the stored bits.
 
     Returns:
-        uint8, (rows, columns), all zeros where values would be spread but are all alike; and whether it equals `stored`.
+        uint8, (rows, columns), zeros where values would be spread but are all alike; and whether it equals `stored`.
 
     Raises:
         DamagedError: a LUT or rescale that cannot be applied.

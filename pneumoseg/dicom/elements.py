@@ -230,7 +230,7 @@ def _read_file(path: str) -> bytes:
         if status.st_size > MAX_FILE_BYTES:
             raise TooLargeError(path, f"is {status.st_size} bytes long; at most {MAX_FILE_BYTES} are read")
         with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES)
+            return file.read(status.st_size)
     except DicomError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name

@@ -7,15 +7,16 @@ class DicomError(ValueError):
     Raised itself where the file cannot be opened at all; each other cause has a subclass. It survives pickling, so it
     can cross a process pool.
 
-    Args:
+    Attributes:
         path: the file, as the caller named it.
         reason: what is wrong with it, without a full stop.
-        remedy: what to do about it; by default the one of the class.
+        remedy: what to do about it.
     """
 
     default_remedy = "Check that the path is right and that the file may be read"
 
     def __init__(self, path: str, reason: str, remedy: str = "") -> None:
+        """Say what is wrong with a file; the remedy is by default the one of the class."""
         self.path = path
         self.reason = reason
         self.remedy = remedy or self.default_remedy
@@ -23,6 +24,7 @@ class DicomError(ValueError):
         super().__init__(self.path, self.reason, self.remedy)
 
     def __str__(self) -> str:
+        """The file, the reason and the remedy."""
         return f"{self.path}: {self.reason}. {self.remedy}."
 
 

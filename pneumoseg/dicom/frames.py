@@ -40,7 +40,7 @@ def find_frame(elements: Elements) -> Frame:
 
 def _item_spans(elements: Elements, offset: int) -> list[tuple[int, int]]:
     """Position and length of the value of each item, up to the delimiter that must close them."""
-    spans = []
+    spans: list[tuple[int, int]] = []
     while True:
         tag, length = read_item(elements.content, offset)
         if tag == SEQUENCE_END:

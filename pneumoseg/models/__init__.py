@@ -1,0 +1,1 @@
+"""The two networks: built, partly frozen, saved and loaded."""

@@ -25,6 +25,7 @@ import keras
 
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.models.weights import UNREADABLE
 
 SPEC_NAME = "spec.json"
 WEIGHTS_NAME = "model.weights.h5"
@@ -82,33 +83,22 @@ def save_bundle(
             threshold that is no finite number, or a folder that holds other files.
     """
     folder = Path(os.path.realpath(folder))
-    spec = {
-        "format": _FORMAT,
-        "builder": builder,
-        "arguments": _complete_arguments(folder, builder, {k: v for k, v in arguments.items() if k != "weights"}),
-        "thresholds": _finite(folder, dict(thresholds or {})),
-        "versions": _versions(),
-    }
-    size = spec["arguments"]["image_size"]
+    kept = _complete_arguments(folder, builder, {k: v for k, v in arguments.items() if k != "weights"})
+    checked_thresholds = _finite(folder, thresholds or {})
+    size = kept["image_size"]
     if model.input_shape != (None, size, size, 1):
         raise BundleError(f"{folder}: image_size={size} does not fit a model that takes {model.input_shape}.")
     if folder.exists() and not _is_bundle_or_empty(folder):
         raise BundleError(f"{folder} holds other files than a bundle's. Choose another folder or empty this one.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_sibling(folder) as draft:
-        # A compiled model would store its optimizer too, at three times the size.
-        keras.Model(model.inputs, model.outputs).save_weights(draft / WEIGHTS_NAME)
-        spec["weights_sha256"] = _file_sha256(draft / WEIGHTS_NAME)
-        spec["spec_sha256"] = _spec_sha256(spec)
-        (draft / SPEC_NAME).write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
-        for path in (draft / WEIGHTS_NAME, draft / SPEC_NAME, draft):
-            _flush(path)
+        _write(draft, model, {"builder": builder, "arguments": kept, "thresholds": checked_thresholds})
         _move_into_place(draft, folder)
     _flush(folder.parent)
 
 
 def load_bundle(folder: str | Path) -> Bundle:
-    """Checks a bundle, builds its network again without touching the network or the random weights, and loads it.
+    """Checks a bundle, builds its network again without any download, and loads the weights.
 
     Args:
         folder: a folder written by `save_bundle`.
@@ -129,9 +119,25 @@ def load_bundle(folder: str | Path) -> Bundle:
     try:
         model = _BUILDERS[spec["builder"]](**arguments, weights=None)
         model.load_weights(weights)
-    except (ValueError, KeyError, OSError) as error:
-        raise BundleError(f"{folder} cannot be rebuilt: {error} Save the bundle again from its model.") from error
+    except UNREADABLE as error:
+        cause = str(error).partition("\n")[0]
+        raise BundleError(f"{folder} cannot be rebuilt: {cause} Save the bundle again from its model.") from error
     return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"])
+
+
+def _write(draft: Path, model: keras.Model, choices: dict[str, Any]) -> None:
+    # A compiled model would store its optimizer too, at three times the size.
+    keras.Model(model.inputs, model.outputs).save_weights(draft / WEIGHTS_NAME)
+    spec = {
+        "format": _FORMAT,
+        **choices,
+        "versions": _versions(),
+        "weights_sha256": _file_sha256(draft / WEIGHTS_NAME),
+    }
+    spec["spec_sha256"] = _spec_sha256(spec)
+    (draft / SPEC_NAME).write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
+    for path in (draft / WEIGHTS_NAME, draft / SPEC_NAME, draft):
+        _flush(path)
 
 
 def _read_spec(folder: Path) -> dict[str, Any]:
@@ -172,7 +178,7 @@ def _complete_arguments(folder: Path, builder: Any, arguments: Mapping[str, Any]
     return complete
 
 
-def _finite(folder: Path, thresholds: dict[str, Any]) -> dict[str, float]:
+def _finite(folder: Path, thresholds: Mapping[str, Any]) -> dict[str, float]:
     for name, value in thresholds.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise BundleError(f"{folder}: threshold {name!r} is {value!r}. Expected a finite number.")
@@ -247,7 +253,7 @@ def _flush(path: Path) -> None:
     """Makes a file's content, or a folder's list of names, reach the disk; Windows cannot open folders."""
     if os.name == "nt" and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -97,12 +97,13 @@ def _network(
 
 
 def _decoder_arguments(architecture: str, filters: int) -> dict[str, Any]:
-    return {
+    arguments: dict[str, dict[str, Any]] = {
         "fpn": {"pyramid_block_filters": filters},
         "unet": {"decoder_filters": tuple(filters // 2**block for block in range(5))},
         "linknet": {"decoder_filters": (None, None, None, None, filters // 16)},
         "pspnet": {"psp_conv_filters": filters},
-    }[architecture]
+    }
+    return arguments[architecture]
 
 
 def _segmentation_models() -> ModuleType:

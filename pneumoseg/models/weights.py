@@ -8,6 +8,8 @@ from pathlib import Path
 
 Weights = str | Path | None
 
+# What Keras and h5py raise on a damaged file or one of another architecture.
+UNREADABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
 _STALL_SECONDS = 20.0
 
 
@@ -49,11 +51,12 @@ def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
         return
     try:
         yield
-    except (ValueError, KeyError, OSError) as error:
+    except UNREADABLE as error:
         if weights is None:
             raise
+        cause = str(error).partition("\n")[0]
         raise ValueError(
-            f"{weights} does not fit the {backbone} backbone: {str(error).splitlines()[0]} "
+            f"{weights} does not fit the {backbone} backbone: {cause} "
             f"Pass the weights of {backbone} without its top ('*_notop.h5' or '*.weights.h5')."
         ) from error
 

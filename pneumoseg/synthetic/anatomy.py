@@ -16,29 +16,25 @@ class Anatomy:
     """The painted layers, each (GRID, GRID) float32.
 
     `solid` is what does not change with the lung's state, `air` (0 to about 0.4) what the aerated lung takes away
-    from it, `markings` the vessels and the fine texture of lung tissue. `depths` and `directions` hold one field a
-    lung, as `Lung.polar` gives them.
+    from it, `markings` the vessels and the fine texture of lung tissue.
     """
 
     solid: Field
     air: Field
     markings: Field
-    depths: tuple[Field, Field]
-    directions: tuple[Field, Field]
 
 
-def paint_anatomy(rng: np.random.Generator, chest: Chest, view: View) -> Anatomy:
-    """Paint one patient under one view; `rng` decides what no geometry does, such as the course of vessels."""
+def paint_anatomy(rng: np.random.Generator, chest: Chest, view: View, depth: Field) -> Anatomy:
+    """Paint one patient under one view, `depth` being that of either lung (see `Lung.polar`).
+
+    `rng` decides what no geometry does, such as the course of the vessels.
+    """
     x, y = view.coordinates()
-    polar = [lung.polar(x, y) for lung in chest.lungs]
-    depths = (polar[0][0], polar[1][0])
-    inside = step(np.maximum(*depths), -0.01, 0.03)
+    inside = step(depth, -0.01, 0.03)
     return Anatomy(
         solid=_soft_tissue(chest, view, x, y) + _bones(rng, chest, view, x, y),
-        air=_air(rng, depths),
+        air=_air(rng, depth),
         markings=inside * (_vessels(rng, chest, view) + _texture(rng)),
-        depths=depths,
-        directions=(polar[0][1], polar[1][1]),
     )
 
 
@@ -59,11 +55,10 @@ def _breasts(x: Field, y: Field, stoutness: float) -> Field:
     return (0.03 + 0.05 * stoutness) * step(radius, 1.05, 0.9) * step(y, low - 0.35, low + 0.2)
 
 
-def _air(rng: np.random.Generator, depths: tuple[Field, Field]) -> Field:
+def _air(rng: np.random.Generator, depth: Field) -> Field:
     """Lung takes density away by its thickness along the beam: steep at the border, level in the middle."""
     amount = rng.uniform(0.27, 0.36)
-    depth = np.clip(np.maximum(*depths) + 0.01, 0, 1)
-    bowl = np.sqrt(1 - (1 - depth) ** 5)
+    bowl = np.sqrt(1 - (1 - np.clip(depth + 0.01, 0, 1)) ** 5)
     return amount * bowl * (1 + 0.07 * clouds(rng, 5))
 
 

@@ -13,7 +13,6 @@ from pneumoseg.synthetic.distractors import paint_devices, paint_lung_changes, p
 from pneumoseg.synthetic.pneumothorax import draw_area, draw_pockets, draw_rows, paint_pneumothorax, split_rows
 
 SMALLEST_SIZE = 32
-_LARGEST_SHARE_OF_LUNGS = 0.3
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,16 @@ def compose_case(chest: Chest, seed: int, size: int, positive: bool, rows: str |
     # Separate streams, so that a pneumothorax leaves everything else on the film as it would be without.
     scene_rng, pocket_rng, grain_rng = (np.random.default_rng([seed, stream]) for stream in range(3))
     view = draw_view(scene_rng)
-    anatomy = paint_anatomy(scene_rng, chest, view)
-    density, thinning = paint_lung_changes(scene_rng, chest, anatomy, view)
+    polars = [lung.polar(*view.coordinates()) for lung in chest.lungs]
+    depth = np.maximum(polars[0].depth, polars[1].depth)
+    anatomy = paint_anatomy(scene_rng, chest, view, depth)
+    density, thinning = paint_lung_changes(scene_rng, chest, view, depth)
     air, markings, levels = anatomy.air, anatomy.markings, []
     if positive:
         rows = rows or draw_rows(pocket_rng)
-        lungs = sum(np.count_nonzero(depth > 0) for depth in anatomy.depths) / GRID**2
-        area = min(draw_area(pocket_rng), _LARGEST_SHARE_OF_LUNGS * lungs)
-        pockets = draw_pockets(pocket_rng, anatomy, area, rows)
+        pockets = draw_pockets(pocket_rng, polars, draw_area(pocket_rng), rows)
         air, markings = paint_pneumothorax(pocket_rng, anatomy, pockets)
-        levels = [level for pocket in pockets for level in split_rows(pocket, anatomy, pocket.level > 0, rows)]
+        levels = [level for pocket in pockets for level in split_rows(pocket, rows)]
     density = density + anatomy.solid - air + markings * (1 - thinning) + paint_devices(scene_rng, view)
     components = [_to_mask(resize(level, size)) for level in levels]
     mask = np.any(components, axis=0) if components else np.zeros((size, size), bool)
@@ -85,7 +84,7 @@ def _to_mask(level: Field) -> NDArray[np.bool_]:
 
 def _expose(rng: np.random.Generator, grain_rng: np.random.Generator, density: Field, size: int) -> NDArray[np.uint8]:
     """Density to grey levels: contrast, shading of the beam, collimator, marker, sharpness and grain."""
-    brightness, contrast, bend = rng.uniform(-0.05, 0.1), rng.uniform(0.8, 1.15), rng.uniform(0.85, 1.35)
+    brightness, contrast, bend = rng.uniform(-0.02, 0.1), rng.uniform(0.75, 1.05), rng.uniform(0.85, 1.25)
     axis = np.linspace(-1, 1, GRID, dtype=np.float32)
     tilt = rng.normal(0, 0.04, 2).astype(np.float32)
     shading = tilt[0] * axis[None, :] + tilt[1] * axis[:, None]

@@ -1,6 +1,7 @@
 """The geometry of one patient's chest, drawn at random: lungs, heart, outline, ribs."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -34,6 +35,17 @@ _BODY = np.array(
 )
 
 
+class Polar(NamedTuple):
+    """Points of a film seen from the centre of a lung, each (GRID, GRID) float32.
+
+    `depth` is 1 at the centre, 0 on the outline and below 0 outside; `direction` an angle in radians, 0 towards the
+    chest wall and pi / 2 towards the apex, on either side.
+    """
+
+    depth: Field
+    direction: Field
+
+
 @dataclass(frozen=True)
 class Lung:
     """One lung: `side` -1 on the viewer's left (the patient's right), +1 on the other; `outline` (n, 2) closed."""
@@ -51,11 +63,8 @@ class Lung:
         """Where the vessels enter."""
         return np.array([self.side * 0.17, -0.12])
 
-    def polar(self, x: Field, y: Field) -> tuple[Field, Field]:
-        """Depth and direction of film points: depth 1 at the centre, 0 on the outline, below 0 outside.
-
-        The direction is an angle in radians, 0 towards the chest wall, pi / 2 towards the apex, on either side.
-        """
+    def polar(self, x: Field, y: Field) -> Polar:
+        """Where film points lie as seen from the centre of the lung."""
         centre = self.centre.astype(np.float32)
         across, up = self.side * (x - centre[0]), centre[1] - y
         corners = (self.outline - self.centre) * (self.side, -1)
@@ -66,7 +75,7 @@ class Lung:
         reach = ndimage.gaussian_filter1d(reach, 8, mode="wrap")
         direction = np.arctan2(up, across)
         cell = np.round((direction + np.float32(np.pi)) * np.float32(1023 / (2 * np.pi))).astype(np.int32)
-        return 1 - np.hypot(across, up) / reach.astype(np.float32)[cell], direction
+        return Polar(1 - np.hypot(across, up) / reach.astype(np.float32)[cell], direction)
 
 
 @dataclass(frozen=True)
@@ -145,5 +154,6 @@ def _ribs(rng: np.random.Generator, right: Lung, left: Lung) -> tuple[list[Point
             y = start + drop * (1 - np.cos(turn)) / 2 - 0.05 * np.sin(turn) * np.cos(turn)
             rib = np.stack([x, y], 1)
             posterior.append(rib[:17])
-            anterior.append(rib[16:])
+            if number < 6:
+                anterior.append(rib[16:])
     return posterior, anterior

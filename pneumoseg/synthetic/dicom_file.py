@@ -12,7 +12,7 @@ from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 Encoding = Literal["jpeg", "monochrome1", "twelve_bit", "damaged"]
 
@@ -52,7 +52,7 @@ def write_dicom(path: Path, image: NDArray[np.uint8], identity: Identity, encodi
     dataset = _attributes(identity)
     dataset.Rows, dataset.Columns = image.shape
     _set_pixels(dataset, image, encoding)
-    dataset.file_meta.MediaStorageSOPInstanceUID = identity.sop_instance
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance)
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
 

@@ -4,18 +4,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.interpolate import CubicSpline
 
-from pneumoseg.synthetic.anatomy import Anatomy
 from pneumoseg.synthetic.canvas import GRID, Field, Points, View, blur, clouds, step, stroke
 from pneumoseg.synthetic.chest import Chest
 
 
-def paint_lung_changes(rng: np.random.Generator, chest: Chest, anatomy: Anatomy, view: View) -> tuple[Field, Field]:
+def paint_lung_changes(rng: np.random.Generator, chest: Chest, view: View, depth: Field) -> tuple[Field, Field]:
     """Over-inflated parts, darker with fewer vessels but no pleural line, and dense patches: (density, thinning).
 
     `density` is added to the film, `thinning` (0 to 1) taken from the lung markings.
     """
     x, y = view.coordinates()
-    inside = step(np.maximum(*anatomy.depths), -0.01, 0.05)
+    inside = step(depth, -0.01, 0.05)
     density, thinning = np.zeros_like(x), np.zeros_like(x)
     for lung in chest.lungs:
         if rng.random() < 0.35:

@@ -1,19 +1,21 @@
 """Air between lung and chest wall: pockets of a given area, the pleural line, and the rows they are annotated in."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumoseg.synthetic.anatomy import Anatomy
 from pneumoseg.synthetic.canvas import GRID, Field, blur, step
+from pneumoseg.synthetic.chest import Polar
 
 # The log-normal whose mean (1.37%) and median (.82%) are those of the competition's positive masks; it then gives
 # 58% of them under 1% (57% there) and 19% under 3500 of 1024 x 1024 pixels (20.5% there).
-MEDIAN_AREA = 0.0082
-SPREAD = math.sqrt(2 * math.log(1.37 / 0.82))
+_MEDIAN_AREA = 0.0082
+_SPREAD = math.sqrt(2 * math.log(1.37 / 0.82))
 _AREA_LIMITS = (0.0004, 0.08)
+_LARGEST_SHARE_OF_LUNGS = 0.3
 
 # Where pockets collect, as angles from the middle of the lung (0: chest wall, pi / 2: apex), and how often.
 _PLACES = {"apical": 1.45, "apicolateral": 0.9, "lateral": 0.2, "basal": -0.75, "medial": 2.2}
@@ -29,13 +31,14 @@ class Pocket:
     """One collection of air. `level` (GRID, GRID) is above 0 inside, 0 on the pleural line, below 0 outside."""
 
     lung: int
+    polar: Polar
     level: Field
     direction: float
 
 
 def draw_area(rng: np.random.Generator) -> float:
     """Draw the share of the image that a pneumothorax covers, 0.04% to 8%."""
-    return float(np.clip(MEDIAN_AREA * np.exp(SPREAD * rng.standard_normal()), *_AREA_LIMITS))
+    return float(np.clip(_MEDIAN_AREA * np.exp(_SPREAD * rng.standard_normal()), *_AREA_LIMITS))
 
 
 def draw_rows(rng: np.random.Generator) -> str:
@@ -43,51 +46,58 @@ def draw_rows(rng: np.random.Generator) -> str:
     return str(rng.choice(_ROWS, p=_ROW_FREQUENCIES))
 
 
-def draw_pockets(rng: np.random.Generator, anatomy: Anatomy, area: float, rows: str) -> list[Pocket]:
-    """Draw pockets that cover `area` (a share of the image) together: two in separate places if `rows` says so."""
+def draw_pockets(rng: np.random.Generator, polars: Sequence[Polar], area: float, rows: str) -> list[Pocket]:
+    """Draw pockets that cover `area` (a share of the image) together, but at most 30% of what the lungs do.
+
+    They are one, or two in different places where `rows` is "separate".
+    """
+    lungs = sum(np.count_nonzero(polar.depth > 0) for polar in polars) / GRID**2
+    area = min(area, _LARGEST_SHARE_OF_LUNGS * lungs)
     lung = int(rng.integers(2))
     place = str(rng.choice(list(_PLACES), p=_FREQUENCIES))
     if rows != "separate":
-        return [_pocket(rng, anatomy, lung, _PLACES[place], area)]
+        return [_pocket(rng, lung, polars[lung], _PLACES[place], area)]
     share = rng.uniform(0.5, 0.8)
     opposite = "basal" if _PLACES[place] > 0.5 else "apical"
     other = lung if rng.random() < 0.6 else 1 - lung
-    first = _pocket(rng, anatomy, lung, _PLACES[place], area * share)
-    return [first, _pocket(rng, anatomy, other, _PLACES[opposite], area * (1 - share), taken=first)]
+    first = _pocket(rng, lung, polars[lung], _PLACES[place], area * share)
+    return [first, _pocket(rng, other, polars[other], _PLACES[opposite], area * (1 - share), taken=first)]
 
 
 def _pocket(
-    rng: np.random.Generator, anatomy: Anatomy, lung: int, place: float, area: float, taken: Pocket | None = None
+    rng: np.random.Generator, lung: int, polar: Polar, place: float, area: float, taken: Pocket | None = None
 ) -> Pocket:
     """The lung recedes from its wall, most in one direction, by as much as makes the pocket `area` large."""
-    depth, direction = anatomy.depths[lung], anatomy.directions[lung]
+    depth, direction = polar
     share = area * GRID**2 / np.count_nonzero(depth > 0)
     centre = place + rng.normal(0, 0.15)
-    bell = _bell(rng, direction - np.float32(centre), rng.uniform(0.22, 0.5) + 1.8 * min(share, 0.6))
+    bell = _bell(rng, direction - np.float32(centre), rng.uniform(0.3, 0.5) + 1.8 * min(share, 0.6))
     ratio = np.where((depth > 0) & (bell > 0.01), depth / np.maximum(bell, 0.01), np.float32(np.inf))
     if taken is not None and taken.lung == lung:
         ratio = np.where(taken.level > 0, np.float32(np.inf), ratio)
     wanted = max(4, round(area * GRID**2))
     recession = np.partition(ratio, wanted - 1, axis=None)[wanted - 1]
-    return Pocket(lung, np.minimum(np.float32(recession) * bell - depth, depth).astype(np.float32), centre)
+    return Pocket(lung, polar, np.minimum(np.float32(recession) * bell - depth, depth).astype(np.float32), centre)
 
 
 def _bell(rng: np.random.Generator, turn: Field, width: float) -> Field:
     """How far the lung recedes in each direction: 1 in the middle, below 0 beyond 1.8 widths, so that tips form."""
     angles = np.linspace(-np.pi, np.pi, 1024)
-    waves = 1 + sum(rng.normal(0, 0.06) * np.cos(n * angles + rng.uniform(0, 6)) for n in (3, 5, 8))
+    waves = 1 + sum(rng.normal(0, 0.05) * np.cos(n * angles + rng.uniform(0, 6)) for n in (2, 3, 5))
     table = (np.exp(-0.5 * (angles / width) ** 2) - math.exp(-0.5 * 1.8**2)) * waves
     cell = np.round((turn + np.float32(np.pi)) * np.float32(1024 / (2 * np.pi))).astype(np.int32)
     return table.astype(np.float32)[cell % 1024]
 
 
-def split_rows(pocket: Pocket, anatomy: Anatomy, mask: NDArray[np.bool_], rows: str) -> list[Field]:
+def split_rows(pocket: Pocket, rows: str) -> list[Field]:
     """Levels of the annotation rows of one pocket: itself, or two halves that share a middle part."""
     if rows != "overlapping":
         return [pocket.level]
-    turn = np.angle(np.exp(1j * (anatomy.directions[pocket.lung] - pocket.direction))).astype(np.float32)
-    low, high = np.quantile(turn[mask], [0.35, 0.65])
-    return [np.minimum(pocket.level, high - turn), np.minimum(pocket.level, turn - low)]
+    turn = np.angle(np.exp(1j * (pocket.polar.direction - pocket.direction))).astype(np.float32)
+    low, high = np.quantile(turn[pocket.level > 0], [0.35, 0.65])
+    # Bounded below, so that there is no step behind the lung's centre, where the angle starts anew.
+    cuts = [np.maximum(high - turn, np.float32(-0.01)), np.maximum(turn - low, np.float32(-0.01))]
+    return [np.minimum(pocket.level, cut) for cut in cuts]
 
 
 def paint_pneumothorax(rng: np.random.Generator, anatomy: Anatomy, pockets: list[Pocket]) -> tuple[Field, Field]:
@@ -97,14 +107,13 @@ def paint_pneumothorax(rng: np.random.Generator, anatomy: Anatomy, pockets: list
     darkness = rng.uniform(0.04, 0.07) if faint else rng.uniform(0.09, 0.17)
     for pocket in pockets:
         inside = blur((pocket.level > 0).astype(np.float32), 0.005)
-        depth = anatomy.depths[pocket.lung]
+        depth = pocket.polar.depth
         air = air + darkness * inside * np.sqrt(step(depth, -0.01, 0.08))
-        markings = markings * (1 - inside) + rng.uniform(0.05, 0.1) * _pleura(pocket, depth)
+        markings = markings * (1 - inside) + rng.uniform(0.05, 0.1) * _pleura(pocket)
     return air, markings
 
 
-def _pleura(pocket: Pocket, depth: Field) -> Field:
-    """A line one to two grid pixels wide along the edge of the lung that has come off the wall."""
-    slope = np.hypot(*np.gradient(pocket.level)) + np.float32(1e-4)
-    distance = np.where(np.isfinite(pocket.level), pocket.level / slope, np.float32(99))
-    return np.exp(-((distance / np.float32(1.1)) ** 2)) * step(depth, 0.015, 0.05)
+def _pleura(pocket: Pocket) -> Field:
+    """A line about two grid pixels wide along the edge of the lung that has come off the wall."""
+    inside = blur((pocket.level > 0).astype(np.float32), 0.0035)
+    return 4 * inside * (1 - inside) * step(pocket.polar.depth, 0.015, 0.05)

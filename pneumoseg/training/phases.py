@@ -60,6 +60,7 @@ def fit_phases(
             initial_epoch=done,
             epochs=last,
             callbacks=callbacks,
+            shuffle=False,  # the data set shuffles itself
             verbose=1 if sys.stdout.isatty() else 2,
         )
         done = last

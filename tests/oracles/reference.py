@@ -83,7 +83,10 @@ def losses_and_scores(masks, probabilities):
 
 
 def weight_averaging(start, period):
-    """Return the weights after each of nine SGD steps, and tfa's average of them."""
+    """Return the weights after each of nine SGD steps, and tfa's average of them so far.
+
+    With steps counted from 0, the weights after step ``start`` and every ``period`` steps from there on are averaged.
+    """
     optimizer = tfa.optimizers.SWA(tf.keras.optimizers.legacy.SGD(0.5), start_averaging=start, average_period=period)
     weights = tf.Variable([1.0, -2.0])
     gradients = [[0.5, -1.0], [1.0, 0.25], [-2.0, 0.5], [0.75, 2.0], [0.1, -0.3]]

@@ -1,0 +1,83 @@
+"""Data that several tests use: a small generated data set, and hand-made DICOM files."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+MINI = Path(__file__).parents[1] / "../shared/siim-mini"
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """The real subset's folder; skips where it is absent."""
+    if not MINI.exists():
+        pytest.skip("the real subset is not beside the checkout")
+    return MINI
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory):
+    """A generated data set of 128 x 128 px: 40 training and 12 test images."""
+    from pneumoseg.synthetic import write_dataset
+
+    folder = tmp_path_factory.mktemp("generated")
+    write_dataset(folder, train=40, test=12, size=128, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest(generated):
+    """The manifest of the generated training images."""
+    from pneumoseg.data.index import index_dataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return index_dataset(
+            generated / "dicom-images-train", generated / "train-rle.csv", id_map=generated / "nih_id.csv"
+        )
+
+
+def write_dicom(path, image, **elements):
+    """Write an image, uint8 or uint16, as an uncompressed DICOM file; further elements by keyword."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns = image.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * image.dtype.itemsize
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
+    dataset.PixelData = image.tobytes() + b"\0" * (image.nbytes % 2)
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def manifest_of(paths, images, codes):
+    """A manifest of uncompressed files, made by hand."""
+    return pd.DataFrame(
+        {
+            "image_id": [path.stem for path in paths],
+            "path": [str(path) for path in paths],
+            "has_pneumothorax": [code != "-1" for code in codes],
+            "rle": codes,
+            "area_px": [sum(map(int, code.split()[1::2])) for code in codes],
+            "patient_id": [f"p{number}" for number in range(len(paths))],
+            "patient_source": "header",
+            "rows": [image.shape[0] for image in images],
+            "columns": [image.shape[1] for image in images],
+            "frame_offset": np.int64(0),
+            "frame_length": np.int64(0),
+        }
+    )

@@ -1,0 +1,113 @@
+"""The manifest: what gets in, what is left out and why."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumoseg import rle
+from pneumoseg.data.index import COLUMNS, index_dataset, load_manifest, save_manifest
+from tests.conftest import write_dicom
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven files: two good, and one for each way to be left out that has a file."""
+    image = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    dicoms = tmp_path / "dicoms"
+    write_dicom(dicoms / "s1/a.dcm", image, PatientID="p", PatientAge="38", PatientSex="F", ViewPosition="PA")
+    write_dicom(dicoms / "s2/deep/er/b.dcm", image, PixelSpacing=[0.15, 0.15])
+    write_dicom(dicoms / "s3/unannotated.dcm", image)
+    write_dicom(dicoms / "s4/malformed.dcm", image)
+    write_dicom(dicoms / "s5/a.dcm", image)
+    (dicoms / "s6").mkdir()
+    (dicoms / "s6/text.dcm").write_text("not an image")
+    (dicoms / "readme.txt").write_text("ignored")
+    (tmp_path / "rle.csv").write_text(
+        "ImageId, EncodedPixels\na, 0 3\na, 2 3\nb, -1\nmalformed, 0 3\nmalformed, 20 9\ntext, -1\nabsent, -1\n"
+    )
+    return tmp_path
+
+
+def index(folder, **options):
+    with pytest.warns(UserWarning, match="5 images left out"):
+        return index_dataset(folder / "dicoms", folder / "rle.csv", rejected=folder / "rejected.csv", **options)
+
+
+def test_good_files_are_listed(folder):
+    manifest = index(folder)
+    assert list(manifest.columns) == list(COLUMNS)
+    assert manifest["image_id"].tolist() == ["a", "b"]
+    first, second = manifest.to_dict("records")
+    # Two overlapping rows: pixels 0-2 and 2-4 make five, not six.
+    assert first["rle"] == "0 5"
+    assert first["area_px"] == 5
+    assert first["has_pneumothorax"] is True
+    assert (first["patient_id"], first["sex"], first["view"], first["age"]) == ("p", "F", "PA", 38)
+    assert (first["rows"], first["columns"]) == (4, 6)
+    assert first["frame_length"] == 0  # not a JPEG: to be transcoded
+    assert second["rle"] == "-1"
+    assert second["has_pneumothorax"] is False
+    assert second["pixel_spacing"] == pytest.approx(0.15)
+    assert np.isnan(second["age"])
+
+
+def test_all_else_is_listed_with_its_reason(folder):
+    index(folder)
+    rejected = pd.read_csv(folder / "rejected.csv").set_index("image_id")["reason"]
+    assert len(rejected) == 5
+    assert rejected["absent"] == "annotated, but there is no file"
+    assert rejected["unannotated"] == "no annotation row"
+    assert rejected["malformed"].startswith("malformed annotation, row 2 of 2: pair 1 (20 9) ends beyond")
+    assert rejected["text"].startswith("NotDicomError")
+    assert rejected["a"].startswith("a second file named a.dcm")
+
+
+def test_id_map_overrides_the_header(folder):
+    (folder / "map.csv").write_text("Kaggle_ID,NIH_ID\na,00000007_000.png\n")
+    manifest = index(folder, id_map=folder / "map.csv")
+    assert manifest["patient_id"].tolist() == ["00000007", ""]
+    assert manifest["patient_source"].tolist() == ["id map", "header"]
+
+
+def test_manifest_survives_a_round_trip(folder):
+    manifest = index(folder)
+    save_manifest(manifest, folder / "out/manifest.csv")
+    loaded = load_manifest(folder / "out/manifest.csv")
+    pd.testing.assert_frame_equal(loaded, manifest)
+    assert [path.name for path in (folder / "out").iterdir()] == ["manifest.csv"]
+
+
+def test_what_is_no_manifest_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="pneumoseg index"):
+        load_manifest(tmp_path / "absent.csv")
+    (tmp_path / "other.csv").write_text("image_id,rle\na,-1\n")
+    with pytest.raises(ValueError, match="no column path"):
+        load_manifest(tmp_path / "other.csv")
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\na,-1\n")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        index_dataset(tmp_path / "absent", tmp_path / "rle.csv")
+    with pytest.raises(FileNotFoundError, match=r"no \.dcm file"):
+        index_dataset(tmp_path, tmp_path / "rle.csv")
+    (tmp_path / "a.dcm").write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="none of its 1 files"):
+        index_dataset(tmp_path, tmp_path / "rle.csv")
+
+
+def test_generated_data_set(generated, manifest):
+    assert len(manifest) == 40
+    assert manifest["has_pneumothorax"].sum() == 9  # 22% of 40
+    assert (manifest["patient_source"] == "id map").all()
+    assert (manifest["frame_length"] > 0).mean() > 0.5
+    for row in manifest[manifest["has_pneumothorax"]].itertuples():
+        assert rle.decode(row.rle, (128, 128)).sum() == row.area_px
+
+
+def test_real_subset(mini):
+    manifest = index_dataset(mini / "dicom-images-train", mini / "train-rle.csv", id_map=mini / "nih_id.csv")
+    assert len(manifest) == 198
+    assert manifest["has_pneumothorax"].sum() == 57
+    assert manifest["patient_id"].nunique() == 170
+    assert (manifest["frame_length"] > 0).all()

@@ -1,0 +1,139 @@
+"""The loader against `read_image`, hand-made images and hand-made masks."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pneumoseg import rle
+from pneumoseg.data import loaders
+from pneumoseg.data.loaders import classification_dataset, resize_to_square, segmentation_dataset
+from pneumoseg.dicom import read_image
+from pneumoseg.postprocessing import fit_square, restore
+from tests.conftest import manifest_of, write_dicom
+
+
+def collected(dataset):
+    images, targets = zip(*((x.numpy(), y.numpy()) for x, y in dataset), strict=True)
+    return np.concatenate(images), np.concatenate(targets)
+
+
+def test_images_are_exactly_those_of_read_image(manifest, tmp_path):
+    images, labels = collected(classification_dataset(manifest, 128, 16, cache_dir=tmp_path))
+    assert images.dtype == np.uint8
+    assert images.shape == (40, 128, 128, 1)
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels[:, 0], manifest["has_pneumothorax"])
+    for image, path in zip(images, manifest["path"], strict=True):
+        np.testing.assert_array_equal(image[..., 0], read_image(path))
+
+
+def test_masks_are_exactly_those_of_the_manifest(manifest, tmp_path):
+    _, masks = collected(segmentation_dataset(manifest, 128, 16, cache_dir=tmp_path))
+    assert masks.dtype == np.uint8
+    for mask, code in zip(masks, manifest["rle"], strict=True):
+        np.testing.assert_array_equal(mask[..., 0], rle.decode(code, (128, 128)))
+
+
+def test_run_to_the_last_pixel_and_non_square_image(tmp_path):
+    image = np.arange(32, dtype=np.uint8).reshape(4, 8)
+    path = write_dicom(tmp_path / "a.dcm", image)
+    manifest = manifest_of([path], [image], ["0 2 28 2"])  # the first two pixels and the last two
+    images, masks = collected(segmentation_dataset(manifest, 8, 1, cache_dir=tmp_path / "cache"))
+    expected = np.zeros((8, 8), np.uint8)
+    expected[2:6] = image
+    np.testing.assert_array_equal(images[0, ..., 0], expected)
+    assert np.argwhere(masks[0, ..., 0]).tolist() == [[2, 0], [3, 0], [4, 7], [5, 7]]
+
+
+def test_shrinking_averages_by_area():
+    image = np.array([[0, 100, 7, 7], [50, 51, 7, 8], [1, 1, 0, 0], [1, 1, 0, 255]], np.uint8)
+    shrunk = resize_to_square(tf.constant(image[..., None]), 2).numpy()[..., 0]
+    assert shrunk.tolist() == [[50, 7], [1, 64]]  # 50.25, 7.25, 1 and 63.75
+
+
+def test_mask_pixel_stays_if_half_of_it_is_covered(tmp_path):
+    image = np.zeros((4, 4), np.uint8)
+    path = write_dicom(tmp_path / "a.dcm", image)
+    # Column-major: both upper pixels of column 0, one pixel of column 2, three of the lower right quarter.
+    manifest = manifest_of([path], [image], ["0 1 3 1 3 1 1 2 3 1"])
+    drawn = rle.decode(manifest["rle"][0], (4, 4))
+    covered = drawn.reshape(2, 2, 2, 2).sum((1, 3))
+    _, masks = collected(segmentation_dataset(manifest, 2, 1, cache_dir=tmp_path))
+    np.testing.assert_array_equal(masks[0, ..., 0], covered >= 2)
+    assert set(covered.ravel()) >= {1, 2, 3}
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20, 33), (64, 64), (7, 100), (48, 47)])
+@pytest.mark.parametrize("size", [32, 48])
+def test_geometry_goes_there_and_back(shape, size):
+    image = np.full((*shape, 1), 200, np.uint8)
+    square = resize_to_square(tf.constant(image), size).numpy()[..., 0]
+    height, width, top, left = fit_square(*shape, size)
+    expected = np.zeros((size, size), np.uint8)
+    expected[top : top + height, left : left + width] = 200
+    np.testing.assert_array_equal(square, expected)
+    np.testing.assert_allclose(restore(square / 255, *shape), np.full(shape, 200 / 255), atol=1e-6)
+
+
+def test_order_is_the_seeds(manifest, tmp_path):
+    def epochs(seed):
+        dataset = segmentation_dataset(manifest, 32, 8, cache_dir=tmp_path, shuffle_seed=seed)
+        return [collected(dataset)[0] for _ in range(2)]
+
+    first, again, other = epochs(1), epochs(1), epochs(2)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first[0], other[0])
+    assert not np.array_equal(first[0], first[1])
+    np.testing.assert_array_equal(np.sort(first[0], 0), np.sort(first[1], 0))
+
+
+def test_order_is_the_same_with_and_without_memory(manifest, tmp_path, monkeypatch):
+    def two_epochs():
+        dataset = classification_dataset(manifest, 32, 8, cache_dir=tmp_path, shuffle_seed=5)
+        return [collected(dataset) for _ in range(2)]
+
+    kept = two_epochs()
+    monkeypatch.setattr(loaders, "_MEMORY_BUDGET", 0)
+    for (images, labels), (other_images, other_labels) in zip(kept, two_epochs(), strict=True):
+        np.testing.assert_array_equal(images, other_images)
+        np.testing.assert_array_equal(labels, other_labels)
+
+
+def test_image_and_target_stay_together_when_shuffled(manifest, tmp_path):
+    plain = collected(segmentation_dataset(manifest, 64, 8, cache_dir=tmp_path))
+    pairs = {image.tobytes(): mask.tobytes() for image, mask in zip(*plain, strict=True)}
+    shuffled = collected(segmentation_dataset(manifest, 64, 8, cache_dir=tmp_path, shuffle_seed=0))
+    assert all(pairs[image.tobytes()] == mask.tobytes() for image, mask in zip(*shuffled, strict=True))
+
+
+def test_transcoding_happens_once_and_follows_the_file(tmp_path):
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    path = write_dicom(tmp_path / "a.dcm", image)
+    manifest, cache = manifest_of([path], [image], ["-1"]), tmp_path / "cache"
+
+    def load():
+        return collected(classification_dataset(manifest, 4, 1, cache_dir=cache))[0][0, ..., 0]
+
+    np.testing.assert_array_equal(load(), image)
+    (first,) = cache.iterdir()
+    written = first.stat().st_mtime_ns
+    np.testing.assert_array_equal(load(), image)
+    assert [file.stat().st_mtime_ns for file in cache.iterdir()] == [written]
+    write_dicom(path, image[::-1].copy(), PatientID="other length")
+    np.testing.assert_array_equal(load(), image[::-1])
+
+
+def test_empty_manifest(manifest, tmp_path):
+    with pytest.raises(ValueError, match="no row"):
+        classification_dataset(manifest[:0], 32, 4, cache_dir=tmp_path)
+
+
+def test_real_files(mini, tmp_path):
+    from pneumoseg.data.index import index_dataset
+
+    real = index_dataset(mini / "dicom-images-train", mini / "train-rle.csv").iloc[::20]
+    images, masks = collected(segmentation_dataset(real, 1024, 4, cache_dir=tmp_path))
+    assert masks.any()
+    for image, mask, row in zip(images, masks, real.itertuples(), strict=True):
+        np.testing.assert_array_equal(image[..., 0], read_image(row.path))
+        np.testing.assert_array_equal(mask[..., 0], rle.decode(row.rle))

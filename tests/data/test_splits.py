@@ -1,0 +1,93 @@
+"""Splits: shares, disjointness, patients, determinism."""
+
+import pandas as pd
+import pytest
+
+from pneumoseg.data.splits import (
+    patients_on_both_sides,
+    positives_and_sampled_negatives,
+    stratified_split,
+    without_training_images,
+)
+
+
+def table(images=200, positives=50, images_a_patient=2, source="header"):
+    numbers = range(images)
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{n}" for n in numbers],
+            "has_pneumothorax": [n < positives for n in numbers],
+            "patient_id": [f"p{n // images_a_patient}" for n in numbers],
+            "patient_source": source,
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_by_image(seed):
+    manifest = table()
+    training, validation = stratified_split(manifest, 0.2, seed=seed)
+    assert (len(training), len(validation)) == (160, 40)
+    assert (training["has_pneumothorax"].sum(), validation["has_pneumothorax"].sum()) == (40, 10)
+    pd.testing.assert_frame_equal(pd.concat([training, validation]).sort_index(), manifest)
+    assert patients_on_both_sides(training, validation) > 10  # two images a patient: by chance most are divided
+
+
+def test_same_seed_same_split_other_seed_another():
+    first, again, other = (stratified_split(table(), seed=seed)[1]["image_id"].tolist() for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_grouped_where_an_id_map_tells_the_patients():
+    training, validation = stratified_split(table(images_a_patient=5, source="id map"))
+    assert patients_on_both_sides(training, validation) == 0
+    assert len(validation) == pytest.approx(40, abs=10)
+    assert validation["has_pneumothorax"].sum() == pytest.approx(10, abs=5)
+
+
+def test_grouping_can_be_chosen_either_way():
+    assert patients_on_both_sides(*stratified_split(table(), group_by_patient=True)) == 0
+    assert patients_on_both_sides(*stratified_split(table(source="id map"), group_by_patient=False)) > 0
+
+
+def test_images_without_a_patient_are_no_shared_patient():
+    manifest = table().assign(patient_id="")
+    assert patients_on_both_sides(*stratified_split(manifest)) == 0
+    with pytest.raises(ValueError, match="200 images have no patient id"):
+        stratified_split(manifest, group_by_patient=True)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.2, 20])
+def test_fraction_out_of_range(fraction):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        stratified_split(table(), fraction)
+
+
+def test_too_few_of_a_class():
+    with pytest.raises(ValueError, match="1 positive of 10"):
+        stratified_split(table(10, 1))
+    with pytest.raises(ValueError, match="5 folds need as many positive patients, got 1"):
+        stratified_split(table(100, 5, images_a_patient=10), group_by_patient=True)
+
+
+def test_sampled_negatives():
+    chosen = positives_and_sampled_negatives(table(), 1.5, seed=3)
+    assert chosen["has_pneumothorax"].sum() == 50
+    assert (~chosen["has_pneumothorax"]).sum() == 75
+    assert chosen.index.is_monotonic_increasing
+    assert len(positives_and_sampled_negatives(table(), 99)) == 200
+    assert len(positives_and_sampled_negatives(table(), 0)) == 50
+
+
+def test_training_images_are_left_out(tmp_path):
+    for run, trained_on in (("a", [0, 1]), ("b", [1, 2])):
+        (tmp_path / run).mkdir()
+        sides = {"image_id": ["i0", "i1", "i2", "i3"], "side": ["validation"] * 4}
+        split = pd.DataFrame(sides)
+        split.loc[trained_on, "side"] = "training"
+        split.to_csv(tmp_path / run / "split.csv", index=False)
+    remaining = without_training_images(table(5, 2), [tmp_path / "a", tmp_path / "b"])
+    assert remaining["image_id"].tolist() == ["i3", "i4"]
+    with pytest.raises(ValueError, match="nothing is left"):
+        without_training_images(table(3, 2), [tmp_path / "a", tmp_path / "b"])

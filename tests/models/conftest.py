@@ -1,0 +1,33 @@
+import urllib.error
+from pathlib import Path
+
+import keras
+import pytest
+
+WEIGHTS = Path(__file__).parents[2] / "../shared/weights"
+
+
+@pytest.fixture
+def mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """Keras finds neither a cached file nor a server."""
+
+    def refuse(url, *_):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", refuse)
+
+
+@pytest.fixture(scope="session")
+def official_weights():
+    """The folder of small ImageNet weights beside the checkout."""
+    if not WEIGHTS.is_dir():
+        pytest.skip("no ImageNet weights beside the checkout")
+    return WEIGHTS

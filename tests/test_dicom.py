@@ -1,0 +1,726 @@
+import io
+import os
+import pickle
+import random
+import struct
+import tracemalloc
+import warnings
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gdcm
+import numpy as np
+import openjpeg
+import pydicom
+import pytest
+from PIL import Image
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+
+from pneumoseg.dicom import (
+    DamagedError,
+    DicomError,
+    NoPixelsError,
+    NotDicomError,
+    TooLargeError,
+    UnsupportedError,
+    elements,
+    read_dicom,
+    read_image,
+)
+from pneumoseg.dicom.header import parse_age
+
+CORPUS = Path(pydicom.__file__).parent / "data/test_files"
+REAL = Path(__file__).parents[1] / "../shared/siim-mini"
+SEED = 20190904
+
+GRADIENT = np.add.outer(np.arange(37) * 4, np.arange(34) * 3).astype(np.uint8)
+
+
+def dataset(pixels: np.ndarray, **attributes) -> Dataset:
+    """An uncompressed greyscale image with the attributes given; those set to None are left out."""
+    bits = 8 * pixels.dtype.itemsize
+    signed = int(pixels.dtype.kind == "i")
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    image.SOPClassUID = uid.SecondaryCaptureImageStorage
+    image.SOPInstanceUID = "1.2.3.4"
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.Rows, image.Columns = pixels.shape
+    image.BitsAllocated = image.BitsStored = bits
+    image.HighBit, image.PixelRepresentation = bits - 1, signed
+    image.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+    image["PixelData"].VR = "OW" if bits == 16 else "OB"
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(image, keyword)
+        else:
+            setattr(image, keyword, value)
+    if attributes.get("BitsStored") and "HighBit" not in attributes:
+        image.HighBit = attributes["BitsStored"] - 1
+    return image
+
+
+def save(image: Dataset, path: Path, syntax: str | None = None) -> Path:
+    if syntax is not None:
+        image.file_meta.TransferSyntaxUID = syntax
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.save_as(path, enforce_file_format=True)
+    return path
+
+
+def lookup_table(descriptor: list[int], data: list[int], vr: str = "US") -> Sequence:
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, descriptor)
+    item.add_new("LUTData", "OW", np.array(data, "<u2").tobytes())
+    return Sequence([item])
+
+
+def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def jpeg_dataset(frame: bytes, shape: tuple[int, int] = GRADIENT.shape, table: bool = True, **attributes) -> Dataset:
+    image = dataset(np.zeros(shape, np.uint8), **attributes)
+    image.PixelData = encapsulate([frame], has_bot=table)
+    image["PixelData"].is_undefined_length = True
+    image.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    return image
+
+
+def shown(tmp_path: Path, pixels: list | np.ndarray, dtype: str = "u2", **attributes) -> list:
+    return read_image(save(dataset(np.array(pixels, dtype), **attributes), tmp_path / "image.dcm")).tolist()
+
+
+def outcome(path: Path) -> str:
+    """'image', or the name of the error, which must name the file, the reason and the remedy."""
+    try:
+        image = read_image(path)
+    except DicomError as caught:
+        error = caught
+    else:
+        assert image.dtype == np.uint8
+        assert image.ndim == 2
+        return "image"
+    assert str(error) == f"{path}: {error.reason}. {error.remedy}."
+    assert error.reason
+    assert error.remedy
+    return type(error).__name__
+
+
+# Display ---------------------------------------------------------------------------------------------------------
+
+
+def test_eight_bits_without_rescale_or_window_stay_as_they_are(tmp_path):
+    assert shown(tmp_path, [[3, 10, 200], [0, 7, 90]], "u1") == [[3, 10, 200], [0, 7, 90]]
+
+
+def test_an_identity_rescale_changes_nothing(tmp_path):
+    assert shown(tmp_path, [[3, 10, 200]], "u1", RescaleSlope=1, RescaleIntercept=0) == [[3, 10, 200]]
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    assert shown(tmp_path, [[0, 10, 255]], "u1", PhotometricInterpretation="MONOCHROME1") == [[255, 245, 0]]
+
+
+def test_presentation_lut_shape_does_not_invert_once_more(tmp_path):
+    attributes = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}
+    assert shown(tmp_path, [[0, 10, 255]], "u1", **attributes) == [[255, 245, 0]]
+
+
+@pytest.mark.parametrize(
+    ("function", "center", "width", "pixels", "expected"),
+    [
+        # Centre 99.5, width 50: 80 is (80 - 99.5) / 50 + 0.5 = 0.11 of white, 99 is 0.49, 100 is 0.51.
+        (None, 100, 51, [0, 74, 80, 99, 100, 125, 4095], [0, 0, 28, 125, 130, 255, 255]),
+        ("LINEAR", 100, 51, [0, 74, 80, 99, 100, 125, 4095], [0, 0, 28, 125, 130, 255, 255]),
+        # 76 is (76 - 100) / 50 + 0.5 = 0.02 of white, 101 is 0.52.
+        ("LINEAR_EXACT", 100, 50, [75, 76, 101, 125], [0, 5, 133, 255]),
+        # 80 is 1 / (1 + e^2) = 0.1192 of white, 110 is 1 / (1 + e^-1) = 0.7311.
+        ("SIGMOID", 100, 40, [0, 80, 110, 4095], [0, 30, 186, 255]),
+        ("SIGMOID", 100, 0.001, [0, 99, 101, 4095], [0, 0, 255, 255]),
+        # The narrowest linear window is a threshold at centre - 0.5.
+        ("LINEAR", 100, 1, [0, 99, 100, 4095], [0, 0, 255, 255]),
+        ("LINEAR_EXACT", 100, 0.5, [99, 100, 101], [0, 128, 255]),
+    ],
+)
+def test_windows(tmp_path, function, center, width, pixels, expected):
+    attributes = {} if function is None else {"VOILUTFunction": function}
+    assert shown(tmp_path, [pixels], BitsStored=12, WindowCenter=center, WindowWidth=width, **attributes) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("centers", "widths", "expected"),
+    [
+        ([100, 2000], [51, 4000], [0, 28, 255]),  # the first of two
+        ([0, 100], [0, 51], [0, 28, 255]),  # a width of 0 says nothing
+        (100, -5, [0, 51, 255]),  # no valid window: 50 to 200 is spread, 80 is 30 / 150 of white
+        (100, 0.5, [0, 51, 255]),
+        (100, None, [0, 51, 255]),
+    ],
+)
+def test_which_window(tmp_path, centers, widths, expected):
+    attributes = {"WindowCenter": centers} if widths is None else {"WindowCenter": centers, "WindowWidth": widths}
+    assert shown(tmp_path, [[50, 80, 200]], **attributes) == [expected]
+
+
+@pytest.mark.parametrize("text", [b"nan ", b"inf ", b"x ", b"1e999 "])
+def test_a_window_that_is_no_number_says_nothing(tmp_path, text):
+    path = save(
+        dataset(np.array([[50, 80, 200]], "u2"), WindowCenter=100, WindowWidth="51.000"), tmp_path / "image.dcm"
+    )
+    path.write_bytes(path.read_bytes().replace(b"51.000", text.ljust(6)))
+    assert read_image(path).tolist() == [[0, 51, 255]]
+
+
+def test_signed_with_rescale_and_window(tmp_path):
+    # Modality values 2 x - 1000: -1002, -500, 0, 500, 1000; centre -0.5, width 2000: -500 is 0.25025 of white.
+    attributes = {
+        "BitsStored": 12,
+        "RescaleSlope": 2,
+        "RescaleIntercept": -1000,
+        "WindowCenter": 0,
+        "WindowWidth": 2001,
+    }
+    expected = [[0, 64, 128, 191, 255]]
+    assert shown(tmp_path, [[-1, 250, 500, 750, 1000]], "i2", **attributes) == expected
+    # The same with nothing, or an overlay, above the 12 bits instead of the sign.
+    assert shown(tmp_path, [[0xFFF, 250, 0x31F4, 750, 1000]], "u2", PixelRepresentation=1, **attributes) == expected
+
+
+def test_high_bit_above_the_stored_bits(tmp_path):
+    pixels = (np.array([[100, 300, 250]]) << 4) | 0xF
+    assert shown(tmp_path, pixels, BitsStored=12, HighBit=15) == [[0, 255, 191]]
+
+
+def test_rescale_of_eight_bits_is_spread(tmp_path):
+    assert shown(tmp_path, [[10, 20, 50]], "u1", RescaleSlope=-1, RescaleIntercept=0) == [[255, 191, 0]]
+
+
+def test_modality_lut(tmp_path):
+    # Entries 0, 1000, 3000, 4000 for 10, 11, 12, 13; what is below or above takes the first or last; then spread.
+    sequence = lookup_table([4, 10, 16], [0, 1000, 3000, 4000])
+    expected = [[0, 0, 64, 191, 255, 255]]
+    assert shown(tmp_path, [[9, 10, 11, 12, 13, 200]], "u1", ModalityLUTSequence=sequence) == expected
+
+
+def test_voi_lut_comes_before_a_window(tmp_path):
+    sequence = lookup_table([3, 5, 8], [0, 100, 255])
+    attributes = {"VOILUTSequence": sequence, "WindowCenter": 128, "WindowWidth": 256}
+    assert shown(tmp_path, [[4, 5, 6, 7, 8]], "u1", **attributes) == [[0, 0, 100, 255, 255]]
+
+
+def test_voi_lut_of_twelve_bits_from_a_negative_value(tmp_path):
+    # 2048 / 4095 of white is 127.5.., 1024 / 4095 is 63.8.
+    sequence = lookup_table([3, -2, 12], [0, 1024, 2048], "SS")
+    assert shown(tmp_path, [[-3, -2, -1, 0, 9]], "i2", VOILUTSequence=sequence) == [[0, 0, 64, 128, 128]]
+
+
+def test_voi_lut_in_implicit_vr_and_undefined_length(tmp_path):
+    sequence = lookup_table([3, -2, 12], [0, 1024, 2048], "SS")
+    sequence.is_undefined_length = True
+    sequence[0].is_undefined_length_sequence_item = True
+    image = dataset(np.array([[-3, -2, -1, 0, 9]], "i2"), VOILUTSequence=sequence)
+    path = save(image, tmp_path / "image.dcm", uid.ImplicitVRLittleEndian)
+    assert read_image(path).tolist() == [[0, 0, 64, 128, 128]]
+
+
+def test_deep_values_are_spread_and_padding_is_black(tmp_path):
+    pixels = [[100, 300, 250, 4000]]
+    assert shown(tmp_path, pixels, BitsStored=12, PixelPaddingValue=4000) == [[0, 255, 191, 0]]
+    ranged = {"PixelPaddingValue": 3900, "PixelPaddingRangeLimit": 4095}
+    assert shown(tmp_path, pixels, BitsStored=12, PhotometricInterpretation="MONOCHROME1", **ranged) == [
+        [255, 0, 64, 0]
+    ]
+
+
+def test_signed_padding(tmp_path):
+    image = dataset(np.array([[-2000, 100, 300, 250]], "i2"))
+    image.add_new("PixelPaddingValue", "SS", -2000)
+    assert read_image(save(image, tmp_path / "image.dcm")).tolist() == [[0, 0, 255, 191]]
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_constant_image_is_zeros(tmp_path, photometric):
+    assert shown(tmp_path, [[700, 700]], PhotometricInterpretation=photometric) == [[0, 0]]
+
+
+# Encodings -------------------------------------------------------------------------------------------------------
+
+
+NATIVE = {
+    "implicit": uid.ImplicitVRLittleEndian,
+    "explicit": uid.ExplicitVRLittleEndian,
+    "big endian": uid.ExplicitVRBigEndian,
+    "deflated": uid.DeflatedExplicitVRLittleEndian,
+}
+COMPRESSED = {"RLE": uid.RLELossless, "JPEG-LS": uid.JPEGLSLossless, "JPEG 2000": uid.JPEG2000Lossless}
+LOSSLESS = {"lossless": "JPEGLosslessProcess14", "lossless SV1": "JPEGLosslessProcess14_1"}
+ENCODINGS = [*NATIVE, *COMPRESSED, *LOSSLESS]
+
+
+def gdcm_encoded(path: Path, syntax: int) -> Path:
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return path
+
+
+def encoded(pixels: np.ndarray, encoding: str, path: Path, **attributes) -> Path:
+    image = dataset(pixels, **attributes)
+    if encoding == "JPEG 2000":
+        frame = openjpeg.encode(pixels, bits_stored=image.BitsStored, photometric_interpretation=2)
+        image.PixelData = encapsulate([bytes(frame)])
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
+    elif encoding in COMPRESSED:
+        image.compress(COMPRESSED[encoding], generate_instance_uid=False)
+    if encoding == "big endian" and pixels.itemsize == 2:
+        image.PixelData = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
+    save(image, path, NATIVE.get(encoding))
+    return gdcm_encoded(path, getattr(gdcm.TransferSyntax, LOSSLESS[encoding])) if encoding in LOSSLESS else path
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("dtype", "bits"), [("u1", 8), ("u2", 10), ("u2", 12), ("u2", 16), ("i2", 12), ("i2", 16)])
+def test_every_lossless_encoding_gives_the_same_image(tmp_path, encoding, dtype, bits):
+    low, high = (0, 2**bits) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    pixels = np.random.default_rng(SEED).integers(low, high, (35, 40)).astype(dtype)
+    pixels[0, :2] = low, high - 1
+    path = encoded(pixels, encoding, tmp_path / "image.dcm", BitsStored=bits)
+    expected = np.rint((pixels.astype(float) - low) / (high - 1 - low) * 255)
+    image, header = read_dicom(path)
+    assert np.array_equal(image, expected)
+    assert (header.rows, header.columns, header.bits_stored) == (35, 40, bits)
+    assert (header.frame_offset, header.frame_length) == (0, 0)
+
+
+def test_big_endian_words_of_eight_bit_pixels(tmp_path):
+    image = dataset(GRADIENT[:, :22])
+    image["PixelData"].VR = "OW"
+    image.PixelData = GRADIENT[:, :22].ravel().view("<u2").astype(">u2").tobytes()
+    assert np.array_equal(read_image(save(image, tmp_path / "image.dcm", uid.ExplicitVRBigEndian)), GRADIENT[:, :22])
+
+
+def test_an_odd_number_of_bytes_is_padded(tmp_path):
+    assert np.array_equal(read_image(save(dataset(GRADIENT[:, :23]), tmp_path / "image.dcm")), GRADIENT[:, :23])
+
+
+@pytest.mark.parametrize("encoding", ["implicit", "explicit", "big endian"])
+@pytest.mark.parametrize("keep", ["meta", "data set"])
+def test_without_preamble(tmp_path, encoding, keep):
+    path = encoded(GRADIENT, encoding, tmp_path / "image.dcm")
+    content = path.read_bytes()
+    meta_length = struct.unpack_from("<L", content, 140)[0]
+    path.write_bytes(content[132 if keep == "meta" else 144 + meta_length :])
+    assert np.array_equal(read_image(path), GRADIENT)
+
+
+def test_nested_sequences_are_passed_over(tmp_path):
+    icon = dataset(np.zeros((2, 2), np.uint8))
+    del icon.file_meta
+    icon.is_undefined_length_sequence_item = True
+    outer = Dataset()
+    outer.IconImageSequence = Sequence([icon])
+    outer["IconImageSequence"].is_undefined_length = True
+    image = dataset(GRADIENT, ReferencedImageSequence=Sequence([outer, outer]))
+    image["ReferencedImageSequence"].is_undefined_length = True
+    for syntax in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian):
+        assert np.array_equal(read_image(save(image, tmp_path / "image.dcm", syntax)), GRADIENT)
+
+
+def test_jpeg_extended_of_twelve_bits():
+    # The stored values at these places, 244 and 95 of 0 to 264, are those of pydicom's own tests.
+    image = read_image(CORPUS / "JPGExtended.dcm")
+    assert image.shape == (1024, 256)
+    assert (image[420, 140], image[230, 120]) == (236, 92)
+
+
+# Frames for TensorFlow -------------------------------------------------------------------------------------------
+
+
+def tensorflow_decodes(path: Path, offset: int, length: int) -> np.ndarray:
+    tf = pytest.importorskip("tensorflow")
+    frame = tf.strings.substr(tf.io.read_file(str(path)), offset, length)
+    return tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE").numpy()[..., 0]
+
+
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("quality", [30, 90, 95])
+@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit])
+def test_the_frame_decodes_to_the_image(tmp_path, table, quality, syntax):
+    noise = np.random.default_rng(SEED).integers(0, 256, (45, 61), np.uint8)
+    frame = jpeg(noise, quality)
+    path = save(jpeg_dataset(frame, noise.shape, table), tmp_path / "image.dcm", syntax)
+    image, header = read_dicom(path)
+    content = path.read_bytes()
+    assert content[header.frame_offset :][: len(frame)] == frame
+    assert header.frame_length == len(frame) + len(frame) % 2
+    assert np.array_equal(tensorflow_decodes(path, header.frame_offset, header.frame_length), image)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kept"),
+    [
+        ({"WindowCenter": 128, "WindowWidth": 256}, True),  # this window maps 0 to 255 onto themselves
+        ({"RescaleSlope": 1, "RescaleIntercept": 0}, True),
+        ({"PixelPaddingValue": 0}, True),
+        ({"WindowCenter": 100, "WindowWidth": 51}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, False),
+        ({"RescaleSlope": 2, "RescaleIntercept": 0}, False),
+        ({"VOILUTSequence": lookup_table([2, 0, 8], [0, 255])}, False),
+        ({"PixelPaddingValue": 9}, False),
+    ],
+)
+def test_only_an_unchanged_frame_is_offered(tmp_path, attributes, kept):
+    path = save(jpeg_dataset(jpeg(GRADIENT), **attributes), tmp_path / "image.dcm")
+    image, header = read_dicom(path)
+    assert (header.frame_offset > 0) == (header.frame_length > 0) == kept
+    if kept:
+        assert np.array_equal(tensorflow_decodes(path, header.frame_offset, header.frame_length), image)
+
+
+def test_a_frame_in_two_fragments_is_read_but_not_offered(tmp_path):
+    frame = jpeg(GRADIENT)
+    image = jpeg_dataset(frame)
+    image.PixelData = encapsulate([frame], fragments_per_frame=2)
+    pixels, header = read_dicom(save(image, tmp_path / "image.dcm"))
+    assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(frame))))
+    assert (header.frame_offset, header.frame_length) == (0, 0)
+
+
+# Header ----------------------------------------------------------------------------------------------------------
+
+
+def test_header(tmp_path):
+    patient = {"PatientID": "p 7 ", "PatientSex": "F", "PatientAge": "038Y", "ViewPosition": "PA"}
+    image = dataset(GRADIENT, PixelSpacing=["0.143", "0.2"], **patient)
+    header = read_dicom(save(image, tmp_path / "image.dcm"))[1]
+    assert (header.sop_instance_uid, header.patient_id, header.view, header.sex) == ("1.2.3.4", "p 7", "PA", "F")
+    assert (header.age, header.rows, header.columns, header.bits_stored) == (38.0, 37, 34, 8)
+    assert (header.photometric, header.transfer_syntax) == ("MONOCHROME2", uid.ExplicitVRLittleEndian)
+    assert header.pixel_spacing == (0.143, 0.2)
+
+
+def test_a_silent_header(tmp_path):
+    header = read_dicom(save(dataset(GRADIENT, SOPInstanceUID="1.2"), tmp_path / "image.dcm"))[1]
+    assert (header.patient_id, header.view, header.sex, header.age, header.pixel_spacing) == ("", "", "", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [
+        ("38", 38.0),
+        ("038Y", 38.0),
+        (" 38y ", 38.0),
+        ("06M", 0.5),
+        ("10D", 10 / 365.25),
+        ("3W", 21 / 365.25),
+        ("0", 0.0),
+        ("", None),
+        ("Y", None),
+        ("-4", None),
+        ("3.5", None),
+        ("12X", None),
+        ("038Y\\040Y", None),
+        ("413", None),
+        ("413M", 413 / 12),
+    ],
+)
+def test_parse_age(text, years):
+    assert parse_age(text) == (None if years is None else pytest.approx(years))
+
+
+# Errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", NotDicomError),
+        (b"plain text, no image\n" * 50, NotDicomError),
+        (b"\x89PNG\r\n\x1a\n" + bytes(500), NotDicomError),
+        (bytes(1000), NotDicomError),
+        (bytes(128) + b"DICM", NoPixelsError),
+        (bytes(128) + b"DICM" + b"\x02\0\x10\0UI\xff\xff1.2", DamagedError),
+    ],
+)
+def test_what_is_not_dicom(tmp_path, content, error):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(error, match="file"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ["absent.dcm", "", "null\0byte", "x" * 5000])
+def test_what_cannot_be_opened(tmp_path, name):
+    with pytest.raises(DicomError) as caught:
+        read_image(os.path.join(tmp_path, name))
+    assert type(caught.value) is DicomError
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may read everything")
+def test_what_may_not_be_read(tmp_path):
+    path = save(dataset(GRADIENT), tmp_path / "image.dcm")
+    path.chmod(0)
+    with pytest.raises(DicomError, match="cannot be opened"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error", "reason"),
+    [
+        ({"PixelData": None}, DamagedError, "before its Pixel Data"),
+        ({"PixelData": None, "Rows": None}, NoPixelsError, "no pixels"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, UnsupportedError, "not greyscale"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, UnsupportedError, "not greyscale"),
+        ({"NumberOfFrames": 2}, UnsupportedError, "2 frames"),
+        ({"NumberOfFrames": 0}, DamagedError, "NumberOfFrames"),
+        ({"BitsAllocated": 32, "BitsStored": 32}, UnsupportedError, "32 bits"),
+        ({"BitsStored": 12}, DamagedError, "12 bits"),
+        ({"BitsStored": None}, DamagedError, "BitsStored is absent"),
+        ({"Rows": 0}, DamagedError, "0 x 34"),
+        ({"Rows": 38}, DamagedError, "1258 bytes"),
+        ({"Rows": 30}, DamagedError, "1258 bytes"),
+        ({"Rows": 65535, "Columns": 65535}, TooLargeError, "4294836225 bytes"),
+        ({"NumberOfFrames": 10**9}, TooLargeError, "1258000000000 bytes"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, DamagedError, "slope 0"),
+        ({"VOILUTFunction": "CUBIC", "WindowCenter": 9, "WindowWidth": 9}, UnsupportedError, "CUBIC"),
+        ({"VOILUTSequence": lookup_table([5, 0, 8], [0, 255])}, DamagedError, "a LUT holds 4 bytes"),
+        ({"VOILUTSequence": lookup_table([2, 0, 32], [0, 255])}, DamagedError, "descriptor"),
+    ],
+)
+def test_what_a_header_may_say(tmp_path, attributes, error, reason):
+    path = save(dataset(GRADIENT, **attributes), tmp_path / "image.dcm")
+    with pytest.raises(error, match=reason) as caught:
+        read_image(path)
+    assert type(caught.value) is error
+    assert str(caught.value) == f"{path}: {caught.value.reason}. {caught.value.remedy}."
+
+
+def test_floating_point_pixels(tmp_path):
+    image = dataset(GRADIENT, PixelData=None, FloatPixelData=bytes(4 * GRADIENT.size))
+    with pytest.raises(UnsupportedError, match="floating-point"):
+        read_image(save(image, tmp_path / "image.dcm"))
+
+
+def test_video_is_named(tmp_path):
+    with pytest.raises(UnsupportedError, match="MPEG2"):
+        read_image(save(jpeg_dataset(jpeg(GRADIENT)), tmp_path / "image.dcm", uid.MPEG2MPML))
+
+
+@pytest.mark.parametrize(
+    "kind", [DicomError, NotDicomError, NoPixelsError, UnsupportedError, DamagedError, TooLargeError]
+)
+def test_errors_survive_pickling(kind):
+    for error in (kind("a.dcm", "is odd"), kind("a.dcm", "is odd", "Do something")):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is kind
+        assert (again.path, again.reason, again.remedy, str(again)) == ("a.dcm", "is odd", error.remedy, str(error))
+
+
+def test_a_file_over_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(elements, "MAX_FILE_BYTES", 500)
+    with pytest.raises(TooLargeError, match="at most 500"):
+        read_image(save(dataset(GRADIENT), tmp_path / "image.dcm"))
+
+
+def test_a_deflate_bomb_is_not_expanded(tmp_path, monkeypatch):
+    monkeypatch.setattr(elements, "MAX_INFLATED_BYTES", 2**20)
+    path = save(dataset(GRADIENT), tmp_path / "image.dcm", uid.DeflatedExplicitVRLittleEndian)
+    content = path.read_bytes()
+    begin = 144 + struct.unpack_from("<L", content, 140)[0]
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    path.write_bytes(content[:begin] + squeeze.compress(bytes(64 * 2**20)) + squeeze.flush())
+    del squeeze
+    tracemalloc.start()
+    with pytest.raises(TooLargeError, match="expands"):
+        read_image(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "reason"),
+    [
+        (jpeg(GRADIENT)[:400], DamagedError, "end-of-image"),
+        (jpeg(np.zeros((60000, 8), np.uint8)), DamagedError, "60000 x 8"),
+        (jpeg(np.zeros((*GRADIENT.shape, 3), np.uint8)), UnsupportedError, "3 colour"),
+        (b"\0\0", DamagedError, "frame header"),
+        (b"no JPEG at all", DamagedError, "frame header"),
+    ],
+)
+def test_what_a_frame_may_hold(tmp_path, frame, error, reason):
+    with pytest.raises(error, match=reason):
+        read_image(save(jpeg_dataset(frame), tmp_path / "image.dcm"))
+
+
+def test_a_progressive_frame_is_not_baseline(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(GRADIENT).save(buffer, "JPEG", progressive=True)
+    with pytest.raises(UnsupportedError, match="0xc2"):
+        read_image(save(jpeg_dataset(buffer.getvalue()), tmp_path / "image.dcm"))
+
+
+@pytest.mark.parametrize(("pixels", "bits"), [(GRADIENT, 8), (GRADIENT.astype("u2") * 16, 12)])
+def test_a_frame_that_ends_the_process_of_its_decoder(tmp_path, pixels, bits):
+    path = encoded(pixels, "lossless", tmp_path / "image.dcm", BitsStored=bits)
+    path.write_bytes(path.read_bytes().replace(b"\xff\xc4\0", b"\x80\xc4\0"))  # gdcm aborts without a Huffman table
+    with pytest.raises(DamagedError, match="cannot be decoded"):
+        read_image(path)
+
+
+def test_two_frames_in_one(tmp_path):
+    image = jpeg_dataset(jpeg(GRADIENT))
+    image.PixelData = encapsulate([jpeg(GRADIENT)] * 2)
+    with pytest.raises(DamagedError, match="lists 2 frames"):
+        read_image(save(image, tmp_path / "image.dcm"))
+
+
+@pytest.mark.parametrize("rows", [30, 36, 38])
+@pytest.mark.parametrize("encoding", ["RLE", "JPEG-LS", "JPEG 2000", "lossless"])
+def test_a_compressed_image_of_another_size(tmp_path, encoding, rows):
+    path = encoded(GRADIENT, encoding, tmp_path / "image.dcm")
+    content = path.read_bytes()
+    tag = b"\x28\0\x10\0US\x02\0"
+    path.write_bytes(content.replace(tag + b"\x25\0", tag + bytes([rows, 0])))
+    with pytest.raises(DamagedError):
+        read_image(path)
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "JPEG"])
+def test_a_file_cut_anywhere_is_an_error(tmp_path, encoding):
+    pixels = np.random.default_rng(SEED).integers(0, 256, (33, 34), np.uint8)
+    path = tmp_path / "image.dcm"
+    if encoding == "JPEG":
+        save(jpeg_dataset(jpeg(pixels), pixels.shape), path)
+    else:
+        encoded(pixels, encoding, path)
+    content = path.read_bytes()
+    assert outcome(path) == "image"
+    # The last byte of a deflated file may be padding.
+    for length in range(0, len(content) - 1, 3):
+        path.write_bytes(content[:length])
+        kind = outcome(path)
+        assert kind != "image", length
+        if length > len(content) - 300:
+            assert kind == "DamagedError", length
+
+
+# Corpora ---------------------------------------------------------------------------------------------------------
+
+
+def test_pydicoms_corpus():
+    counts = Counter(outcome(path) for path in CORPUS.rglob("*") if path.is_file())
+    assert counts == {
+        "image": 49,
+        "NoPixelsError": 70,
+        "UnsupportedError": 41,
+        "NotDicomError": 10,
+        "DamagedError": 6,
+    }
+
+
+def test_stored_values_and_windows_agree_with_pydicom():
+    agreed = 0
+    for path in sorted(CORPUS.rglob("*")):
+        if not path.is_file() or outcome(path) != "image" or path.name in ("JPGExtended.dcm", "JPEG-lossy.dcm"):
+            continue  # pydicom has no decoder of permissive licence for JPEG of 12 bits
+        assert np.array_equal(read_image(path), displayed_by_pydicom(path)), path.name
+        agreed += 1
+    assert agreed == 47
+
+
+def displayed_by_pydicom(path: Path) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = pydicom.dcmread(path, force=True)
+        modality = pydicom.pixels.apply_modality_lut(image.pixel_array, image)
+        levels = pydicom.pixels.apply_voi_lut(modality, image).astype(float)
+    low, high = levels.min(), levels.max()
+    if "WindowCenter" in image:
+        half = 2 ** (image.BitsStored - 1) if image.PixelRepresentation else 0
+        ends = np.array([-half, 2**image.BitsStored - 1 - half])
+        low, high = ends * float(image.get("RescaleSlope", 1)) + float(image.get("RescaleIntercept", 0))
+    elif image.BitsStored == 8:
+        low, high = 0, 255
+    grey = np.rint((levels - low) / (high - low) * 255).astype(np.uint8)
+    return 255 - grey if image.PhotometricInterpretation == "MONOCHROME1" else grey
+
+
+def test_altered_bytes_give_an_image_or_an_error(tmp_path):
+    chance = random.Random(SEED)
+    seeds = [path.read_bytes() for path in sorted(CORPUS.glob("*.dcm")) if path.stat().st_size < 12000]
+    for encoding in ENCODINGS:
+        seeds.append(encoded(GRADIENT, encoding, tmp_path / "seed.dcm").read_bytes())
+    seeds.append(save(jpeg_dataset(jpeg(GRADIENT)), tmp_path / "seed.dcm").read_bytes())
+    path = tmp_path / "altered.dcm"
+    counts: Counter[str] = Counter()
+    for _ in range(1500):
+        path.write_bytes(altered(chance.choice(seeds), chance))
+        counts[outcome(path)] += 1
+    assert counts["image"] > 50
+    assert counts["DamagedError"] > 200
+
+
+def altered(content: bytes, chance: random.Random) -> bytes:
+    """The bytes with some overwritten, a stretch dropped or doubled, or the end cut off."""
+    edited = bytearray(content)
+    kind = chance.randrange(4)
+    if kind == 0:
+        return content[: chance.randrange(len(content))]
+    if kind == 1:
+        start = chance.randrange(len(content))
+        edited[start : start + chance.randrange(1, 64)] = edited[start : start + chance.randrange(64)] * 2
+        return bytes(edited)
+    # Most edits go where the header is, some anywhere.
+    end = min(len(content), 1500) if kind == 2 else len(content)
+    for _ in range(chance.choice([1, 2, 5, 20])):
+        edited[chance.randrange(min(132, end - 1), end)] = chance.choice(
+            [0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)]
+        )
+    return bytes(edited)
+
+
+def test_nothing_is_warned_about_and_threads_agree(tmp_path):
+    paths = sorted(CORPUS.glob("MR_small*.dcm")) * 4
+    image = dataset(GRADIENT, SpecificCharacterSet="NONSENSE", PatientAge="038Y")
+    odd = save(image, tmp_path / "image.dcm")
+    odd.write_bytes(odd.read_bytes().replace(b"038Y", b"38  ").replace(b"1.2.3.4", b"ID_0abc"))
+    paths.append(odd)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = [read_image(path) for path in paths]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(read_image, paths))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the competition's files are not here")
+def test_real_files():
+    paths = sorted(REAL.rglob("*.dcm"))[::25]
+    assert paths
+    for path in paths:
+        image, header = read_dicom(path)
+        assert image.shape == (1024, 1024)
+        assert image.std() > 5
+        assert header.frame_offset > 0
+        assert np.array_equal(tensorflow_decodes(path, header.frame_offset, header.frame_length), image)
