@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# tensorflow-addons ends with Python 3.11.
+ORACLES_PYTHON ?= python3.11
 DATA   ?= data
 RUNS   ?= runs
 
@@ -50,10 +52,10 @@ bench: $(INSTALLED) ## Print the benchmarks' ratios
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
 
 oracles: .venv-oracles/installed ## Recompute the reference numbers with tensorflow-addons and segmentation-models
-	.venv-oracles/bin/python tests/oracles/compute.py
+	.venv-oracles/bin/python tests/oracles/reference.py
 
 .venv-oracles/installed: tests/oracles/requirements.txt
-	$(PYTHON) -m venv .venv-oracles
+	$(ORACLES_PYTHON) -m venv .venv-oracles
 	.venv-oracles/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracles/requirements.txt
 	@touch $@
 

@@ -37,7 +37,7 @@ class Result:
         probability: The classifier's probability of pneumothorax; NaN where there is no classifier or an error.
         rle: The mask's run-length code, `-1` where there is none.
         shape: (H, W) of the image and the mask; (0, 0) where the image could not be read.
-        stage: Which stage decided: "classifier" (below its threshold), "segmenter" (it drew nothing), "elimination"
+        stage: Which stage decided: "classifier" (not above its threshold), "segmenter" (it drew nothing), "elimination"
             (what it drew was too small), "mask" (a mask was left), "error".
         error: Why the image could not be read; None otherwise.
         source: The path or array it came from.
@@ -87,8 +87,8 @@ class Pipeline:
     Attributes:
         classifier: Decides whether an image is segmented; None to segment all.
         segmenter: Draws the mask.
-        classifier_threshold: An image with at least this probability is segmented.
-        mask_threshold: A pixel with at least this probability belongs to the mask.
+        classifier_threshold: An image with a greater probability is segmented.
+        mask_threshold: A pixel with a greater probability belongs to the mask.
         minimum_area: Components with fewer pixels, on a 1024 x 1024 grid, are dropped (table 2).
         batch_size: Images a batch, in both stages.
     """
@@ -134,7 +134,7 @@ class Pipeline:
     def _decide(self, chunk: list["_Read"]) -> list[Result]:
         readable = [number for number, read in enumerate(chunk) if read.error is None]
         probabilities = dict(zip(readable, self._classify([chunk[n].image for n in readable]), strict=True))
-        chosen = [n for n, p in probabilities.items() if self.classifier is None or p >= self.classifier_threshold]
+        chosen = [n for n, p in probabilities.items() if self.classifier is None or p > self.classifier_threshold]
         outlines = dict(zip(chosen, self._segment([chunk[n].image for n in chosen]), strict=True))
         results = []
         for number, read in enumerate(chunk):
@@ -153,7 +153,7 @@ class Pipeline:
     def _segment(self, images: list[np.ndarray]) -> Iterator[tuple[str, str]]:
         """Run-length code and deciding stage of each image."""
         for image, output in zip(images, _outputs(self.segmenter, images, self.batch_size), strict=True):
-            drawn = restore(output[..., 0], *image.shape) >= self.mask_threshold
+            drawn = restore(output[..., 0], *image.shape) > self.mask_threshold
             mask = remove_small_components(drawn, self.minimum_area)
             yield rle.encode(mask), "mask" if mask.any() else "elimination" if drawn.any() else "segmenter"
 

@@ -111,7 +111,8 @@ def _grouped(manifest: pd.DataFrame, folds: int, seed: int) -> pd.Index:
     positive_patients = manifest.loc[manifest["has_pneumothorax"], "patient_id"].nunique()
     if positive_patients < folds:
         raise ValueError(
-            f"cannot group by patient: {folds} folds need as many positive patients, got {positive_patients}"
+            f"cannot group by patient: {folds} folds need as many positive patients, got {positive_patients}; "
+            "take a larger validation_fraction, or group_by_patient: false"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     training, _ = next(splitter.split(manifest, manifest["has_pneumothorax"], manifest["patient_id"]))

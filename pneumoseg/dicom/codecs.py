@@ -1,9 +1,9 @@
 """From the bytes of one frame to its stored values: native, run-length, and the JPEG family.
 
-Decoders are called directly, all of permissive licence: Pillow (libjpeg-turbo) for JPEG of 8 bits, gdcm for JPEG of 12
-bits and JPEG lossless, pyjpegls (CharLS) for JPEG-LS, openjpeg for JPEG 2000. Before one of them sees a frame, the
-frame's own header has been compared with the DICOM header, so that none allocates more than was checked, and the frame
-has been seen to end as a codestream ends, for some decoders fill up what is missing.
+Decoders are called directly, all of permissive licence: Pillow (libjpeg-turbo) for JPEG of 8 bits, gdcm, in a process
+of its own, for JPEG of 12 bits and JPEG lossless, pyjpegls (CharLS) for JPEG-LS, openjpeg for JPEG 2000. Before one of
+them sees a frame, the frame's own header has been compared with the DICOM header, so that none allocates more than was
+checked, and the frame has been seen to end as a codestream ends, for some decoders fill up what is missing.
 """
 
 import os
@@ -181,7 +181,13 @@ def _decode_with_gdcm(encoded: bytes, stream: Codestream) -> NDArray[np.integer]
     """Decode in a process of its own, because gdcm ends its process on some broken frames."""
     frame = (stream.process, stream.precision, stream.rows, stream.columns)
     command = [sys.executable, "-I", gdcm_process.__file__, os.pathsep.join(sys.path), *map(str, frame)]
-    done = subprocess.run(command, input=encoded, capture_output=True, timeout=GDCM_SECONDS, check=True)
+    try:
+        done = subprocess.run(command, input=encoded, capture_output=True, timeout=GDCM_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"gdcm takes more than {GDCM_SECONDS} s") from None
+    # gdcm fills up what it cannot read, and only prints that it did.
+    if done.returncode or b"Corrupt JPEG data" in done.stderr:
+        raise ValueError("gdcm finds them corrupt")
     dtype = "<u1" if stream.precision <= 8 else "<u2"
     return np.frombuffer(done.stdout, dtype).reshape(stream.rows, stream.columns)
 

@@ -3,8 +3,8 @@
 Every step is a function of the stored value alone, so all of them are worked out once for each value that the stored
 bits can take, at most 65,536 of them, and the image is looked up in the outcome.
 
-Presentation LUT Shape is not read: the images that carry it (DX, PS3.3 section C.8.11.3.1.2) must set INVERSE with
-MONOCHROME1 and IDENTITY with MONOCHROME2, so that obeying both would invert twice.
+Presentation LUT Shape is not read: where an image carries it (PS3.3 sections C.7.6.1 and C.8.11.3) it must be INVERSE
+with MONOCHROME1 and IDENTITY with MONOCHROME2, so that obeying both would invert twice.
 """
 
 import math
@@ -117,13 +117,13 @@ def _look_up(item: Elements, values: NDArray[np.number]) -> tuple[NDArray[np.num
     """Apply a LUT (PS3.3 sections C.11.1.1 and C.11.2.1.1): its entries for the values, and how many bits they have."""
     descriptor, data = item.integers("LUTDescriptor"), item.value("LUTData")
     if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
-        raise DamagedError(item.path, f"a LUT has the descriptor {descriptor[:4]}")
+        raise DamagedError(item.path, f"a LUT has the descriptor {descriptor}")
     entries, first, bits = descriptor[0] or 2**16, descriptor[1], descriptor[2]
     vr = item.found["LUTDescriptor"].vr
     if vr == b"SS" or (vr != b"US" and values.min() < 0):
         first = item.integers("LUTDescriptor", signed=True)[1]
     if len(data) == 2 * entries:
-        lut = np.array(item.integers("LUTData"))
+        lut = np.frombuffer(data, "<u2" if item.little else ">u2").astype(int)
     elif entries <= len(data) <= entries + 1:
         lut = np.frombuffer(data, np.uint8).astype(int)
     else:

@@ -35,6 +35,9 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_INFLATED_BYTES = 256 * 2**20
 """Largest size, in bytes, that the data set of a deflated file may expand to."""
 
+MAX_TEXT_BYTES = 1024
+"""How much of a text value is read; the standard's limits for those used here are far lower."""
+
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
@@ -79,13 +82,15 @@ class Elements:
     found: dict[str, Element] = field(default_factory=dict)
 
     def value(self, keyword: str) -> bytes:
-        """The bytes of a value of defined length, b'' where absent."""
+        """The bytes of a value, b'' where it is absent or of undefined length."""
         element = self.found.get(keyword)
-        return self.content[element.offset : element.offset + element.length] if element else b""
+        if element is None or element.length == UNDEFINED_LENGTH:
+            return b""
+        return self.content[element.offset : element.offset + element.length]
 
     def text(self, keyword: str) -> str:
         """The value as stripped text, '' where absent: UTF-8 or else Latin-1, whatever character set is declared."""
-        value = self.value(keyword)
+        value = self.value(keyword)[:MAX_TEXT_BYTES]
         try:
             text = value.decode()
         except UnicodeDecodeError:
@@ -98,8 +103,8 @@ class Elements:
         return [_number(part) for part in text.split("\\")] if text else []
 
     def integers(self, keyword: str, signed: bool = False) -> list[int]:
-        """The values of a 16-bit binary element, [] where absent."""
-        value = self.value(keyword)
+        """The values of a 16-bit binary element, the first three at most, [] where absent."""
+        value = self.value(keyword)[:6]
         count, code = len(value) // 2, "h" if signed else "H"
         return list(struct.unpack_from(f"{'<' if self.little else '>'}{count}{code}", value))
 

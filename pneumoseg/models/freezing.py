@@ -32,8 +32,7 @@ def set_trainable(model: keras.Model, part: str) -> None:
         raise ValueError(f"Unknown part {part!r}. Choose from {', '.join(PARTS)}.")
     if part == "head" and not any(layer.name == HEAD for layer in model.layers):
         raise ValueError(f"{model.name} has no layer named {HEAD!r}: only a classifier can train its head alone.")
-    # Trainable first, containers included: within a frozen container nothing learns.
-    model.trainable = True
+    _unfreeze(model)
     learning = [layer for layer in flat_layers(model) if layer.trainable_weights]
     if part == "head":
         frozen = [layer for layer in learning if layer.name != HEAD]
@@ -41,6 +40,16 @@ def set_trainable(model: keras.Model, part: str) -> None:
         frozen = learning[: len(learning) // 2] if part == "second_half" else []
     for layer in frozen:
         layer.trainable = False
+
+
+def _unfreeze(model: keras.Model) -> None:
+    # On TensorFlow `model.trainable = True` does nothing, to its layers either, where the flag already is True.
+    model.trainable = True
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _unfreeze(layer)
+        else:
+            layer.trainable = True
 
 
 def flat_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:

@@ -109,6 +109,6 @@ def _add_grain(sigma: float, rng: np.random.Generator, film: Field) -> NDArray[n
     """Noise of `sigma` grey levels at 1024, less where a smaller size averages it."""
     size = len(film)
     grain = rng.standard_normal((size, size), dtype=np.float32)
-    # Fewer quanta reach the film behind denser tissue, but the display compresses them: the noise stays even there.
+    # Behind denser tissue fewer quanta arrive, so there the picture is grainier.
     scale = np.float32(sigma * np.sqrt(min(size, 1024) / 1024)) * np.sqrt(np.clip(film, 0.03, 1))
     return np.clip(np.rint(film * 255 + grain * scale), 0, 255).astype(np.uint8)

@@ -18,7 +18,8 @@ _AREA_LIMITS = (0.0004, 0.08)
 _LARGEST_SHARE_OF_LUNGS = 0.3
 
 # Where pockets collect, as angles from the middle of the lung (0: chest wall, pi / 2: apex), and how often.
-_PLACES = {"apical": 1.45, "apicolateral": 0.9, "lateral": 0.2, "basal": -0.75, "medial": 2.2}
+_APEX, _BASE = 1.45, -0.75
+_PLACES = (_APEX, 0.9, 0.2, _BASE, 2.2)
 _FREQUENCIES = (0.36, 0.32, 0.14, 0.12, 0.06)
 
 # 624 of the 2,669 positive images have several rows, and 183 have rows that overlap.
@@ -28,9 +29,11 @@ _ROW_FREQUENCIES = (1 - 624 / 2669, 441 / 2669, 183 / 2669)
 
 @dataclass(frozen=True)
 class Pocket:
-    """One collection of air. `level` (GRID, GRID) is above 0 inside, 0 on the pleural line, below 0 outside."""
+    """One collection of air in the lung that `polar` is of, around the angle `direction`.
 
-    lung: int
+    `level` (GRID, GRID) is above 0 inside, 0 on the pleural line and on the chest wall, below 0 outside.
+    """
+
     polar: Polar
     level: Field
     direction: float
@@ -53,31 +56,30 @@ def draw_pockets(rng: np.random.Generator, polars: Sequence[Polar], area: float,
     """
     lungs = sum(np.count_nonzero(polar.depth > 0) for polar in polars) / GRID**2
     area = min(area, _LARGEST_SHARE_OF_LUNGS * lungs)
-    lung = int(rng.integers(2))
-    place = str(rng.choice(list(_PLACES), p=_FREQUENCIES))
+    polar, other = rng.permutation(2)
+    place = float(rng.choice(_PLACES, p=_FREQUENCIES))
     if rows != "separate":
-        return [_pocket(rng, lung, polars[lung], _PLACES[place], area)]
+        return [_pocket(rng, polars[polar], place, area)]
     share = rng.uniform(0.5, 0.8)
-    opposite = "basal" if _PLACES[place] > 0.5 else "apical"
-    other = lung if rng.random() < 0.6 else 1 - lung
-    first = _pocket(rng, lung, polars[lung], _PLACES[place], area * share)
-    return [first, _pocket(rng, other, polars[other], _PLACES[opposite], area * (1 - share), taken=first)]
+    first = _pocket(rng, polars[polar], place, area * share)
+    elsewhere = _BASE if place > 0.5 else _APEX
+    second = polars[polar if rng.random() < 0.6 else other]
+    return [first, _pocket(rng, second, elsewhere, area * (1 - share), taken=first)]
 
 
-def _pocket(
-    rng: np.random.Generator, lung: int, polar: Polar, place: float, area: float, taken: Pocket | None = None
-) -> Pocket:
+def _pocket(rng: np.random.Generator, polar: Polar, place: float, area: float, taken: Pocket | None = None) -> Pocket:
     """The lung recedes from its wall, most in one direction, by as much as makes the pocket `area` large."""
     depth, direction = polar
     share = area * GRID**2 / np.count_nonzero(depth > 0)
     centre = place + rng.normal(0, 0.15)
-    bell = _bell(rng, direction - np.float32(centre), rng.uniform(0.3, 0.5) + 1.8 * min(share, 0.6))
+    bell = _bell(rng, direction - np.float32(centre), rng.uniform(0.3, 0.5) + 1.9 * min(share, 0.7))
     ratio = np.where((depth > 0) & (bell > 0.01), depth / np.maximum(bell, 0.01), np.float32(np.inf))
-    if taken is not None and taken.lung == lung:
+    if taken is not None and taken.polar is polar:
         ratio = np.where(taken.level > 0, np.float32(np.inf), ratio)
-    wanted = max(4, round(area * GRID**2))
+    # A lung much smaller than the other one may not have the room: then all that it has is taken.
+    wanted = min(max(4, round(area * GRID**2)), np.count_nonzero(np.isfinite(ratio)))
     recession = np.partition(ratio, wanted - 1, axis=None)[wanted - 1]
-    return Pocket(lung, polar, np.minimum(np.float32(recession) * bell - depth, depth).astype(np.float32), centre)
+    return Pocket(polar, np.minimum(np.float32(recession) * bell - depth, depth).astype(np.float32), centre)
 
 
 def _bell(rng: np.random.Generator, turn: Field, width: float) -> Field:

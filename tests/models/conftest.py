@@ -21,7 +21,7 @@ def no_network(monkeypatch, tmp_path):
     def refuse(url, *_):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", refuse)
 
 

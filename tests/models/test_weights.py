@@ -25,7 +25,10 @@ def test_a_file_of_another_format_is_refused(tmp_path):
 
 @pytest.mark.parametrize("failure", [TimeoutError("timed out"), ConnectionResetError("reset")])
 def test_a_stalled_or_broken_download_is_unavailable(failure):
-    with pytest.raises(WeightsUnavailableError, match=r"xception.*weights=PATH"), weights_errors("imagenet", "xception"):
+    with (
+        pytest.raises(WeightsUnavailableError, match=r"xception.*weights=PATH"),
+        weights_errors("imagenet", "xception"),
+    ):
         raise failure
 
 

@@ -1,0 +1,142 @@
+"""Images per second of the classifier's loader, against two baselines in the same run.
+
+(a) `tf.io.decode_jpeg` alone, on the same JPEG frames held in memory: the most that this decoder can give.
+(b) pydicom with pillow in a Keras PyDataset, as many worker threads as cores, or as many processes: what one would
+    write first.
+
+Run with: python benchmarks/loader.py [FOLDER OF JPEG-BASELINE DICOM FILES]   (without one, on generated files)
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import argparse
+import itertools
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pydicom
+import tensorflow as tf
+
+from pneumoseg.data.index import find_dicoms
+from pneumoseg.data.loaders import classification_dataset, segmentation_dataset
+from pneumoseg.dicom import read_dicom
+from pneumoseg.synthetic import write_dataset
+
+BATCH = 4
+ROUNDS = 5
+
+
+class PydicomDataset(keras.utils.PyDataset):
+    """Baseline (b)."""
+
+    def __init__(self, manifest: pd.DataFrame, **workers: object) -> None:
+        super().__init__(max_queue_size=16, **workers)
+        self.paths = manifest["path"].tolist()
+        self.labels = manifest["has_pneumothorax"].to_numpy(np.float32)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.paths) / BATCH)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = slice(number * BATCH, (number + 1) * BATCH)
+        images = []
+        for path in self.paths[chosen]:
+            dataset = pydicom.dcmread(path)
+            dataset.pixel_array_options(decoding_plugin="pillow")
+            images.append(dataset.pixel_array)
+        return np.stack(images)[..., None], self.labels[chosen]
+
+
+def jpeg_manifest(folder: Path, least: int = 400) -> pd.DataFrame:
+    """The folder's JPEG-baseline files, repeated to a number that takes a few tenths of a second to load."""
+    rows = []
+    for path in find_dicoms(folder):
+        image, header = read_dicom(path)
+        if header.frame_length:
+            shape = {"rows": image.shape[0], "columns": image.shape[1]}
+            frame = {"frame_offset": header.frame_offset, "frame_length": header.frame_length}
+            rows.append({"path": str(path), "has_pneumothorax": False, "rle": "-1", **shape, **frame})
+    return pd.concat([pd.DataFrame(rows)] * math.ceil(least / len(rows)), ignore_index=True)
+
+
+def raw_decoding(manifest: pd.DataFrame) -> tf.data.Dataset:
+    """Baseline (a)."""
+    frames = []
+    for row in manifest.itertuples():
+        with open(row.path, "rb") as file:
+            file.seek(row.frame_offset)
+            frames.append(file.read(row.frame_length))
+
+    def decode(frame: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")
+
+    dataset = tf.data.Dataset.from_tensor_slices(frames)
+    return dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def pydicom_batches(manifest: pd.DataFrame, **workers: object) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    enqueuer = keras.utils.OrderedEnqueuer(PydicomDataset(manifest, **workers))
+    enqueuer.start()
+    yield from itertools.islice(enqueuer.get(), math.ceil(len(manifest) / BATCH))
+    enqueuer.stop()
+
+
+def seconds(batches: Callable[[], Iterable[object]]) -> float:
+    start = time.perf_counter()
+    for _ in batches():
+        pass
+    return time.perf_counter() - start
+
+
+def compare(manifest: pd.DataFrame, cache: str) -> None:
+    cores = os.cpu_count()
+    # Nothing is kept in memory between rounds: each pass reads and decodes every file.
+    loaders = {
+        "(a) decode_jpeg alone": raw_decoding(manifest).__iter__,
+        "classifier's loader, 1024": lambda: classification_dataset(manifest, 1024, BATCH, cache_dir=cache),
+        "segmenter's loader, 512": lambda: segmentation_dataset(manifest, 512, BATCH, cache_dir=cache),
+        f"(b) PyDataset, {cores} threads": lambda: pydicom_batches(manifest, workers=cores),
+        f"(b) PyDataset, {cores} processes": lambda: pydicom_batches(manifest, workers=cores, use_multiprocessing=True),
+    }
+    for batches in loaders.values():
+        seconds(batches)
+    # In turn, so that the machine's other work falls on all alike.
+    times = {name: [] for name in loaders}
+    for _ in range(ROUNDS):
+        for name, batches in loaders.items():
+            times[name].append(seconds(batches))
+    names = list(loaders)
+    print(f"{len(manifest)} images a round, median of {ROUNDS} rounds taken in turn, {cores} cores")
+    for name in names:
+        against = [
+            statistics.median(base / own for base, own in zip(times[baseline], times[name], strict=True))
+            for baseline in (names[0], *names[3:])
+        ]
+        rate = len(manifest) / statistics.median(times[name])
+        ratios = "   ".join(f"{ratio:6.2f}" for ratio in against)
+        print(f"{name:28} {rate:7.0f} images/s   ratio to (a), (b) threads, (b) processes: {ratios}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    folder = parser.parse_args().folder
+    with tempfile.TemporaryDirectory() as temporary:
+        if folder is None:
+            folder = Path(temporary) / "generated"
+            write_dataset(folder, train=10, test=60, seed=0)
+            folder /= "dicom-images-test"
+        compare(jpeg_manifest(folder), temporary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What the pictures hold, read back from the figures."""
+
+import numpy as np
+import pandas as pd
+
+from pneumoseg.inference import Result
+from pneumoseg.report.contact_sheet import draw_contact_sheet
+from pneumoseg.report.curves import draw_curves
+from tests.conftest import manifest_of, write_dicom
+
+
+def test_curves_hold_the_history():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "learning_rate": [0.02, 0.02, 0.002],
+            "loss": [0.9, 0.5, 0.4],
+            "val_loss": [0.8, 0.6, 0.7],
+            "mcc": [0.1, 0.3, 0.5],
+            "val_mcc": [0.0, 0.4, 0.2],
+        }
+    )
+    top, bottom, twin = draw_curves(history, "mcc", 2).axes
+    lines = {line.get_label(): line for axes in (top, twin) for line in axes.get_lines()}
+    for label, column in (("training loss", "loss"), ("validation mcc", "val_mcc")):
+        np.testing.assert_array_equal(lines[label].get_ydata(), history[column])
+    assert list(lines["best epoch (2)"].get_xdata()) == [2, 2]
+    np.testing.assert_array_equal(bottom.get_lines()[0].get_ydata(), history["learning_rate"])
+
+
+def test_contact_sheet_shows_truth_and_prediction(tmp_path):
+    images = [np.full((16, 24), value, np.uint8) for value in (10, 20, 30)]
+    paths = [write_dicom(tmp_path / f"i{n}.dcm", image) for n, image in enumerate(images)]
+    manifest = manifest_of(paths, images, ["0 8", "40 5", "-1"])
+    results = [
+        Result(path.stem, 0.5, code, (16, 24), "mask") for path, code in zip(paths, ["0 8", "-1", "-1"], strict=True)
+    ]
+    figure = draw_contact_sheet(manifest, results, columns=2)
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [axes.images[0].get_array()[0, 0] for axes in drawn] == [10, 20, 30]
+    assert [len(axes.collections) for axes in drawn] == [2, 1, 0]
+    assert drawn[0].get_title() == "i0\ntruth 8 px, predicted 8 px"
+    truth_alone = draw_contact_sheet(manifest)
+    assert [len(axes.collections) for axes in truth_alone.axes if axes.images] == [1, 1, 0]

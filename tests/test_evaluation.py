@@ -1,0 +1,41 @@
+"""Mean Dice by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from pneumoseg.evaluation import score_arms
+
+
+def table(codes):
+    return pd.DataFrame({"rle": codes, "rows": 4, "columns": 4, "has_pneumothorax": [code != "-1" for code in codes]})
+
+
+def test_by_hand():
+    truth = table(["0 4", "-1", "-1", "8 2"])
+    # 2 * 2 / (4 + 2); both empty; a false alarm; missed.
+    scores = score_arms({"model": ["2 2", "-1", "0 1", "-1"]}, truth)
+    model = scores.loc["model"]
+    assert model["mean_dice"] == pytest.approx((2 / 3 + 1 + 0 + 0) / 4)
+    assert model["dice_positives"] == pytest.approx(1 / 3)
+    assert model["dice_negatives"] == pytest.approx(0.5)
+    assert model["predicted"] == 0.5
+
+
+def test_floor_is_the_share_of_negatives():
+    floor = score_arms({}, table(["0 4", "-1", "-1", "-1", "3 1"])).loc["all empty"]
+    assert floor["mean_dice"] == pytest.approx(0.6)
+    assert (floor["dice_positives"], floor["dice_negatives"], floor["predicted"]) == (0, 1, 0)
+
+
+def test_one_class_alone_has_no_score_of_the_other():
+    scores = score_arms({"perfect": ["0 4"]}, table(["0 4"])).loc["perfect"]
+    assert scores["mean_dice"] == scores["dice_positives"] == 1
+    assert math.isnan(scores["dice_negatives"])
+
+
+@pytest.mark.parametrize("codes", [["-1"], ["-1", "-1", "-1"]])
+def test_wrong_number_of_predictions(codes):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        score_arms({"model": codes}, table(["-1", "-1"]))
