@@ -1,7 +1,7 @@
 """Experiment files: YAML to validated, typed settings."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
@@ -71,6 +71,9 @@ class SegmenterSettings(Settings):
     phases: Annotated[list[Phase], Field(min_length=1)]
 
 
+Experiment = TypeVar("Experiment", ClassifierSettings, SegmenterSettings)
+
+
 class ConfigError(ValueError):
     """An experiment file that cannot be used; names the file, the key, what came and what was expected."""
 
@@ -89,7 +92,7 @@ def load_segmenter_settings(path: str | Path) -> SegmenterSettings:
     return _validated(path, SegmenterSettings)
 
 
-def _validated(path: str | Path, model: type) -> ClassifierSettings | SegmenterSettings:
+def _validated(path: str | Path, model: type[Experiment]) -> Experiment:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

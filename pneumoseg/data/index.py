@@ -84,7 +84,7 @@ def index_dataset(
     texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
     patients = {} if id_map is None else read_id_map(id_map).to_dict()
     left_out = _without_file(texts, paths)
-    accepted = []
+    accepted: list[dict] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         entries: Iterable[dict] = pool.map(lambda path: _entry(path, texts, patients), _unique(paths, left_out))
         for entry in track(entries, "Indexing", len(paths), disable=not progress):

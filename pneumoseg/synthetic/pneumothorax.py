@@ -77,7 +77,7 @@ def _pocket(rng: np.random.Generator, polar: Polar, place: float, area: float, t
     if taken is not None and taken.polar is polar:
         ratio = np.where(taken.level > 0, np.float32(np.inf), ratio)
     # A lung much smaller than the other one may not have the room: then all that it has is taken.
-    wanted = min(max(4, round(area * GRID**2)), np.count_nonzero(np.isfinite(ratio)))
+    wanted = min(max(4, round(area * GRID**2)), int(np.count_nonzero(np.isfinite(ratio))))
     recession = np.partition(ratio, wanted - 1, axis=None)[wanted - 1]
     return Pocket(polar, np.minimum(np.float32(recession) * bell - depth, depth).astype(np.float32), centre)
 

@@ -35,7 +35,7 @@ def train_classifier(
         ValueError: If the manifest cannot be split, or the settings do not fit the network.
     """
     keras.utils.set_random_seed(settings.seed)
-    arguments = {"backbone": settings.backbone, "image_size": settings.image_size}
+    arguments: dict[str, Any] = {"backbone": settings.backbone, "image_size": settings.image_size}
     model = build_classifier(**arguments, weights=settings.weights)
     training, validation = split_manifest(manifest, settings.split)
     folder = start_run(folder, settings, training, validation)

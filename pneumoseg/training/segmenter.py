@@ -27,7 +27,7 @@ def train_segmenter(
     Arguments, result and errors as `training.classifier.train_classifier`.
     """
     keras.utils.set_random_seed(settings.seed)
-    arguments = {
+    arguments: dict[str, Any] = {
         "architecture": settings.architecture,
         "backbone": settings.backbone,
         "image_size": settings.image_size,

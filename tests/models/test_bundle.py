@@ -24,7 +24,7 @@ def model() -> keras.Model:
     """A classifier after one step of training with a part frozen, so that every kind of weight has moved."""
     model = build_classifier("mobilenet_025", 32, weights=None)
     set_trainable(model, "second_half")
-    model.compile("adam", "binary_crossentropy", jit_compile=False)
+    model.compile("adam", "binary_crossentropy", run_eagerly=True)
     model.train_on_batch(IMAGES, np.array([[0.0], [1.0]]))
     return model
 
@@ -234,7 +234,7 @@ def test_a_folder_with_other_files_is_left_alone(folder, model):
             "classifier",
             {**ARGUMENTS, "image_size": 64},
             None,
-            r"image_size=64 does not fit a model that takes \(None, 3",
+            "image_size=64 does not fit a model that takes",
         ),
         ("classifier", ARGUMENTS, {"probability": float("inf")}, "Expected a finite number"),
         ("classifier", ARGUMENTS, {"probability": True}, "Expected a finite number"),

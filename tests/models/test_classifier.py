@@ -89,7 +89,7 @@ def test_without_network_the_error_says_how_to_supply_a_file(no_network):
 
 
 def test_unknown_backbone_lists_the_choices():
-    with pytest.raises(ValueError, match="'resnet'.*xception, nasnetlarge, inceptionresnetv2"):
+    with pytest.raises(ValueError, match=r"'resnet'.*xception, nasnetlarge, inceptionresnetv2"):
         build_classifier("resnet", 64, weights=None)
 
 
