@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,13 @@ from matplotlib.figure import Figure
 
 from pneumoseg import rle
 from pneumoseg.dicom import read_image
-from pneumoseg.inference import Result
 from pneumoseg.overlay import COLOURS, outline
 
+if TYPE_CHECKING:
+    from pneumoseg.inference import Result
 
-def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence[Result] | None = None, columns: int = 4) -> Figure:
+
+def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | None = None, columns: int = 5) -> Figure:
     """Draw the images of a manifest with the outlines of their true and predicted masks.
 
     Args:

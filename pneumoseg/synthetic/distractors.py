@@ -20,7 +20,7 @@ def paint_lung_changes(rng: np.random.Generator, chest: Chest, view: View, depth
         if rng.random() < 0.35:
             offset = np.array([lung.side * rng.uniform(-0.05, 0.2), rng.choice([-0.5, -0.35, 0.1, 0.25])])
             bulla = _blob(rng, x, y, lung.centre + offset, rng.uniform(0.13, 0.24))
-            density -= rng.uniform(0.05, 0.11) * bulla
+            density -= rng.uniform(0.03, 0.08) * bulla
             thinning += rng.uniform(0.3, 0.6) * bulla
         if rng.random() < 0.3:
             centre = lung.centre + rng.uniform((-0.15, -0.3), (0.15, 0.45))
@@ -43,7 +43,7 @@ def _skin_fold(rng: np.random.Generator, x: Field, y: Field, side: int) -> Field
     beyond = side * x - (where + lean * y + bend * y * y)
     ramp = np.exp(beyond / rng.uniform(0.06, 0.15)) * step(beyond, 0.006, 0)
     middle = rng.uniform(-0.4, 0.2)
-    return rng.uniform(0.04, 0.09) * ramp * np.exp(-(((y - middle) / 0.4) ** 4))
+    return rng.uniform(0.03, 0.07) * ramp * np.exp(-(((y - middle) / 0.4) ** 4))
 
 
 def paint_devices(rng: np.random.Generator, view: View) -> Field:

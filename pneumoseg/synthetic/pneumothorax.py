@@ -106,7 +106,7 @@ def paint_pneumothorax(rng: np.random.Generator, anatomy: Anatomy, pockets: list
     """Paint the pockets into the lungs: returns (air, markings) in place of those of `anatomy`."""
     air, markings = anatomy.air, anatomy.markings
     faint = rng.random() < 0.15
-    darkness = rng.uniform(0.04, 0.07) if faint else rng.uniform(0.09, 0.17)
+    darkness = rng.uniform(0.04, 0.07) if faint else rng.uniform(0.12, 0.2)
     for pocket in pockets:
         inside = blur((pocket.level > 0).astype(np.float32), 0.005)
         depth = pocket.polar.depth
