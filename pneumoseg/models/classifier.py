@@ -7,7 +7,7 @@ import keras
 from pneumoseg.models.scaling import scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
 
-# The first three are the paper's (section 3.1.2), the others small. Name: (keras.applications builder, its arguments).
+# The first three are the paper's (section 3.1.2). Name: (keras.applications builder, its arguments).
 _APPLICATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "xception": ("Xception", {}),
     "nasnetlarge": ("NASNetLarge", {}),
@@ -16,7 +16,8 @@ _APPLICATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilenetv2": ("MobileNetV2", {}),
     "efficientnetb0": ("EfficientNetB0", {}),
 }
-CLASSIFIER_BACKBONES = tuple(_APPLICATIONS)
+COMPACT = "compact"
+CLASSIFIER_BACKBONES = (*_APPLICATIONS, COMPACT)
 HEAD = "head"
 
 
@@ -24,7 +25,8 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
     """Builds a backbone, global average pooling and one new dense layer, named "head" (sections 3.1.2 and 4.1.1).
 
     Args:
-        backbone: one of `CLASSIFIER_BACKBONES`.
+        backbone: one of `CLASSIFIER_BACKBONES`. "compact" is a plain network of six convolutions that learns from a
+            few hundred images without pretraining; the others are `keras.applications`.
         image_size: height and width in pixels; at least 71 for xception, 75 for inceptionresnetv2, 32 for the others.
         weights: of the backbone: "imagenet" (downloaded by Keras), None (random), or the path of a Keras
             `*_notop.h5` or `*.weights.h5` file.
@@ -40,7 +42,7 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
     Example:
         >>> model = build_classifier("mobilenetv2", image_size=256, weights=None)
     """
-    if backbone not in _APPLICATIONS:
+    if backbone not in CLASSIFIER_BACKBONES:
         raise ValueError(f"Unknown classifier backbone {backbone!r}. Choose from {', '.join(CLASSIFIER_BACKBONES)}.")
     check_weights(weights)
     encoder = _encoder(backbone, image_size, weights)
@@ -51,6 +53,8 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
 
 
 def _encoder(backbone: str, image_size: int, weights: Weights) -> keras.Model:
+    if backbone == COMPACT:
+        return _compact(image_size, weights)
     application, arguments = _APPLICATIONS[backbone]
     build = getattr(keras.applications, application)
     arguments = {"include_top": False, "input_shape": (image_size, image_size, 3), **arguments}
@@ -63,6 +67,28 @@ def _encoder(backbone: str, image_size: int, weights: Weights) -> keras.Model:
         with weights_errors(weights, backbone):
             encoder.load_weights(weights)
     return _without_scaling(encoder) if backbone == "efficientnetb0" else encoder
+
+
+def _compact(image_size: int, weights: Weights) -> keras.Model:
+    if weights == "imagenet":
+        raise ValueError(
+            "There are no ImageNet weights of compact. Pass weights=None to train from scratch, or a path."
+        )
+    image = keras.Input((image_size, image_size, 3))
+    features = image
+    for number, filters in enumerate((24, 24, 48, 48, 96, 96)):
+        size, strides = (5, 2) if number == 0 else (3, 1)
+        features = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(features)
+        # Trainings of a few hundred steps would never see the end of Keras' default momentum of .99.
+        features = keras.layers.BatchNormalization(momentum=0.9)(features)
+        features = keras.layers.ReLU()(features)
+        if number in (1, 3):
+            features = keras.layers.MaxPooling2D()(features)
+    encoder = keras.Model(image, features, name=COMPACT)
+    if weights is not None:
+        with weights_errors(weights, COMPACT):
+            encoder.load_weights(weights)
+    return encoder
 
 
 def _without_scaling(efficientnet: keras.Model) -> keras.Model:

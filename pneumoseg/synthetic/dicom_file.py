@@ -12,7 +12,13 @@ from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    PYDICOM_IMPLEMENTATION_UID,
+    UID,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+)
 
 Encoding = Literal["jpeg", "monochrome1", "twelve_bit", "damaged"]
 
@@ -52,9 +58,15 @@ def write_dicom(path: Path, image: NDArray[np.uint8], identity: Identity, encodi
     dataset = _attributes(identity)
     dataset.Rows, dataset.Columns = image.shape
     _set_pixels(dataset, image, encoding)
+    dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance)
+    dataset.file_meta.FileMetaInformationVersion = b"\x00\x01"
+    dataset.file_meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
+    dataset.file_meta.FileMetaInformationGroupLength = 0  # pydicom fills it in
+    dataset.preamble = b"\0" * 128
     path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
+    # Enforcing the format would copy the image's id, which need not be a UID, into the file meta information, and warn.
+    dataset.save_as(path, enforce_file_format=False)
 
 
 def _attributes(identity: Identity) -> Dataset:

@@ -19,9 +19,9 @@ def paint_lung_changes(rng: np.random.Generator, chest: Chest, view: View, depth
     for lung in chest.lungs:
         if rng.random() < 0.35:
             offset = np.array([lung.side * rng.uniform(-0.05, 0.2), rng.choice([-0.5, -0.35, 0.1, 0.25])])
-            bulla = _blob(rng, x, y, lung.centre + offset, rng.uniform(0.13, 0.24))
-            density -= rng.uniform(0.03, 0.08) * bulla
-            thinning += rng.uniform(0.3, 0.6) * bulla
+            lucency = _blob(rng, x, y, lung.centre + offset, rng.uniform(0.13, 0.24))
+            density -= rng.uniform(0.03, 0.08) * lucency
+            thinning += rng.uniform(0.3, 0.6) * lucency
         if rng.random() < 0.3:
             centre = lung.centre + rng.uniform((-0.15, -0.3), (0.15, 0.45))
             patch = _blob(rng, x, y, centre, rng.uniform(0.12, 0.3))

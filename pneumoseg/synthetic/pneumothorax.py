@@ -56,14 +56,14 @@ def draw_pockets(rng: np.random.Generator, polars: Sequence[Polar], area: float,
     """
     lungs = sum(np.count_nonzero(polar.depth > 0) for polar in polars) / GRID**2
     area = min(area, _LARGEST_SHARE_OF_LUNGS * lungs)
-    polar, other = rng.permutation(2)
+    here, other = rng.permutation(2)
     place = float(rng.choice(_PLACES, p=_FREQUENCIES))
     if rows != "separate":
-        return [_pocket(rng, polars[polar], place, area)]
+        return [_pocket(rng, polars[here], place, area)]
     share = rng.uniform(0.5, 0.8)
-    first = _pocket(rng, polars[polar], place, area * share)
+    first = _pocket(rng, polars[here], place, area * share)
     elsewhere = _BASE if place > 0.5 else _APEX
-    second = polars[polar if rng.random() < 0.6 else other]
+    second = polars[here if rng.random() < 0.6 else other]
     return [first, _pocket(rng, second, elsewhere, area * (1 - share), taken=first)]
 
 

@@ -6,7 +6,7 @@ from pneumoseg.models.classifier import CLASSIFIER_BACKBONES, build_classifier
 from pneumoseg.models.weights import WeightsUnavailableError
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
-SMALL = ("mobilenet_025", "mobilenetv2", "efficientnetb0")
+SMALL = ("mobilenet_025", "mobilenetv2", "efficientnetb0", "compact")
 # What the Keras documentation's models hold without their top, and one dense layer: its inputs and a bias.
 PARAMETERS = {
     "xception": 20_861_480 + 2048 + 1,
@@ -15,6 +15,8 @@ PARAMETERS = {
     "mobilenet_025": 218_544 + 256 + 1,
     "mobilenetv2": 2_257_984 + 1280 + 1,
     "efficientnetb0": 4_049_564 + 1280 + 1,
+    # Weights of the six convolutions, four numbers a channel of each batch normalisation.
+    "compact": 24 * 25 * 3 + 9 * (24 * 24 + 24 * 48 + 48 * 48 + 48 * 96 + 96 * 96) + 4 * 2 * (24 + 48 + 96) + 96 + 1,
 }
 
 
