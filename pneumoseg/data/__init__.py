@@ -1,0 +1,1 @@
+"""From files to batches: annotations, index, splits, transcoding, loaders."""

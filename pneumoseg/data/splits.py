@@ -38,7 +38,8 @@ def stratified_split(
     labels = manifest["has_pneumothorax"]
     if labels.sum() < 2 or (~labels).sum() < 2:
         raise ValueError(
-            f"a stratified split needs two images of each class, the manifest has {labels.sum()} positive of {len(labels)}"
+            "a stratified split needs two images of each class, "
+            f"the manifest has {labels.sum()} positive of {len(labels)}"
         )
     if has_known_patients(manifest) if group_by_patient is None else group_by_patient:
         training = _grouped(manifest, max(2, round(1 / validation_fraction)), seed)
@@ -104,10 +105,9 @@ def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) 
 
 
 def _grouped(manifest: pd.DataFrame, folds: int, seed: int) -> pd.Index:
-    if (manifest["patient_id"] == "").any():
-        raise ValueError(
-            f"cannot group by patient: {(manifest['patient_id'] == '').sum()} images have no patient id; index with an id map"
-        )
+    unknown = (manifest["patient_id"] == "").sum()
+    if unknown:
+        raise ValueError(f"cannot group by patient: {unknown} images have no patient id; index with an id map")
     positive_patients = manifest.loc[manifest["has_pneumothorax"], "patient_id"].nunique()
     if positive_patients < folds:
         raise ValueError(

@@ -1,0 +1,1 @@
+"""Settings and a manifest to a run."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+
 from pneumoseg.config import Settings, Split
 from pneumoseg.data.splits import has_known_patients, patients_on_both_sides, stratified_split
 
