@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from pneumoseg.models.compact import COMPACT, compact_encoder
 from pneumoseg.models.scaling import scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
 
@@ -16,7 +17,6 @@ _APPLICATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilenetv2": ("MobileNetV2", {}),
     "efficientnetb0": ("EfficientNetB0", {}),
 }
-COMPACT = "compact"
 CLASSIFIER_BACKBONES = (*_APPLICATIONS, COMPACT)
 HEAD = "head"
 
@@ -45,6 +45,8 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
     if backbone not in CLASSIFIER_BACKBONES:
         raise ValueError(f"Unknown classifier backbone {backbone!r}. Choose from {', '.join(CLASSIFIER_BACKBONES)}.")
     check_weights(weights)
+    if backbone == COMPACT and weights == "imagenet":
+        raise ValueError("There are no ImageNet weights of compact. Pass weights=None to train from scratch.")
     encoder = _encoder(backbone, image_size, weights)
     image, scaled = scaled_input(image_size, "torch" if backbone == "efficientnetb0" else "tf")
     features = keras.layers.GlobalAveragePooling2D(name="pooling")(encoder(scaled))
@@ -70,21 +72,8 @@ def _encoder(backbone: str, image_size: int, weights: Weights) -> keras.Model:
 
 
 def _compact(image_size: int, weights: Weights) -> keras.Model:
-    if weights == "imagenet":
-        raise ValueError(
-            "There are no ImageNet weights of compact. Pass weights=None to train from scratch, or a path."
-        )
     image = keras.Input((image_size, image_size, 3))
-    features = image
-    for number, filters in enumerate((24, 24, 48, 48, 96, 96)):
-        size, strides = (5, 2) if number == 0 else (3, 1)
-        features = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(features)
-        # Trainings of a few hundred steps would never see the end of Keras' default momentum of .99.
-        features = keras.layers.BatchNormalization(momentum=0.9)(features)
-        features = keras.layers.ReLU()(features)
-        if number in (1, 3):
-            features = keras.layers.MaxPooling2D()(features)
-    encoder = keras.Model(image, features, name=COMPACT)
+    encoder = keras.Model(image, compact_encoder(image)[-1], name=COMPACT)
     if weights is not None:
         with weights_errors(weights, COMPACT):
             encoder.load_weights(weights)

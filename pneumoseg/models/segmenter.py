@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from pneumoseg.models.compact import COMPACT, compact_unet
 from pneumoseg.models.scaling import scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
 
@@ -21,7 +22,7 @@ _CONVENTIONS = {
     "raw": "resnet18 resnet34 resnet50 resnet101 resnet152 seresnet18 seresnet34 resnext50 resnext101",
 }
 _CONVENTION = {backbone: convention for convention, names in _CONVENTIONS.items() for backbone in names.split()}
-SEGMENTER_BACKBONES = tuple(_CONVENTION)
+SEGMENTER_BACKBONES = (*_CONVENTION, COMPACT)
 # Name: what the height and width must be a multiple of. PSPNet pools an eighth of the size into 6 x 6 bins.
 _SIZE_STEP = {"fpn": 32, "unet": 32, "linknet": 32, "pspnet": 48}
 ARCHITECTURES = tuple(_SIZE_STEP)
@@ -38,7 +39,8 @@ def build_segmenter(
 
     Args:
         architecture: one of `ARCHITECTURES`.
-        backbone: one of `SEGMENTER_BACKBONES`, spelled as segmentation-models spells them.
+        backbone: one of `SEGMENTER_BACKBONES`, spelled as segmentation-models spells them; or "compact" with unet, a
+            small network that learns from a few hundred images without pretraining.
         image_size: height and width in pixels; a multiple of 32, for pspnet of 48.
         weights: of the backbone: "imagenet" (downloaded), None (random), or the path of a `*_notop.h5` or
             `*.weights.h5` file.
@@ -59,8 +61,13 @@ def build_segmenter(
     """
     _check(architecture, backbone, image_size, decoder_filters)
     check_weights(weights)
-    network = _network(architecture, backbone, image_size, weights, decoder_filters)
-    image, scaled = scaled_input(image_size, _CONVENTION[backbone])
+    if backbone == COMPACT and (architecture, weights, decoder_filters) != ("unet", None, None):
+        raise ValueError("compact goes with architecture='unet', weights=None and decoder_filters=None alone.")
+    if backbone == COMPACT:
+        network = compact_unet(image_size)
+    else:
+        network = _network(architecture, backbone, image_size, weights, decoder_filters)
+    image, scaled = scaled_input(image_size, _CONVENTION.get(backbone, "tf"))
     # The library's own sigmoid keeps the policy's dtype, and Dice in float16 overflows.
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(network(scaled))
     return keras.Model(image, probability, name=f"segmenter_{architecture}_{backbone}")
@@ -71,7 +78,7 @@ def _check(architecture: str, backbone: str, image_size: int, decoder_filters: i
         raise ValueError(f"Unknown architecture {architecture!r}. Choose from {', '.join(ARCHITECTURES)}.")
     if backbone.startswith("densenet"):
         raise ValueError(f"segmentation-models' {backbone} cannot be built with Keras 3. Choose another backbone.")
-    if backbone not in _CONVENTION:
+    if backbone not in SEGMENTER_BACKBONES:
         raise ValueError(f"Unknown segmenter backbone {backbone!r}. Choose from {', '.join(SEGMENTER_BACKBONES)}.")
     step = _SIZE_STEP[architecture]
     if image_size < step or image_size % step:

@@ -32,7 +32,7 @@ def test_without_decoder_filters_it_is_the_network_of_the_library(architecture):
 
 def test_backbones_are_those_of_the_library_without_densenet():
     library = _segmentation_models().get_available_backbone_names()
-    assert set(SEGMENTER_BACKBONES) == {name for name in library if "densenet" not in name}
+    assert set(SEGMENTER_BACKBONES) == {name for name in library if "densenet" not in name} | {"compact"}
 
 
 # One backbone of each family; the mobile ones serve in the other tests.
@@ -101,3 +101,22 @@ def test_without_network_the_error_says_how_to_supply_a_file(no_network, backbon
 def test_wrong_arguments_are_named_with_what_is_allowed(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_segmenter(**{"backbone": "mobilenetv2", "image_size": 96, "weights": None, **arguments})
+
+
+def test_compact_unet_keeps_the_contract():
+    model = build_segmenter("unet", "compact", 64, weights=None)
+    images = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
+    output = np.array(model(images))
+    assert output.shape == (2, 64, 64, 1)
+    assert output.dtype == np.float32
+    np.testing.assert_array_equal(output, model(images.astype("float32")))
+    encoder = 24 * 25 * 3 + 9 * (24 * 24 + 24 * 48 + 48 * 48 + 48 * 96 + 96 * 96)
+    decoder = 9 * ((96 + 48) * 48 + (48 + 24) * 24 + (24 + 3) * 16) + 16 + 1
+    normalisation = 4 * (2 * (24 + 48 + 96) + 48 + 24 + 16)
+    assert model.count_params() == encoder + decoder + normalisation
+
+
+@pytest.mark.parametrize("arguments", [{"architecture": "fpn"}, {"weights": "imagenet"}, {"decoder_filters": 32}])
+def test_compact_goes_alone(arguments):
+    with pytest.raises(ValueError, match="compact goes with architecture='unet'"):
+        build_segmenter(**({"architecture": "unet", "backbone": "compact", "image_size": 64, "weights": None} | arguments))
