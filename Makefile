@@ -13,6 +13,10 @@ ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
 CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_plain.yaml)
 SEGMENTER_EXPERIMENT  ?= $(or $(EXPERIMENT),experiments/segmenter_plain.yaml)
 
+# A run's folder bears the name of its experiment. A finished run is never overwritten.
+CLASSIFIER_RUN := $(RUNS)/$(basename $(notdir $(CLASSIFIER_EXPERIMENT)))
+SEGMENTER_RUN  := $(RUNS)/$(basename $(notdir $(SEGMENTER_EXPERIMENT)))
+
 BIN       := .venv/bin
 INSTALLED := .venv/installed
 
@@ -35,7 +39,8 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED) ## Everything once, on generated data, in under ten minutes
-	test -f demo/data/train-rle.csv || $(BIN)/pneumoseg synthesize demo/data --train 400 --test 120 --seed 0
+	test -f demo/data/train-rle.csv || rm -rf demo/data
+	test -f demo/data/train-rle.csv || $(BIN)/pneumoseg synthesize demo/data --train 500 --test 120 --seed 0
 	$(MAKE) --no-print-directory submit evaluate show-masks DATA=demo/data RUNS=demo/runs TEST=demo/data/dicom-images-test \
 		CLASSIFIER_EXPERIMENT=experiments/demo_classifier.yaml SEGMENTER_EXPERIMENT=experiments/demo_segmenter.yaml
 
@@ -64,37 +69,39 @@ index: $(RUNS)/manifest.csv ## Read the training DICOMs and annotations into a m
 $(RUNS)/manifest.csv: $(ANNOTATIONS) | $(INSTALLED)
 	$(BIN)/pneumoseg index $(TRAIN) $(ANNOTATIONS) --out $@ $(if $(ID_MAP),--id-map $(ID_MAP))
 
+$(ANNOTATIONS):
+	@echo "$@: no such file; name the competition's folder with DATA=, or the file with ANNOTATIONS=" >&2; exit 1
+
 show-masks: $(RUNS)/masks.png ## Draw some true masks over their images
 
 $(RUNS)/masks.png: $(RUNS)/manifest.csv
 	$(BIN)/pneumoseg show-masks --manifest $< --out $@
 
-train-classifier: $(RUNS)/classifier/metrics.json ## Train the classifier
+train-classifier: $(CLASSIFIER_RUN)/metrics.json ## Train the classifier
 
-$(RUNS)/classifier/metrics.json: $(RUNS)/manifest.csv $(CLASSIFIER_EXPERIMENT)
-	rm -rf $(@D)
+$(CLASSIFIER_RUN)/metrics.json: $(RUNS)/manifest.csv $(CLASSIFIER_EXPERIMENT)
 	$(BIN)/pneumoseg train-classifier $(CLASSIFIER_EXPERIMENT) --manifest $< --out $(@D)
 
-train-segmenter: $(RUNS)/segmenter/metrics.json ## Train the segmenter
+train-segmenter: $(SEGMENTER_RUN)/metrics.json ## Train the segmenter
 
-$(RUNS)/segmenter/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_EXPERIMENT)
-	rm -rf $(@D)
+$(SEGMENTER_RUN)/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_EXPERIMENT)
 	$(BIN)/pneumoseg train-segmenter $(SEGMENTER_EXPERIMENT) --manifest $< --out $(@D)
 
-$(RUNS)/pipeline/pipeline.json: $(RUNS)/classifier/metrics.json $(RUNS)/segmenter/metrics.json
-	$(BIN)/pneumoseg assemble --classifier $(RUNS)/classifier/best --segmenter $(RUNS)/segmenter/best --out $(@D)
+$(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json
+	$(BIN)/pneumoseg assemble --classifier $(CLASSIFIER_RUN)/best --segmenter $(SEGMENTER_RUN)/best --out $(@D)
 
 submit: $(RUNS)/submission.csv ## Predict the test images and check the submission; trains what is missing
+	$(BIN)/pneumoseg validate-submission $< --expected $(SAMPLE)
 
 $(RUNS)/submission.csv: $(RUNS)/pipeline/pipeline.json
 	$(BIN)/pneumoseg submit $(TEST) --pipeline $(<D) --out $@
-	$(BIN)/pneumoseg validate-submission $@ --expected $(SAMPLE)
 
 evaluate: $(RUNS)/scores.csv ## Score the pipeline beside segmentation alone and the all-empty floor
+	@cat $<
 
 # Where the truth of the test images is known they are scored, else those of the training folder that no run trained on.
 ifneq ($(wildcard $(DATA)/test-rle.csv),)
-SCORED := $(RUNS)/test-manifest.csv
+SCORED := $(RUNS)/test/manifest.csv
 $(SCORED): $(DATA)/test-rle.csv | $(INSTALLED)
 	$(BIN)/pneumoseg index $(TEST) $< --out $@
 else
@@ -103,7 +110,7 @@ endif
 
 $(RUNS)/scores.csv: $(RUNS)/pipeline/pipeline.json $(SCORED)
 	$(BIN)/pneumoseg evaluate --manifest $(SCORED) --pipeline $(<D) --out $@ \
-		--exclude-training $(RUNS)/classifier --exclude-training $(RUNS)/segmenter
+		--exclude-training $(CLASSIFIER_RUN) --exclude-training $(SEGMENTER_RUN)
 
 clean: ## Remove the environments, the demo and caches; runs stay
 	rm -rf .venv .venv-oracles demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +67,7 @@ def index(
 def show_masks(
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="PNG to write.")],
-    count: Annotated[int, typer.Option(help="How many positives, drawn at random.")] = 5,
+    count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     pipeline: Annotated[Path | None, typer.Option(help="Also draw what this pipeline predicts.")] = None,
 ) -> None:
@@ -146,7 +147,7 @@ def submit(
     dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
     pipeline: PipelineFolder,
     out: Annotated[Path, typer.Option(help="Submission to write.")] = Path("submission.csv"),
-    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
 ) -> None:
     """Write a submission for a folder of DICOM files."""
     from rich.progress import track
@@ -197,7 +198,7 @@ def evaluate(
     exclude_training: Annotated[
         list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
 ) -> None:
     """Score a pipeline on annotated images.
 
@@ -212,23 +213,27 @@ def evaluate(
     from pneumoseg.evaluation import score_arms
     from pneumoseg.inference import load_pipeline
 
-    truth = without_training_images(load_manifest(manifest), exclude_training or [])
+    runs = exclude_training or []
+    truth = without_training_images(load_manifest(manifest), runs)
     staged = load_pipeline(pipeline, batch_size)
     pipelines = {"staged": staged, "segmentation alone": dataclasses.replace(staged, classifier=None)}
-    arms = {
-        name: (result.rle for result in track(arm.predict_many(truth["path"]), name, len(truth)))
-        for name, arm in pipelines.items()
-    }
+    arms = {name: track(arm.predict_many(truth["path"]), name, len(truth)) for name, arm in pipelines.items()}
     table = score_arms(arms, truth)
-    if out is not None:
-        table.to_csv(out, index_label="arm")
-    typer.echo(f"{len(truth)} images, {truth['has_pneumothorax'].sum()} positive, that no run was trained on")
+    trained = f", none of them trained on by {', '.join(map(str, runs))}" if runs else ""
+    typer.echo(f"{len(truth)} images, {truth['has_pneumothorax'].sum()} positive{trained}")
     typer.echo(table.to_string(float_format="%.4f"))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out, index_label="arm")
+    if table["unreadable"].any():
+        typer.secho("UNREADABLE FILES were scored as predicted empty: index the data set anew", fg="red", err=True)
+        raise typer.Exit(1)
 
 
 def main() -> None:
     """Run the command line; a mistake of the user ends it with one clear line and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.showwarning = lambda message, *_, **__: typer.secho(str(message), fg="yellow", err=True)
     logging.getLogger("pneumoseg").setLevel(logging.INFO)
     try:
         app()

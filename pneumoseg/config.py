@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Settings(BaseModel):
     """What every part of an experiment file keeps to: no unknown key, no silent conversion, no later change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Split(Settings):
@@ -109,13 +109,10 @@ def _explain(error: ValidationError) -> str:
     problems = []
     for problem in error.errors():
         key = ".".join(map(str, problem["loc"])) or "the file"
-        hint = " (YAML 1.1 reads 2e-2 as text: write 0.02)" if _looks_like_number(problem["input"]) else ""
+        hint = (
+            " (YAML 1.1 reads 2e-2 as text: write 0.02)"
+            if problem["type"] == "float_type" and isinstance(problem["input"], str)
+            else ""
+        )
         problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}{hint}")
     return "; ".join(problems)
-
-
-def _looks_like_number(value: object) -> bool:
-    try:
-        return isinstance(value, str) and float(value) is not None
-    except ValueError:
-        return False

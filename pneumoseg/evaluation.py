@@ -1,43 +1,51 @@
 """Predictions and truth to scores, always beside the floor of predicting nothing."""
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pneumoseg import rle
 from pneumoseg.metrics import dice
 
+if TYPE_CHECKING:
+    from pneumoseg.inference import Result
 
-def score_arms(arms: Mapping[str, Iterable[str]], manifest: pd.DataFrame) -> pd.DataFrame:
+
+def score_arms(arms: Mapping[str, Iterable["Result"]], manifest: pd.DataFrame) -> pd.DataFrame:
     """Score predictions as the competition does, beside the floor of predicting nothing (section 4.2).
 
     Args:
-        arms: The predicted masks by name of the arm, as run-length codes, one a row of the manifest and in its order.
-            Each is gone through once, image by image.
+        arms: The results by name of the arm, one a row of the manifest and in its order. Each arm is gone through
+            once, image by image.
         manifest: One row an image with its true mask, see `index_dataset`.
 
     Returns:
         One row an arm, and `all empty`. `mean_dice` is the competition's score (an image with both masks empty
-        counts 1), `dice_positives` and `dice_negatives` the same over one class (NaN without such an image), and
-        `predicted` the share of images with a predicted mask.
+        counts 1), `dice_positives` and `dice_negatives` the same over one class (NaN without such an image),
+        `predicted` the share of images with a predicted mask, and `unreadable` the number of images that could not be
+        read, which count as predicted empty, as they would be submitted.
 
     Raises:
-        ValueError: If an arm has more or fewer predictions than the manifest has rows.
+        ValueError: If an arm has more or fewer results than the manifest has rows.
     """
-    floor = {"all empty": [rle.EMPTY] * len(manifest)}
-    return pd.DataFrame.from_dict({name: _row(codes, manifest) for name, codes in {**arms, **floor}.items()}, "index")
+    rows = {name: _summary(((r.rle, r.error is not None) for r in results), manifest) for name, results in arms.items()}
+    rows["all empty"] = _summary(((rle.EMPTY, False) for _ in range(len(manifest))), manifest)
+    return pd.DataFrame.from_dict(rows, "index").astype({"unreadable": int})
 
 
-def _row(codes: Iterable[str], manifest: pd.DataFrame) -> dict[str, float]:
+def _summary(predictions: Iterable[tuple[str, bool]], manifest: pd.DataFrame) -> dict[str, float]:
     truth = manifest[["rle", "rows", "columns"]].itertuples(index=False, name=None)
-    pairs = (
-        (rle.decode(true, shape), rle.decode(code, shape)) for code, (true, *shape) in zip(codes, truth, strict=True)
-    )
-    scores = pd.DataFrame([(dice(mask, predicted), predicted.any()) for mask, predicted in pairs])
+    scores = []
+    for (code, unreadable), (true, *shape) in zip(predictions, truth, strict=True):
+        predicted = rle.decode(code, tuple(shape))
+        scores.append((dice(rle.decode(true, tuple(shape)), predicted), predicted.any(), unreadable))
+    table = pd.DataFrame(scores, columns=["dice", "predicted", "unreadable"])
     positive = manifest["has_pneumothorax"].to_numpy()
     return {
-        "mean_dice": scores[0].mean(),
-        "dice_positives": scores[0][positive].mean(),
-        "dice_negatives": scores[0][~positive].mean(),
-        "predicted": scores[1].mean(),
+        "mean_dice": table["dice"].mean(),
+        "dice_positives": table["dice"][positive].mean(),
+        "dice_negatives": table["dice"][~positive].mean(),
+        "predicted": table["predicted"].mean(),
+        "unreadable": table["unreadable"].sum(),
     }

@@ -1,5 +1,6 @@
 """The staged decision: classify, segment what is positive, upscale, drop small regions (figure 1 of the paper)."""
 
+import io
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ import numpy as np
 from pneumoseg import rle
 from pneumoseg.data.loaders import resize_to_square
 from pneumoseg.dicom import DicomError, read_image
-from pneumoseg.models.bundle import BundleError, load_bundle
+from pneumoseg.models.bundle import Bundle, BundleError, load_bundle
 from pneumoseg.overlay import draw_outlines
 from pneumoseg.postprocessing import remove_small_components, restore
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUMBERS_FILE = "pipeline.json"
+_BUILDERS = ("classifier", "segmenter")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Result:
 
     image_id: str
     probability: float
-    rle: str
+    rle: str = field(repr=False)
     shape: tuple[int, int]
     stage: str
     error: DicomError | None = None
-    source: str | Path | np.ndarray = field(default="", repr=False)
+    source: str | Path | np.ndarray = field(default="", repr=False, compare=False)
 
     @property
     def mask(self) -> np.ndarray:
@@ -74,6 +76,14 @@ class Result:
         """
         image = self.source if isinstance(self.source, np.ndarray) else read_image(self.source)
         return draw_outlines(image, {"prediction": self.mask}, title=f"{self.image_id}  {self._summary()}".strip())
+
+    def _repr_png_(self) -> bytes | None:
+        """What Jupyter shows of a result: the picture, or nothing but the text where the image cannot be read."""
+        if self.error is not None:
+            return None
+        file = io.BytesIO()
+        self.show().savefig(file)
+        return file.getvalue()
 
     def _summary(self) -> str:
         verdict = f"pneumothorax, {self.area_px} px" if self.has_pneumothorax else "no pneumothorax"
@@ -100,6 +110,11 @@ class Pipeline:
     minimum_area: float = 3500
     batch_size: int = 4
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
+
     def predict(self, source: str | Path | np.ndarray) -> Result:
         """Decide on one image.
 
@@ -125,8 +140,10 @@ class Pipeline:
             One result an image, in order. A file that cannot be read is a result with an `error`.
 
         Raises:
-            ValueError: If an array is no image.
+            ValueError: If an array is no image, or one path is given instead of many.
         """
+        if isinstance(sources, str | Path):
+            raise ValueError(f"predict_many takes many sources, got one: predict({str(sources)!r}) takes one")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for chunk in _read_ahead(sources, 8 * self.batch_size, pool):
                 yield from self._decide(chunk)
@@ -170,12 +187,7 @@ def load_pipeline(folder: str | Path, batch_size: int = 4) -> Pipeline:
     """
     folder = Path(folder)
     numbers = _read_numbers(folder / _NUMBERS_FILE)
-    networks = {}
-    for builder in ("classifier", "segmenter"):
-        bundle = load_bundle(folder / builder)
-        if bundle.builder != builder:
-            raise BundleError(f"{folder / builder}: holds a {bundle.builder}, expected a {builder}")
-        networks[builder] = bundle.model
+    networks = {builder: _bundle_of(folder / builder, builder).model for builder in _BUILDERS}
     return Pipeline(**networks, **numbers, batch_size=batch_size)
 
 
@@ -199,16 +211,16 @@ def assemble_pipeline(
         minimum_area: See `Pipeline`.
 
     Raises:
-        BundleError: If a bundle is missing, damaged or changed.
-        FileExistsError: If the folder holds something else.
+        BundleError: If a bundle is missing, damaged, changed, or of the other network, or has no threshold.
+        FileExistsError: If the folder holds anything but a pipeline.
         ValueError: If a number is out of its range.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / _NUMBERS_FILE).exists():
-        raise FileExistsError(f"{folder} exists and is no pipeline: choose another folder")
+    if folder.exists() and {path.name for path in folder.iterdir()} != {_NUMBERS_FILE, *_BUILDERS}:
+        raise FileExistsError(f"{folder} exists and holds something else than a pipeline: choose another folder")
     numbers = {
-        "classifier_threshold": _bundled_threshold(classifier, classifier_threshold),
-        "mask_threshold": _bundled_threshold(segmenter, mask_threshold),
+        "classifier_threshold": _threshold(classifier, "classifier", classifier_threshold),
+        "mask_threshold": _threshold(segmenter, "segmenter", mask_threshold),
         "minimum_area": minimum_area,
     }
     _check_numbers(numbers)
@@ -264,8 +276,20 @@ def _outputs(model: keras.Model, images: list[np.ndarray], batch_size: int) -> I
         yield from np.asarray(model.predict_on_batch(np.stack(batch)))
 
 
-def _bundled_threshold(bundle: str | Path, chosen: float | None) -> float:
-    return load_bundle(bundle).thresholds["probability"] if chosen is None else chosen
+def _bundle_of(folder: str | Path, builder: str) -> Bundle:
+    bundle = load_bundle(folder)
+    if bundle.builder != builder:
+        raise BundleError(f"{folder}: holds a {bundle.builder}, expected a {builder}")
+    return bundle
+
+
+def _threshold(folder: str | Path, builder: str, chosen: float | None) -> float:
+    bundle = _bundle_of(folder, builder)
+    if chosen is not None:
+        return chosen
+    if "probability" not in bundle.thresholds:
+        raise BundleError(f"{folder}: holds no threshold named probability; choose one")
+    return bundle.thresholds["probability"]
 
 
 def _read_numbers(path: Path) -> dict[str, float]:

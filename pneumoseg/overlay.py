@@ -31,10 +31,12 @@ def outline(axes: "Axes", image: np.ndarray, masks: dict[str, np.ndarray], title
 
 def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray], title: str = "") -> "Figure":
     """A figure of one image; arguments as `outline`."""
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot
 
-    figure = Figure(figsize=(6, 6), layout="constrained")
+    # pyplot, since only it tells Jupyter how to show a figure; closed, so that Jupyter does not show it twice.
+    figure = pyplot.figure(figsize=(6, 6), layout="constrained")
     outline(figure.subplots(), image, masks, title)
+    pyplot.close(figure)
     return figure
 
 

@@ -6,41 +6,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pneumoseg import rle
 from pneumoseg.data.annotations import read_annotations
 
+if TYPE_CHECKING:
+    from pneumoseg.inference import Result
+
 HEADER = ("ImageId", "EncodedPixels")
 
 
-class Prediction(Protocol):
-    """What a submission needs of a result, see `inference.Result`."""
-
-    @property
-    def image_id(self) -> str:
-        """The id in the first column."""
-
-    @property
-    def rle(self) -> str:
-        """The mask's run-length code, `-1` for none."""
-
-    @property
-    def stage(self) -> str:
-        """Which stage decided."""
-
-    @property
-    def error(self) -> Exception | None:
-        """Why the image could not be read, if so."""
-
-
-def write_submission(predictions: Iterable[Prediction], path: str | Path) -> Counter[str]:
-    """Write one row an image, as the predictions come, at constant memory; the file appears when it is whole.
+def write_submission(results: Iterable["Result"], path: str | Path) -> Counter[str]:
+    """Write one row an image, as the results come, at constant memory; the file appears when it is whole.
 
     An image that could not be read gets `-1`, and is listed with the reason in `NAME.errors.csv` beside the file.
 
     Args:
-        predictions: One an image.
+        results: One an image.
         path: The CSV to write.
 
     Returns:
@@ -52,11 +35,11 @@ def write_submission(predictions: Iterable[Prediction], path: str | Path) -> Cou
     stages, errors = Counter[str](), []
     with _whole_file(path) as writer:
         writer.writerow(HEADER)
-        for prediction in predictions:
-            writer.writerow((prediction.image_id, prediction.rle))
-            stages[prediction.stage] += 1
-            if prediction.error is not None:
-                errors.append((prediction.image_id, prediction.error))
+        for result in results:
+            writer.writerow((result.image_id, result.rle))
+            stages[result.stage] += 1
+            if result.error is not None:
+                errors.append((result.image_id, result.error))
     errors_path.unlink(missing_ok=True)
     if errors:
         with _whole_file(errors_path) as writer:

@@ -13,7 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from pneumoseg.cli import app
-from pneumoseg.data.index import load_manifest
+from pneumoseg.data.index import load_manifest, save_manifest
+from pneumoseg.data.loaders import classification_dataset
 from pneumoseg.models.bundle import load_bundle
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -139,6 +140,18 @@ def test_scores_stand_beside_the_floor(runs, generated, tmp_path):
     table = pd.read_csv(scores, index_col="arm")
     assert table.index.tolist() == ["staged", "segmentation alone", "all empty"]
     assert table.loc["all empty", "mean_dice"] == pytest.approx(1 - 3 / 12)  # 22% of 12 are 3
+
+
+def test_unreadable_images_are_not_scored_in_silence(runs, generated, tmp_path):
+    manifest = load_manifest(runs / "manifest.csv").head(4)
+    manifest.loc[1, "path"] = str(tmp_path / "moved.dcm")
+    save_manifest(manifest, tmp_path / "manifest.csv")
+    arguments = ["evaluate", "--manifest", tmp_path / "manifest.csv", "--pipeline", runs / "pipeline"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "UNREADABLE FILES" in result.output
+    with pytest.raises(FileNotFoundError, match=r"1 of 4 files are gone, index anew; the first: .*moved\.dcm"):
+        classification_dataset(manifest, 32, 4, cache_dir=tmp_path)
 
 
 def test_masks_are_drawn(runs, tmp_path):

@@ -56,6 +56,7 @@ def test_segmenter_holds_the_papers_numbers():
         ({"backbone": 3}, "backbone: .*string"),
         ({"phases": []}, "phases: .* at least 1 item"),
         ({"split": {"validation_fraction": 0.2, "seed": 0, "fold": 1}}, r"split\.fold: Extra"),
+        ({"split": {"validation_fraction": float("nan"), "seed": 0}}, "finite number"),
         ({"kind": "segmenter"}, "kind: .*'classifier'"),
     ],
 )

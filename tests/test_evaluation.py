@@ -1,11 +1,16 @@
 """Mean Dice by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from pneumoseg.evaluation import score_arms
+
+
+def results(codes, errors=()):
+    return [SimpleNamespace(rle=code, error=OSError() if n in errors else None) for n, code in enumerate(codes)]
 
 
 def table(codes):
@@ -15,7 +20,7 @@ def table(codes):
 def test_by_hand():
     truth = table(["0 4", "-1", "-1", "8 2"])
     # 2 * 2 / (4 + 2); both empty; a false alarm; missed.
-    scores = score_arms({"model": ["2 2", "-1", "0 1", "-1"]}, truth)
+    scores = score_arms({"model": results(["2 2", "-1", "0 1", "-1"])}, truth)
     model = scores.loc["model"]
     assert model["mean_dice"] == pytest.approx((2 / 3 + 1 + 0 + 0) / 4)
     assert model["dice_positives"] == pytest.approx(1 / 3)
@@ -30,12 +35,18 @@ def test_floor_is_the_share_of_negatives():
 
 
 def test_one_class_alone_has_no_score_of_the_other():
-    scores = score_arms({"perfect": ["0 4"]}, table(["0 4"])).loc["perfect"]
+    scores = score_arms({"perfect": results(["0 4"])}, table(["0 4"])).loc["perfect"]
     assert scores["mean_dice"] == scores["dice_positives"] == 1
     assert math.isnan(scores["dice_negatives"])
+
+
+def test_unreadable_images_are_counted():
+    scores = score_arms({"model": results(["-1", "-1", "-1"], errors=[0, 2])}, table(["0 4", "-1", "-1"]))
+    assert scores["unreadable"].to_dict() == {"model": 2, "all empty": 0}
+    assert scores.loc["model", "mean_dice"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("codes", [["-1"], ["-1", "-1", "-1"]])
 def test_wrong_number_of_predictions(codes):
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        score_arms({"model": codes}, table(["-1", "-1"]))
+        score_arms({"model": results(codes)}, table(["-1", "-1"]))

@@ -12,7 +12,7 @@ import pytest
 from pneumoseg import rle
 from pneumoseg.dicom import DamagedError, DicomError
 from pneumoseg.inference import Pipeline, assemble_pipeline, load_pipeline
-from pneumoseg.models.bundle import BundleError, save_bundle
+from pneumoseg.models.bundle import BundleError, load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from tests.conftest import write_dicom
@@ -121,6 +121,20 @@ def test_what_is_no_image_is_refused(pipeline, array):
         pipeline.predict(array)
 
 
+def test_mistakes_with_the_arguments(pipeline):
+    with pytest.raises(ValueError, match="takes many sources"):
+        next(pipeline.predict_many("a.dcm"))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        dataclasses.replace(pipeline, batch_size=0)
+
+
+def test_jupyter_gets_a_picture(pipeline, tmp_path):
+    assert pipeline.predict(picture(255, 10, 10))._repr_png_().startswith(b"\x89PNG")
+    (error,) = pipeline.predict_many([tmp_path / "absent.dcm"])
+    assert error._repr_png_() is None
+    assert "absent.dcm" in repr(error)
+
+
 def test_no_images(pipeline):
     assert list(pipeline.predict_many([])) == []
 
@@ -170,10 +184,9 @@ def test_assembled_and_loaded(bundles, tmp_path):
     assert (pipeline.classifier_threshold, pipeline.mask_threshold) == (0.3, 0.6)
     assert (pipeline.minimum_area, pipeline.batch_size) == (99, 3)
     result = pipeline.predict(picture(255, 10, 10))
-    image = picture(255, 10, 10)[::2, ::2]
     assert result.shape == (64, 64)
-    assert 0 < result.probability < 1
-    assert image.shape == (32, 32)
+    expected = load_bundle(bundles / "c").model(picture(255, 10, 10).reshape(1, 32, 2, 32, 2, 1).mean((2, 4)).round())
+    assert result.probability == pytest.approx(float(expected[0, 0]), abs=1e-5)
 
 
 def test_numbers_can_be_chosen_at_assembly(bundles, tmp_path):
@@ -186,10 +199,16 @@ def test_assembly_refuses_what_does_not_fit(bundles, tmp_path):
     with pytest.raises(ValueError, match=r"classifier_threshold is 1\.5"):
         assemble_pipeline(bundles / "c", bundles / "s", tmp_path / "p", classifier_threshold=1.5)
     (tmp_path / "other").mkdir()
-    with pytest.raises(FileExistsError, match="is no pipeline"):
+    with pytest.raises(FileExistsError, match="something else than a pipeline"):
         assemble_pipeline(bundles / "c", bundles / "s", tmp_path / "other")
     with pytest.raises(BundleError):
-        assemble_pipeline(tmp_path / "absent", bundles / "s", tmp_path / "p")
+        assemble_pipeline(tmp_path / "absent", bundles / "s", tmp_path / "p", classifier_threshold=0.5)
+    with pytest.raises(BundleError, match="holds a segmenter, expected a classifier"):
+        assemble_pipeline(bundles / "s", bundles / "c", tmp_path / "p")
+    bundle = load_bundle(bundles / "c")
+    save_bundle(tmp_path / "without", bundle.model, "classifier", bundle.arguments)
+    with pytest.raises(BundleError, match="no threshold named probability"):
+        assemble_pipeline(tmp_path / "without", bundles / "s", tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,7 +43,8 @@ def find_dicoms(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected one with .dcm files")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".dcm")
+    files = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
+    paths = sorted(path for path in files if path.suffix.lower() == ".dcm")
     if not paths:
         raise FileNotFoundError(f"{folder}: no .dcm file in it or below it")
     return paths
@@ -60,8 +61,8 @@ def index_dataset(
     """Read every file of a data set once, strictly, and join it with its annotations.
 
     A file that cannot be used never stops the run: it is left out, counted in a warning and, with `rejected`, listed
-    with its reason. The reasons are a damaged or unsupported file, no annotation row, malformed runs, a second file
-    with the same name, and an annotation without a file.
+    with its reason. The reasons are no annotation row, a damaged or unsupported file, malformed runs, a usable file
+    of the same name before it, and an annotation without a file.
 
     Args:
         dicom_dir: Folder with `.dcm` files at any depth; the image id is the file's stem.
@@ -84,15 +85,25 @@ def index_dataset(
     texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
     patients = {} if id_map is None else read_id_map(id_map).to_dict()
     left_out = _without_file(texts, paths)
-    accepted: list[dict] = []
+    accepted: dict[str, dict] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        entries: Iterable[dict] = pool.map(lambda path: _entry(path, texts, patients), _unique(paths, left_out))
+        entries: Iterable[dict] = pool.map(lambda path: _entry(path, texts, patients), paths)
         for entry in track(entries, "Indexing", len(paths), disable=not progress):
-            (left_out if "reason" in entry else accepted).append(entry)
-    _report(left_out, rejected)
+            image_id = entry["image_id"]
+            if "reason" in entry:
+                left_out.append(entry)
+            elif image_id in accepted:
+                left_out.append(_left_out(image_id, entry["path"], f"same name as: {accepted[image_id]['path']}"))
+            else:
+                accepted[image_id] = entry
+    summary = _report(left_out, rejected)
     if not accepted:
-        raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used, the first: {left_out[0]['reason']}")
-    return pd.DataFrame(accepted, columns=list(COLUMNS)).astype(COLUMNS).sort_values("image_id", ignore_index=True)
+        raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used: {summary}")
+    return (
+        pd.DataFrame(accepted.values(), columns=list(COLUMNS))
+        .astype(COLUMNS)
+        .sort_values("image_id", ignore_index=True)
+    )
 
 
 def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
@@ -124,21 +135,9 @@ def load_manifest(path: str | Path) -> pd.DataFrame:
     return table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(COLUMNS)
 
 
-def _unique(paths: list[Path], left_out: list[dict]) -> Iterator[Path]:
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in seen:
-            left_out.append(
-                _left_out(path.stem, path, f"a second file named {path.name}, the first: {seen[path.stem]}")
-            )
-        else:
-            seen[path.stem] = path
-            yield path
-
-
 def _without_file(texts: dict[str, list[str]], paths: list[Path]) -> list[dict]:
     found = {path.stem for path in paths}
-    return [_left_out(image_id, "", "annotated, but there is no file") for image_id in texts if image_id not in found]
+    return [_left_out(image_id, "", "annotated without a file") for image_id in texts if image_id not in found]
 
 
 def _left_out(image_id: str, path: str | Path, reason: str) -> dict:
@@ -148,16 +147,16 @@ def _left_out(image_id: str, path: str | Path, reason: str) -> dict:
 def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) -> dict:
     """One manifest row, or a row of what is left out (with a `reason`)."""
     image_id = path.stem
+    if image_id not in texts:
+        return _left_out(image_id, path, "no annotation row")
     try:
         image, header = read_dicom(path)
     except DicomError as error:
         return _left_out(image_id, path, f"{type(error).__name__}: {error.reason}")
-    if image_id not in texts:
-        return _left_out(image_id, path, "no annotation row")
     try:
         mask = rle.decode_rows(texts[image_id], (image.shape[0], image.shape[1]))
     except ValueError as error:
-        return _left_out(image_id, path, f"malformed annotation, {error}")
+        return _left_out(image_id, path, f"malformed annotation: {error}")
     return {"image_id": image_id, "path": str(path.resolve())} | _label(mask) | _origin(header, patients.get(image_id))
 
 
@@ -180,13 +179,15 @@ def _origin(header: DicomHeader, mapped_patient: str | None) -> dict:
     }
 
 
-def _report(left_out: list[dict], path: str | Path | None) -> None:
+def _report(left_out: list[dict], path: str | Path | None) -> str:
+    """List what was left out, warn of it, and give the summary in the warning."""
     table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False)
+    reasons = table["reason"].str.split(":").str[0].value_counts()
+    summary = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     if left_out:
-        reasons = table["reason"].str.split(",").str[0].str[:100].value_counts().head(5)
-        summary = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
         where = f"listed in {path}" if path is not None else "pass rejected=PATH to list them"
-        warnings.warn(f"{len(left_out)} images left out, {where}: {summary}", stacklevel=3)
+        warnings.warn(f"{len(left_out)} images left out ({where}): {summary}", stacklevel=3)
+    return summary

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
@@ -21,17 +22,17 @@ def stratified_split(
 
     Args:
         manifest: One row an image, see `index_dataset`.
-        validation_fraction: Share of the images for validation; when grouped, the nearest 1 / n.
+        validation_fraction: Share of the images for validation; when grouped at most .5, and the nearest 1 / n.
         seed: Same seed and same images, same split.
-        group_by_patient: Whether all images of a patient go to one side. None: where an id map told the patients of
-            all images, see `has_known_patients`.
+        group_by_patient: Whether all images of a patient go to one side; an image without a patient id is a patient
+            of its own. None: where an id map told the patients, see `has_known_patients`.
 
     Returns:
         Training and validation rows, in the manifest's order.
 
     Raises:
         ValueError: If the fraction is not between 0 and 1, a class has fewer than two images (grouped: fewer patients
-            than folds), or patients are to be grouped and some image has none.
+            than folds), or patients are to be grouped and none is known.
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction is a share between 0 and 1, got {validation_fraction}")
@@ -42,7 +43,7 @@ def stratified_split(
             f"the manifest has {labels.sum()} positive of {len(labels)}"
         )
     if has_known_patients(manifest) if group_by_patient is None else group_by_patient:
-        training = _grouped(manifest, max(2, round(1 / validation_fraction)), seed)
+        training = _grouped(manifest, validation_fraction, seed)
     else:
         training, _ = train_test_split(
             manifest.index, test_size=validation_fraction, stratify=labels, random_state=seed, shuffle=True
@@ -71,8 +72,8 @@ def positives_and_sampled_negatives(
 
 
 def has_known_patients(manifest: pd.DataFrame) -> bool:
-    """Whether an id map told the patient of every image; the competition's DICOM headers do not."""
-    return bool((manifest["patient_source"] == "id map").all())
+    """Whether an id map told the patients; the competition's DICOM headers hold another one for every image."""
+    return bool((manifest["patient_source"] == "id map").any())
 
 
 def patients_on_both_sides(training: pd.DataFrame, validation: pd.DataFrame) -> int:
@@ -104,16 +105,27 @@ def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) 
     return remaining
 
 
-def _grouped(manifest: pd.DataFrame, folds: int, seed: int) -> pd.Index:
-    unknown = (manifest["patient_id"] == "").sum()
-    if unknown:
-        raise ValueError(f"cannot group by patient: {unknown} images have no patient id; index with an id map")
-    positive_patients = manifest.loc[manifest["has_pneumothorax"], "patient_id"].nunique()
+def _grouped(manifest: pd.DataFrame, validation_fraction: float, seed: int) -> pd.Index:
+    if validation_fraction > 0.5:
+        raise ValueError(
+            f"cannot group by patient: validation_fraction is {validation_fraction}, at most 0.5 is possible"
+        )
+    patients = manifest["patient_id"].where(manifest["patient_id"] != "", "image " + manifest["image_id"])
+    if (manifest["patient_id"] == "").all():
+        raise ValueError("cannot group by patient: no image has a patient id; index with an id map")
+    folds, labels = round(1 / validation_fraction), manifest["has_pneumothorax"]
+    positive_patients = patients[labels].nunique()
     if positive_patients < folds:
         raise ValueError(
             f"cannot group by patient: {folds} folds need as many positive patients, got {positive_patients}; "
             "take a larger validation_fraction, or group_by_patient: false"
         )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    training, _ = next(splitter.split(manifest, manifest["has_pneumothorax"], manifest["patient_id"]))
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(manifest, labels, patients)
+
+    def distance(split: tuple[np.ndarray, np.ndarray]) -> float:
+        share = len(split[1]) / len(manifest)
+        share_of_positives = labels.iloc[split[1]].sum() / labels.sum()
+        return abs(share - 1 / folds) + abs(share_of_positives - 1 / folds)
+
+    training, _ = min(splits, key=distance)
     return manifest.index[training]

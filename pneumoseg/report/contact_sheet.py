@@ -26,7 +26,10 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
 
     Raises:
         DicomError: If an image cannot be read.
+        ValueError: If the manifest is empty.
     """
+    if manifest.empty:
+        raise ValueError("the manifest has no row: nothing to draw")
     columns = min(columns, len(manifest))
     figure = Figure(figsize=(3 * columns, 3.3 * math.ceil(len(manifest) / columns) + 0.4), layout="constrained")
     cells = np.atleast_1d(figure.subplots(math.ceil(len(manifest) / columns), columns)).ravel()

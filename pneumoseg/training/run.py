@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from pneumoseg.config import Settings, Split
-from pneumoseg.data.splits import has_known_patients, patients_on_both_sides, stratified_split
+from pneumoseg.data.splits import patients_on_both_sides, stratified_split
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pneumoseg", "tensorflow", "keras", "segmentation-models", "numpy", "pydicom")
@@ -51,8 +51,10 @@ def split_manifest(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, 
     for name, side in (("Training", training), ("Validation", validation)):
         _log.info(f"{name}: {len(side)} images, {side['has_pneumothorax'].sum()} positive")
     shared, total = patients_on_both_sides(training, validation), manifest["patient_id"].nunique()
-    source = "an id map" if has_known_patients(manifest) else "the DICOM headers, which may give each image its own"
-    _log.info(f"Patients on both sides: {shared} of {total} (ids from {source})")
+    mapped = (manifest["patient_source"] == "id map").sum()
+    _log.info(f"Patients on both sides: {shared} of {total} ({mapped} of {len(manifest)} images known from an id map)")
+    if not mapped:
+        _log.info("The competition's DICOM headers give each image a patient of its own: more may be shared unseen")
     return training, validation
 
 
@@ -64,6 +66,8 @@ def finish_run(
     metrics |= history.loc[history["epoch"] == best_epoch].drop(columns="epoch").iloc[0].to_dict()
     for name, side in (("training", training), ("validation", validation)):
         metrics |= {f"{name}_images": len(side), f"{name}_positives": int(side["has_pneumothorax"].sum())}
+    # JSON has no NaN.
+    metrics = {name: None if value != value else value for name, value in metrics.items()}
     temporary = folder / f".metrics.json.{os.getpid()}"
     temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     temporary.replace(folder / "metrics.json")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pneumoseg import rle
-from pneumoseg.data.index import COLUMNS, index_dataset, load_manifest, save_manifest
+from pneumoseg.data.index import COLUMNS, find_dicoms, index_dataset, load_manifest, save_manifest
 from tests.conftest import write_dicom
 
 
@@ -55,11 +55,22 @@ def test_all_else_is_listed_with_its_reason(folder):
     index(folder)
     rejected = pd.read_csv(folder / "rejected.csv").set_index("image_id")["reason"]
     assert len(rejected) == 5
-    assert rejected["absent"] == "annotated, but there is no file"
+    assert rejected["absent"] == "annotated without a file"
     assert rejected["unannotated"] == "no annotation row"
-    assert rejected["malformed"].startswith("malformed annotation, row 2 of 2: pair 1 (20 9) ends beyond")
+    assert rejected["malformed"].startswith("malformed annotation: row 2 of 2: pair 1 (20 9) ends beyond")
     assert rejected["text"].startswith("NotDicomError")
-    assert rejected["a"].startswith("a second file named a.dcm")
+    assert rejected["a"].startswith("same name as: ")
+
+
+def test_damaged_file_does_not_hide_a_good_one_of_the_same_name(folder):
+    (folder / "dicoms/s1/a.dcm").write_bytes(b"")
+    assert index(folder)["path"].str.endswith("s5/a.dcm").tolist() == [True, False]
+
+
+def test_linked_folders_are_followed(folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/study").symlink_to(folder / "dicoms/s1")
+    assert [path.name for path in find_dicoms(tmp_path / "linked")] == ["a.dcm"]
 
 
 def test_id_map_overrides_the_header(folder):
@@ -91,8 +102,11 @@ def test_folders_without_images_are_refused(tmp_path):
         index_dataset(tmp_path / "absent", tmp_path / "rle.csv")
     with pytest.raises(FileNotFoundError, match=r"no \.dcm file"):
         index_dataset(tmp_path, tmp_path / "rle.csv")
-    (tmp_path / "a.dcm").write_bytes(b"")
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="none of its 1 files"):
+    (tmp_path / "a.dcm").write_bytes(b"nothing")
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="none of its 1 files can be used: 1 NotDicomError"),
+    ):
         index_dataset(tmp_path, tmp_path / "rle.csv")
 
 

@@ -87,9 +87,10 @@ def test_order_is_the_seeds(manifest, tmp_path):
     np.testing.assert_array_equal(np.sort(first[0], 0), np.sort(first[1], 0))
 
 
-def test_order_is_the_same_with_and_without_memory(manifest, tmp_path, monkeypatch):
+@pytest.mark.parametrize("load", [classification_dataset, segmentation_dataset])
+def test_order_is_the_same_with_and_without_memory(load, manifest, tmp_path, monkeypatch):
     def two_epochs():
-        dataset = classification_dataset(manifest, 32, 8, cache_dir=tmp_path, shuffle_seed=5)
+        dataset = load(manifest, 32, 8, cache_dir=tmp_path, shuffle_seed=5)
         return [collected(dataset) for _ in range(2)]
 
     kept = two_epochs()

@@ -54,8 +54,28 @@ def test_grouping_can_be_chosen_either_way():
 def test_images_without_a_patient_are_no_shared_patient():
     manifest = table().assign(patient_id="")
     assert patients_on_both_sides(*stratified_split(manifest)) == 0
-    with pytest.raises(ValueError, match="200 images have no patient id"):
+    with pytest.raises(ValueError, match="no image has a patient id"):
         stratified_split(manifest, group_by_patient=True)
+
+
+def test_one_image_outside_the_id_map_does_not_turn_grouping_off():
+    manifest = table(source="id map")
+    manifest.loc[7, ["patient_id", "patient_source"]] = ["", "header"]
+    training, validation = stratified_split(manifest)
+    assert len(training) + len(validation) == 200
+    assert patients_on_both_sides(training, validation) == 0
+
+
+def test_grouped_fold_is_the_one_nearest_to_its_share():
+    # One patient holds 60 of 200 images: the folds without that patient are nearer to a fifth than the one with.
+    manifest = table(source="id map").assign(
+        patient_id=[f"p{max(n - 139, 0)}" if n >= 50 else f"q{n}" for n in range(200)]
+    )
+    for seed in range(5):
+        _, validation = stratified_split(manifest, seed=seed)
+        assert len(validation) <= 50
+    with pytest.raises(ValueError, match=r"at most 0\.5"):
+        stratified_split(manifest, 0.8)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.2, 20])

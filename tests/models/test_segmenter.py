@@ -119,4 +119,6 @@ def test_compact_unet_keeps_the_contract():
 @pytest.mark.parametrize("arguments", [{"architecture": "fpn"}, {"weights": "imagenet"}, {"decoder_filters": 32}])
 def test_compact_goes_alone(arguments):
     with pytest.raises(ValueError, match="compact goes with architecture='unet'"):
-        build_segmenter(**({"architecture": "unet", "backbone": "compact", "image_size": 64, "weights": None} | arguments))
+        build_segmenter(
+            **({"architecture": "unet", "backbone": "compact", "image_size": 64, "weights": None} | arguments)
+        )
