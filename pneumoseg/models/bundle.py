@@ -45,11 +45,11 @@ class Bundle:
     """A network as `load_bundle` finds it.
 
     Attributes:
-        model: the network with its trained weights, not compiled.
+        model: The network with its trained weights, not compiled.
         builder: "classifier" or "segmenter".
-        arguments: what the builder was called with, without `weights`.
-        thresholds: named numbers chosen on validation data, such as `{"probability": 0.5}`.
-        versions: package versions the bundle was written with.
+        arguments: What the builder was called with, without `weights`.
+        thresholds: Named numbers chosen on validation data, such as `{"probability": 0.5}`.
+        versions: Package versions the bundle was written with.
     """
 
     model: keras.Model
@@ -66,28 +66,26 @@ def save_bundle(
     arguments: Mapping[str, Any],
     thresholds: Mapping[str, float] | None = None,
 ) -> None:
-    """Writes a bundle whole or not at all, replacing the bundle that may be there.
+    """Write a bundle whole or not at all, replacing the bundle that may be there.
 
     It is written to a temporary folder beside `folder`, flushed to disk and renamed. An existing bundle changes places
     with the new one in one step where the system can (Linux); elsewhere three renames follow each other.
 
     Args:
-        folder: where to write; a folder that holds anything but a bundle is left alone.
-        model: a network of `build_classifier` or `build_segmenter`; of a compiled one the optimizer is not kept.
+        folder: Where to write; a folder that holds anything but a bundle is left alone.
+        model: A network of `build_classifier` or `build_segmenter`; of a compiled one the optimizer is not kept.
         builder: "classifier" or "segmenter".
-        arguments: the builder's arguments. What is left out gets the builder's default, `weights` is dropped.
-        thresholds: named finite numbers to keep with the network.
+        arguments: The builder's arguments. What is left out gets the builder's default, `weights` is dropped.
+        thresholds: Named finite numbers to keep with the network.
 
     Raises:
-        BundleError: an unknown builder or argument, an argument of a wrong type or that does not fit the model, a
+        BundleError: An unknown builder or argument, an argument of a wrong type or that does not fit the model, a
             threshold that is no finite number, or a folder that holds other files.
     """
     folder = Path(os.path.realpath(folder))
     kept = _complete_arguments(folder, builder, {k: v for k, v in arguments.items() if k != "weights"})
     checked_thresholds = _finite(folder, thresholds or {})
-    size = kept["image_size"]
-    if model.input_shape != (None, size, size, 1):
-        raise BundleError(f"{folder}: image_size={size} does not fit a model that takes {model.input_shape}.")
+    _check_fit(folder, model, builder, kept)
     if folder.exists() and not _is_bundle_or_empty(folder):
         raise BundleError(f"{folder} holds other files than a bundle's. Choose another folder or empty this one.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -98,13 +96,13 @@ def save_bundle(
 
 
 def load_bundle(folder: str | Path) -> Bundle:
-    """Checks a bundle, builds its network again without any download, and loads the weights.
+    """Check a bundle, build its network again without any download, and load the weights.
 
     Args:
-        folder: a folder written by `save_bundle`.
+        folder: A folder written by `save_bundle`.
 
     Raises:
-        BundleError: a missing file, a wrong sum, malformed JSON, an unknown builder, key or argument, or weights of
+        BundleError: A missing file, a wrong sum, malformed JSON, an unknown builder, key or argument, or weights of
             another architecture.
     """
     folder = Path(folder)
@@ -123,6 +121,17 @@ def load_bundle(folder: str | Path) -> Bundle:
         cause = str(error).partition("\n")[0]
         raise BundleError(f"{folder} cannot be rebuilt: {cause} Save the bundle again from its model.") from error
     return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"])
+
+
+def _check_fit(folder: Path, model: keras.Model, builder: str, arguments: dict[str, Any]) -> None:
+    """Refuse arguments that would rebuild another network than the one to be saved."""
+    # Building to compare would cost as much as loading; the builders give each network a name that tells.
+    name = "_".join(str(arguments[key]) for key in ("architecture", "backbone") if key in arguments)
+    if model.name != f"{builder}_{name}":
+        raise BundleError(f"{folder}: the {builder} of {name} does not fit a model named {model.name}.")
+    size = arguments["image_size"]
+    if model.input_shape != (None, size, size, 1):
+        raise BundleError(f"{folder}: image_size={size} does not fit a model that takes {model.input_shape}.")
 
 
 def _write(draft: Path, model: keras.Model, choices: dict[str, Any]) -> None:
@@ -163,7 +172,7 @@ def _read_spec(folder: Path) -> dict[str, Any]:
 
 
 def _complete_arguments(folder: Path, builder: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks names and types against the builder's signature and adds its defaults."""
+    """Check names and types against the builder's signature and add its defaults."""
     if builder not in tuple(_BUILDERS):
         raise BundleError(f"{folder}: unknown builder {builder!r}. Expected one of {', '.join(_BUILDERS)}.")
     parameters = inspect.signature(_BUILDERS[builder]).parameters
@@ -238,7 +247,7 @@ def _move_into_place(draft: Path, folder: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Swaps two folders in one step with Linux' renameat2; raises OSError where system or file system cannot."""
+    """Swap two folders in one step with Linux' renameat2; raises OSError where system or file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, TypeError, OSError) as error:
@@ -250,7 +259,7 @@ def _exchange(first: Path, second: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Makes a file's content, or a folder's list of names, reach the disk; Windows cannot open folders."""
+    """Make a file's content, or a folder's list of names, reach the disk; Windows cannot open folders."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from pneumoseg.models.compact import COMPACT, compact_encoder
-from pneumoseg.models.scaling import scaled_input
+from pneumoseg.models.scaling import check_image_size, scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
 
 # The first three are the paper's (section 3.1.2). Name: (keras.applications builder, its arguments).
@@ -22,13 +22,13 @@ HEAD = "head"
 
 
 def build_classifier(backbone: str = "xception", image_size: int = 1024, weights: Weights = "imagenet") -> keras.Model:
-    """Builds a backbone, global average pooling and one new dense layer, named "head" (sections 3.1.2 and 4.1.1).
+    """Build a backbone, global average pooling and one new dense layer, named "head" (sections 3.1.2 and 4.1.1).
 
     Args:
-        backbone: one of `CLASSIFIER_BACKBONES`. "compact" is a plain network of six convolutions that learns from a
+        backbone: One of `CLASSIFIER_BACKBONES`. "compact" is a plain network of six convolutions that learns from a
             few hundred images without pretraining; the others are `keras.applications`.
-        image_size: height and width in pixels; at least 71 for xception, 75 for inceptionresnetv2, 32 for the others.
-        weights: of the backbone: "imagenet" (downloaded by Keras), None (random), or the path of a Keras
+        image_size: Height and width in pixels; at least 71 for xception, 75 for inceptionresnetv2, 32 for the others.
+        weights: Of the backbone: "imagenet" (downloaded by Keras), None (random), or the path of a Keras
             `*_notop.h5` or `*.weights.h5` file.
 
     Returns:
@@ -36,14 +36,15 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
         pneumothorax, float32, (batch, 1). It is not compiled.
 
     Raises:
-        ValueError: an unknown backbone, too small a size, a missing weights file or one of another architecture.
-        WeightsUnavailableError: the ImageNet weights could not be downloaded.
+        ValueError: An unknown backbone, too small a size, a missing weights file or one of another architecture.
+        WeightsUnavailableError: The ImageNet weights could not be downloaded.
 
     Example:
         >>> model = build_classifier("mobilenetv2", image_size=256, weights=None)
     """
     if backbone not in CLASSIFIER_BACKBONES:
         raise ValueError(f"Unknown classifier backbone {backbone!r}. Choose from {', '.join(CLASSIFIER_BACKBONES)}.")
+    check_image_size(image_size)
     check_weights(weights)
     if backbone == COMPACT and weights == "imagenet":
         raise ValueError("There are no ImageNet weights of compact. Pass weights=None to train from scratch.")
@@ -81,7 +82,7 @@ def _compact(image_size: int, weights: Weights) -> keras.Model:
 
 
 def _without_scaling(efficientnet: keras.Model) -> keras.Model:
-    """Cuts off the scaling that Keras builds into EfficientNet.
+    """Cut off the scaling that Keras builds into EfficientNet.
 
     It has one layer more with weights="imagenet" than with None, so a network trained from the former and rebuilt
     with the latter, as a bundle is, would see other inputs.

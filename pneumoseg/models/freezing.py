@@ -10,7 +10,7 @@ PARTS = ("all", "head", "second_half")
 
 
 def set_trainable(model: keras.Model, part: str) -> None:
-    """Makes one part of a network trainable and freezes the rest, whatever was frozen before.
+    """Make one part of a network trainable and freeze the rest, whatever was frozen before.
 
     - "all": every layer.
     - "head": the classifier's newly added dense layer alone (section 4.1.1).
@@ -22,11 +22,11 @@ def set_trainable(model: keras.Model, part: str) -> None:
     Keras takes notice of a change only then.
 
     Args:
-        model: a network of `build_classifier` or `build_segmenter`.
-        part: one of `PARTS`.
+        model: A network of `build_classifier` or `build_segmenter`.
+        part: One of `PARTS`.
 
     Raises:
-        ValueError: an unknown part, or "head" of a network without one.
+        ValueError: An unknown part, or "head" of a network without one.
     """
     if part not in PARTS:
         raise ValueError(f"Unknown part {part!r}. Choose from {', '.join(PARTS)}.")
@@ -53,7 +53,7 @@ def _unfreeze(model: keras.Model) -> None:
 
 
 def flat_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yields the layers of a network in topological order, in place of a nested network its layers."""
+    """Yield the layers of a network in topological order, in place of a nested network its layers."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from flat_layers(layer)

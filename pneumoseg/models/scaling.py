@@ -22,14 +22,24 @@ CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
+def check_image_size(image_size: int) -> None:
+    """Refuse what is no size of an image that a network could see.
+
+    Raises:
+        ValueError: Not a whole number, or not between 1 and 16384.
+    """
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or not 1 <= image_size <= 16384:
+        raise ValueError(f"image_size={image_size!r}: expected a whole number of pixels from 1 to 16384.")
+
+
 def scaled_input(image_size: int, convention: str) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Starts a network: its input, and that input repeated to three channels and scaled.
+    """Start a network: its input, and that input repeated to three channels and scaled.
 
     Both are float32 whatever the precision policy: float16 would round grey levels before the first convolution.
 
     Args:
-        image_size: height and width in pixels.
-        convention: a key of `CONVENTIONS`.
+        image_size: Height and width in pixels.
+        convention: A key of `CONVENTIONS`.
 
     Returns:
         The input, (batch, size, size, 1) in [0, 255], to which Keras casts uint8; and the scaled tensor,

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from pneumoseg.models.compact import COMPACT, compact_unet
-from pneumoseg.models.scaling import scaled_input
+from pneumoseg.models.scaling import check_image_size, scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
 
 # What segmentation-models' `get_preprocessing` does for each backbone, as a key of `scaling.CONVENTIONS`. The "raw"
@@ -35,16 +35,16 @@ def build_segmenter(
     weights: Weights = "imagenet",
     decoder_filters: int | None = None,
 ) -> keras.Model:
-    """Builds a network of segmentation-models between our scaling and a float32 sigmoid (section 3.2.2).
+    """Build a network of segmentation-models between our scaling and a float32 sigmoid (section 3.2.2).
 
     Args:
-        architecture: one of `ARCHITECTURES`.
-        backbone: one of `SEGMENTER_BACKBONES`, spelled as segmentation-models spells them; or "compact" with unet, a
+        architecture: One of `ARCHITECTURES`.
+        backbone: One of `SEGMENTER_BACKBONES`, spelled as segmentation-models spells them; or "compact" with unet, a
             small network that learns from a few hundred images without pretraining.
-        image_size: height and width in pixels; a multiple of 32, for pspnet of 48.
-        weights: of the backbone: "imagenet" (downloaded), None (random), or the path of a `*_notop.h5` or
+        image_size: Height and width in pixels; a multiple of 32, for pspnet of 48.
+        weights: Of the backbone: "imagenet" (downloaded), None (random), or the path of a `*_notop.h5` or
             `*.weights.h5` file.
-        decoder_filters: filters of the widest decoder layer, a multiple of 16 up to 1024; the others follow in
+        decoder_filters: Filters of the widest decoder layer, a multiple of 16 up to 1024; the others follow in
             proportion. None is the library's own: 512 for pspnet, 256 for the others. Linknet takes its filters from
             the backbone, all but those of its last block.
 
@@ -53,8 +53,8 @@ def build_segmenter(
         pneumothorax, float32, (batch, size, size, 1). It is not compiled.
 
     Raises:
-        ValueError: an unknown name, a wrong size or number, a missing weights file or one of another architecture.
-        WeightsUnavailableError: the ImageNet weights could not be downloaded.
+        ValueError: An unknown name, a wrong size or number, a missing weights file or one of another architecture.
+        WeightsUnavailableError: The ImageNet weights could not be downloaded.
 
     Example:
         >>> model = build_segmenter("fpn", "resnet18", image_size=128, weights=None, decoder_filters=64)
@@ -80,6 +80,7 @@ def _check(architecture: str, backbone: str, image_size: int, decoder_filters: i
         raise ValueError(f"segmentation-models' {backbone} cannot be built with Keras 3. Choose another backbone.")
     if backbone not in SEGMENTER_BACKBONES:
         raise ValueError(f"Unknown segmenter backbone {backbone!r}. Choose from {', '.join(SEGMENTER_BACKBONES)}.")
+    check_image_size(image_size)
     step = _SIZE_STEP[architecture]
     if image_size < step or image_size % step:
         raise ValueError(f"image_size={image_size}: {architecture} needs a positive multiple of {step}.")
@@ -114,7 +115,7 @@ def _decoder_arguments(architecture: str, filters: int) -> dict[str, Any]:
 
 
 def _segmentation_models() -> ModuleType:
-    """Imports the library on first use: it is slow, prints a line, and reads its framework from the environment."""
+    """Import the library on first use: it is slow, prints a line, and reads its framework from the environment."""
     os.environ["SM_FRAMEWORK"] = "tf.keras"
     with contextlib.redirect_stdout(io.StringIO()):
         import segmentation_models

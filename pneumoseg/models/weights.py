@@ -18,13 +18,15 @@ class WeightsUnavailableError(OSError):
 
 
 def check_weights(weights: Weights) -> None:
-    """Refuses what is neither "imagenet", None nor the path of a weights file.
+    """Refuse what is neither "imagenet", None nor the path of a weights file.
 
     Raises:
-        ValueError: no such file, or not one of the two formats.
+        ValueError: No such file, or not one of the two formats.
     """
     if weights is None or weights == "imagenet":
         return
+    if not isinstance(weights, str | Path):
+        raise ValueError(f"weights={weights!r}: expected 'imagenet', None or the path of a weights file.")
     if not Path(weights).is_file():
         raise ValueError(f"weights={str(weights)!r} is neither 'imagenet' nor None nor an existing file.")
     if Path(weights).suffix != ".h5":
@@ -35,15 +37,15 @@ def check_weights(weights: Weights) -> None:
 
 @contextlib.contextmanager
 def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
-    """Turns what the libraries raise while they find and load weights into one clear error.
+    """Turn what the libraries raise while they find and load weights into one clear error.
 
     Args:
         weights: "imagenet", None or a path, as the builder got it.
-        backbone: the backbone's name, for the message.
+        backbone: The backbone's name, for the message.
 
     Raises:
         WeightsUnavailableError: "imagenet", and the download failed or stalled.
-        ValueError: a path, and the file is unreadable or belongs to another architecture.
+        ValueError: A path, and the file is unreadable or belongs to another architecture.
     """
     if weights == "imagenet":
         with _download_errors(backbone):

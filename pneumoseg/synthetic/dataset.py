@@ -125,7 +125,8 @@ def _draw_patient(rng: np.random.Generator, positive: bool, positives: int, pati
 def _write_film(folder: Path, plan: _Plan, size: int, seed: int) -> list[str]:
     """Paint and write one film; returns its annotation rows."""
     chest_rng = np.random.default_rng([seed, plan.patient])
-    film_rng = np.random.default_rng([seed, plan.patient, plan.follow_up])
+    # Counted from one: a trailing zero would make it the chest's own stream.
+    film_rng = np.random.default_rng([seed, plan.patient, 1 + plan.follow_up])
     chest = draw_chest(chest_rng)
     case = compose_case(chest, int(film_rng.integers(2**63)), size, plan.positive, plan.rows)
     identity = Identity(

@@ -244,3 +244,14 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path, model, builder, arguments,
     with pytest.raises(BundleError, match=message):
         save_bundle(tmp_path / "new", model, builder, arguments, thresholds)
     assert not (tmp_path / "new").exists()
+
+
+def test_arguments_of_another_network_are_refused(tmp_path):
+    model = build_classifier("compact", 64, weights=None)
+    for builder, arguments in [
+        ("classifier", {"backbone": "mobilenet_025", "image_size": 64}),
+        ("segmenter", {"architecture": "unet", "backbone": "compact", "image_size": 64}),
+    ]:
+        with pytest.raises(BundleError, match="does not fit a model named classifier_compact"):
+            save_bundle(tmp_path / "bundle", model, builder, arguments)
+    assert list(tmp_path.iterdir()) == []

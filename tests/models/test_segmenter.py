@@ -92,6 +92,7 @@ def test_without_network_the_error_says_how_to_supply_a_file(no_network, backbon
         ({"backbone": "densenet121"}, "densenet121 cannot be built with Keras 3"),
         ({"image_size": 100}, "image_size=100: fpn needs a positive multiple of 32"),
         ({"image_size": 0}, "image_size=0"),
+        ({"image_size": "96"}, "image_size=.96."),
         ({"architecture": "pspnet", "image_size": 128}, "pspnet needs a positive multiple of 48"),
         ({"decoder_filters": 24}, "decoder_filters=24: expected a multiple of 16"),
         ({"decoder_filters": 0}, "decoder_filters=0"),
