@@ -22,7 +22,7 @@ INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench oracles index show-masks train-classifier train-segmenter evaluate submit clean
+.PHONY: help install demo test lint bench oracles index show-masks show-predictions train-classifier train-segmenter evaluate submit clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -41,7 +41,7 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 demo: $(INSTALLED) ## Everything once, on generated data, in under ten minutes
 	test -f demo/data/train-rle.csv || rm -rf demo/data
 	test -f demo/data/train-rle.csv || $(BIN)/pneumoseg synthesize demo/data --train 500 --test 120 --seed 0
-	$(MAKE) --no-print-directory submit evaluate show-masks DATA=demo/data RUNS=demo/runs TEST=demo/data/dicom-images-test \
+	$(MAKE) --no-print-directory submit evaluate show-predictions DATA=demo/data RUNS=demo/runs TEST=demo/data/dicom-images-test \
 		CLASSIFIER_EXPERIMENT=experiments/demo_classifier.yaml SEGMENTER_EXPERIMENT=experiments/demo_segmenter.yaml
 
 test: $(INSTALLED) ## Run the tests
@@ -77,6 +77,8 @@ show-masks: $(RUNS)/masks.png ## Draw some true masks over their images
 $(RUNS)/masks.png: $(RUNS)/manifest.csv
 	$(BIN)/pneumoseg show-masks --manifest $< --out $@
 
+show-predictions: $(RUNS)/predictions.png ## Draw true and predicted masks over images that were not trained on
+
 train-classifier: $(CLASSIFIER_RUN)/metrics.json ## Train the classifier
 
 $(CLASSIFIER_RUN)/metrics.json: $(RUNS)/manifest.csv $(CLASSIFIER_EXPERIMENT)
@@ -110,6 +112,10 @@ endif
 
 $(RUNS)/scores.csv: $(RUNS)/pipeline/pipeline.json $(SCORED)
 	$(BIN)/pneumoseg evaluate --manifest $(SCORED) --pipeline $(<D) --out $@ \
+		--exclude-training $(CLASSIFIER_RUN) --exclude-training $(SEGMENTER_RUN)
+
+$(RUNS)/predictions.png: $(RUNS)/pipeline/pipeline.json $(SCORED)
+	$(BIN)/pneumoseg show-masks --manifest $(SCORED) --pipeline $(<D) --out $@ \
 		--exclude-training $(CLASSIFIER_RUN) --exclude-training $(SEGMENTER_RUN)
 
 clean: ## Remove the environments, the demo and caches; runs stay

@@ -30,6 +30,9 @@ _STAGES = {
 }
 
 Manifest = Annotated[Path, typer.Option(help="Manifest made by `pneumoseg index`.")]
+ExcludedRuns = Annotated[
+    list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
+]
 PipelineFolder = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
 
 
@@ -70,12 +73,14 @@ def show_masks(
     count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     pipeline: Annotated[Path | None, typer.Option(help="Also draw what this pipeline predicts.")] = None,
+    exclude_training: ExcludedRuns = None,
 ) -> None:
-    """Draw true masks over their images."""
+    """Draw masks over their images."""
     from pneumoseg.data.index import load_manifest
+    from pneumoseg.data.splits import without_training_images
     from pneumoseg.report.contact_sheet import draw_contact_sheet
 
-    table = load_manifest(manifest)
+    table = without_training_images(load_manifest(manifest), exclude_training or [])
     positives = table[table["has_pneumothorax"]]
     chosen = positives.sample(min(count, len(positives)), random_state=seed)
     results = None
@@ -195,9 +200,7 @@ def evaluate(
     manifest: Manifest,
     pipeline: PipelineFolder,
     out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
-    exclude_training: Annotated[
-        list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
-    ] = None,
+    exclude_training: ExcludedRuns = None,
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
 ) -> None:
     """Score a pipeline on annotated images.
