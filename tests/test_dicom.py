@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
 from pneumoseg.dicom import (
@@ -28,6 +28,7 @@ from pneumoseg.dicom import (
     NotDicomError,
     TooLargeError,
     UnsupportedError,
+    codecs,
     elements,
     read_dicom,
     read_image,
@@ -75,10 +76,10 @@ def save(image: Dataset, path: Path, syntax: str | None = None) -> Path:
     return path
 
 
-def lookup_table(descriptor: list[int], data: list[int], vr: str = "US") -> Sequence:
+def lookup_table(descriptor: list[int], data: list[int] | np.ndarray, vr: str = "US", dtype: str = "<u2") -> Sequence:
     item = Dataset()
     item.add_new("LUTDescriptor", vr, descriptor)
-    item.add_new("LUTData", "OW", np.array(data, "<u2").tobytes())
+    item.add_new("LUTData", "OW", np.array(data, dtype).tobytes())
     return Sequence([item])
 
 
@@ -181,6 +182,34 @@ def test_a_window_that_is_no_number_says_nothing(tmp_path, text):
     assert read_image(path).tolist() == [[0, 51, 255]]
 
 
+@pytest.mark.parametrize(("vr", "code"), [("FD", "d"), ("FL", "f"), ("US", "H"), ("SS", "h"), ("UL", "L"), ("SL", "l")])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_binary_windows(tmp_path, vr, code, order):
+    image = dataset(np.array([[50, 80, 200]], f"{order}u2"), WindowCenter="10.0", WindowWidth="5.10")
+    path = save(image, tmp_path / "image.dcm", uid.ExplicitVRBigEndian if order == ">" else None)
+    content = path.read_bytes()
+    for text, number in ((b"10.0", 100), (b"5.10", 51)):
+        value = struct.pack(order + code, number)
+        header = b"DS" + struct.pack(order + "H", 4) + text
+        assert content.count(header) == 1
+        content = content.replace(header, vr.encode() + struct.pack(order + "H", len(value)) + value)
+    path.write_bytes(content)
+    assert read_image(path).tolist() == [[0, 28, 255]]
+
+
+def test_decimal_commas(tmp_path):
+    path = save(
+        dataset(np.array([[50, 80, 200]], "u2"), WindowCenter="100.0", WindowWidth="51.000"), tmp_path / "image.dcm"
+    )
+    path.write_bytes(path.read_bytes().replace(b"51.000", b"51,000").replace(b"100.0", b"100,0"))
+    assert read_image(path).tolist() == [[0, 28, 255]]
+
+
+def test_an_unknown_voi_lut_function_matters_only_to_a_window(tmp_path):
+    assert shown(tmp_path, [[50, 80, 200]], VOILUTFunction="CUBIC") == [[0, 51, 255]]
+    assert shown(tmp_path, [[50, 80, 200]], VOILUTFunction="CUBIC", WindowCenter=9, WindowWidth=0) == [[0, 51, 255]]
+
+
 def test_signed_with_rescale_and_window(tmp_path):
     # Modality values 2 x - 1000: -1002, -500, 0, 500, 1000; centre -0.5, width 2000: -500 is 0.25025 of white.
     attributes = {
@@ -199,6 +228,10 @@ def test_signed_with_rescale_and_window(tmp_path):
 def test_high_bit_above_the_stored_bits(tmp_path):
     pixels = (np.array([[100, 300, 250]]) << 4) | 0xF
     assert shown(tmp_path, pixels, BitsStored=12, HighBit=15) == [[0, 255, 191]]
+
+
+def test_an_absent_high_bit(tmp_path):
+    assert shown(tmp_path, [[0x7100, 0x300, 0x250]], BitsStored=12, HighBit=None) == [[0, 255, 167]]
 
 
 def test_rescale_of_eight_bits_is_spread(tmp_path):
@@ -233,6 +266,32 @@ def test_voi_lut_in_implicit_vr_and_undefined_length(tmp_path):
     assert read_image(path).tolist() == [[0, 0, 64, 128, 128]]
 
 
+def test_voi_lut_in_big_endian(tmp_path):
+    sequence = lookup_table([3, -2, 12], [0, 1024, 2048], "SS", dtype=">u2")
+    image = dataset(np.array([[-3, -2, -1, 0, 9]], ">i2"), VOILUTSequence=sequence)
+    path = save(image, tmp_path / "image.dcm", uid.ExplicitVRBigEndian)
+    assert read_image(path).tolist() == [[0, 0, 64, 128, 128]]
+
+
+@pytest.mark.parametrize(
+    ("entries", "bits", "data", "dtype"),
+    [
+        (4, 8, [0, 100, 200, 255], "u1"),  # two entries a word
+        (3, 8, [0, 100, 255, 77], "u1"),  # and one byte to make the length even
+        (3, 8, [0, 100, 255, 77, 0, 0], "<u2"),  # more entries than the descriptor says
+    ],
+)
+def test_what_lut_data_may_be(tmp_path, entries, bits, data, dtype):
+    sequence = lookup_table([entries, 5, bits], data, dtype=dtype)
+    expected = [[data[0], data[1], data[entries - 1]]]
+    assert shown(tmp_path, [[4, 6, 200]], "u1", VOILUTSequence=sequence) == expected
+
+
+def test_a_lut_of_65536_entries_says_0(tmp_path):
+    sequence = lookup_table([0, 0, 16], np.arange(65536)[::-1])
+    assert shown(tmp_path, [[0, 32768, 65535]], VOILUTSequence=sequence) == [[255, 127, 0]]
+
+
 def test_deep_values_are_spread_and_padding_is_black(tmp_path):
     pixels = [[100, 300, 250, 4000]]
     assert shown(tmp_path, pixels, BitsStored=12, PixelPaddingValue=4000) == [[0, 255, 191, 0]]
@@ -240,6 +299,15 @@ def test_deep_values_are_spread_and_padding_is_black(tmp_path):
     assert shown(tmp_path, pixels, BitsStored=12, PhotometricInterpretation="MONOCHROME1", **ranged) == [
         [255, 0, 64, 0]
     ]
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_that_is_not_spread_is_shown_as_stored(tmp_path, photometric):
+    plain = {"PhotometricInterpretation": photometric}
+    for pixels, attributes in (([[0, 9, 255]], {}), ([[0, 80, 4095]], {"WindowCenter": 100, "WindowWidth": 51})):
+        dtype = "u2" if attributes else "u1"
+        expected = shown(tmp_path, pixels, dtype, **plain, **attributes)
+        assert shown(tmp_path, pixels, dtype, PixelPaddingValue=pixels[0][2], **plain, **attributes) == expected
 
 
 def test_signed_padding(tmp_path):
@@ -312,11 +380,118 @@ def test_every_lossless_encoding_gives_the_same_image(tmp_path, encoding, dtype,
     assert (header.frame_offset, header.frame_length) == (0, 0)
 
 
+def with_bits(path: Path, stored: int, high: int) -> Path:
+    """The file with another BitsStored and HighBit, its pixels as they are."""
+    image = pydicom.dcmread(path)
+    image.BitsStored, image.HighBit = stored, high
+    return save(image, path)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("high", [13, 15])
+def test_stored_bits_that_are_not_the_lowest(tmp_path, encoding, high):
+    chance = np.random.default_rng(SEED)
+    pixels = chance.integers(0, 2**12, (35, 40)).astype("u2")
+    pixels[0, :2] = 0, 4095
+    around = chance.integers(0, 2**16, pixels.shape).astype("u2") & ~np.uint16(0xFFF << high - 11)
+    path = with_bits(encoded(pixels << high - 11 | around, encoding, tmp_path / "image.dcm"), 12, high)
+    assert np.array_equal(read_image(path), np.rint(pixels / 4095 * 255))
+
+
+@pytest.mark.parametrize("encoding", ["JPEG-LS", "JPEG 2000"])
+def test_a_frame_of_the_stored_bits_alone_is_not_shifted(tmp_path, encoding):
+    pixels = np.random.default_rng(SEED).integers(0, 2**12, (35, 40)).astype("u2")
+    pixels[0, :2] = 0, 4095
+    path = with_bits(encoded(pixels, encoding, tmp_path / "image.dcm", BitsStored=12), 12, 15)
+    assert np.array_equal(read_image(path), np.rint(pixels / 4095 * 255))
+
+
 def test_big_endian_words_of_eight_bit_pixels(tmp_path):
     image = dataset(GRADIENT[:, :22])
     image["PixelData"].VR = "OW"
     image.PixelData = GRADIENT[:, :22].ravel().view("<u2").astype(">u2").tobytes()
     assert np.array_equal(read_image(save(image, tmp_path / "image.dcm", uid.ExplicitVRBigEndian)), GRADIENT[:, :22])
+
+
+def run_length(*segments: bytes) -> bytes:
+    starts = np.cumsum([64, *map(len, segments)])[:-1]
+    return struct.pack("<16L", len(segments), *starts, *[0] * (15 - len(segments))) + b"".join(segments)
+
+
+def run_length_file(path: Path, shape: tuple[int, int], *segments: bytes) -> Path:
+    image = dataset(np.zeros(shape, f"u{len(segments)}"))
+    image.PixelData = encapsulate([run_length(*segments)])
+    image["PixelData"].is_undefined_length = True
+    return save(image, path, uid.RLELossless)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\x02\1\2\3\xff\7\x00\4",  # three literals, a run of two, one literal
+        b"\x80\x02\1\2\3\x80\xff\7\x00\4\0\x80",  # with nothing in between, and padding
+        b"\x02\1\2\3\xff\7\x01\4\5",  # the last one with a pixel too much
+        b"\x02\1\2\3\xff\7\x00\4\x00\5",  # a literal too much
+        b"\x02\1\2\3\xff\7\x00\4\5",  # a byte too much
+    ],
+)
+def test_run_lengths(tmp_path, segment):
+    assert read_image(run_length_file(tmp_path / "image.dcm", (2, 3), segment)).tolist() == [[1, 2, 3], [7, 7, 4]]
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\x02\1\2\3\xff\7",  # a pixel too few
+        b"\x80\x02\1\2\3\xff\7\x00",  # a literal cut off
+        b"\x05\1\2\3\7\7",  # and one of several
+        b"\x80\x02\1\2\3\xff\7\xff",  # a run cut off
+        b"\x02\1\2\3\xff\7\x02\4\5\6",  # two pixels too many
+        b"\x02\1\2\3\xff\7\x00\4\xff\1",
+        b"\x02\1\2\3\xff\7\x00\4\x01\5\6",
+    ],
+)
+def test_run_lengths_of_another_size(tmp_path, segment):
+    with pytest.raises(DamagedError, match="run-length"):
+        read_image(run_length_file(tmp_path / "image.dcm", (2, 3), segment))
+
+
+def test_short_runs_take_no_more_memory_than_the_image(tmp_path):
+    side = 1000
+    path = run_length_file(tmp_path / "image.dcm", (side, side), b"\xff\7" * (side * side // 2))
+    tracemalloc.start()
+    assert (read_image(path) == 7).all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * side * side
+
+
+def test_encapsulated_uncompressed(tmp_path):
+    for pixels, rows in ((GRADIENT, 37), (GRADIENT, 38)):
+        path = save(jpeg_dataset(pixels.tobytes(), Rows=rows), tmp_path / "image.dcm")
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.1.98"))
+        if rows == len(pixels):
+            assert np.array_equal(read_image(path), pixels)
+    with pytest.raises(DamagedError, match="1258 bytes"):
+        read_image(path)
+
+
+def test_a_few_bytes_after_the_pixels(tmp_path):
+    image = dataset(GRADIENT)
+    plain = image.PixelData
+    image.PixelData = plain + b"x" * 16 + bytes(50)
+    assert np.array_equal(read_image(save(image, tmp_path / "image.dcm")), GRADIENT)
+    image.PixelData = plain + b"x" * 18
+    with pytest.raises(DamagedError, match="1276 bytes"):
+        read_image(save(image, tmp_path / "image.dcm"))
+
+
+@pytest.mark.parametrize("frames", [0, None, ""])
+def test_a_number_of_frames_that_says_nothing(tmp_path, frames):
+    image = dataset(GRADIENT)
+    if frames is not None:
+        image.NumberOfFrames = frames
+    assert np.array_equal(read_image(save(image, tmp_path / "image.dcm")), GRADIENT)
 
 
 def test_an_odd_number_of_bytes_is_padded(tmp_path):
@@ -331,6 +506,46 @@ def test_without_preamble(tmp_path, encoding, keep):
     meta_length = struct.unpack_from("<L", content, 140)[0]
     path.write_bytes(content[132 if keep == "meta" else 144 + meta_length :])
     assert np.array_equal(read_image(path), GRADIENT)
+
+
+@pytest.mark.parametrize("encoding", ["implicit", "explicit", "big endian"])
+def test_a_bare_data_set_may_begin_at_any_group(tmp_path, encoding):
+    path = encoded(GRADIENT, encoding, tmp_path / "image.dcm")
+    content = path.read_bytes()
+    samples = b"\0\x28\0\2" if encoding == "big endian" else b"\x28\0\2\0"
+    path.write_bytes(content[content.index(samples) :])
+    assert np.array_equal(read_image(path), GRADIENT)
+
+
+def unknown_sequence(*elements_of_items: bytes) -> bytes:
+    """A private element of unknown VR and undefined length whose items are of undefined length too."""
+    items = [b"\xfe\xff\0\xe0\xff\xff\xff\xff" + item + b"\xfe\xff\x0d\xe0\0\0\0\0" for item in elements_of_items]
+    return b"\x09\0\1\x10UN\0\0\xff\xff\xff\xff" + b"".join(items) + b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def test_items_of_unknown_sequences_may_be_in_either_vr(tmp_path):
+    implicit = b"\x28\0\x10\0\2\0\0\0\1\0"
+    explicit = b"\x28\0\x10\0US\2\0\1\0"
+    # The length of the second element, 0x4c54 = 19540, looks like the value representation LT.
+    letters = implicit + b"\x29\0\x10\x10TL\0\0" + b"\xee" * 0x4C54
+    content = save(dataset(GRADIENT), tmp_path / "image.dcm").read_bytes()
+    start = content.index(b"\x28\0\2\0US")
+    for items in ([], [b""], [implicit], [explicit], [letters], [implicit, explicit, b"", letters, explicit]):
+        path = tmp_path / "unknown.dcm"
+        path.write_bytes(content[:start] + unknown_sequence(*items) + content[start:])
+        assert np.array_equal(read_image(path), GRADIENT)
+
+
+def test_a_voi_lut_of_unknown_vr(tmp_path):
+    # The length of the LUT data, 0x4c54 = 19540, looks like the value representation LT.
+    entries = 0x4C54 // 2
+    descriptor = struct.pack("<HHL3H", 0x28, 0x3002, 6, entries, 0, 16)
+    data = struct.pack("<HHL", 0x28, 0x3006, 2 * entries) + bytes(2 * entries - 2) + b"\xff\xff"
+    item = b"\xfe\xff\0\xe0" + struct.pack("<L", len(descriptor + data)) + descriptor + data
+    sequence = b"\x28\0\x10\x30UN\0\0" + struct.pack("<L", len(item)) + item
+    path = save(dataset(np.array([[0, 1, entries]], "u2")), tmp_path / "image.dcm")
+    path.write_bytes(path.read_bytes().replace(b"\xe0\x7f\x10\0OW", sequence + b"\xe0\x7f\x10\0OW"))
+    assert read_image(path).tolist() == [[0, 0, 255]]
 
 
 def test_nested_sequences_are_passed_over(tmp_path):
@@ -386,7 +601,7 @@ def test_the_frame_decodes_to_the_image(tmp_path, table, quality, syntax):
         ({"PhotometricInterpretation": "MONOCHROME1"}, False),
         ({"RescaleSlope": 2, "RescaleIntercept": 0}, False),
         ({"VOILUTSequence": lookup_table([2, 0, 8], [0, 255])}, False),
-        ({"PixelPaddingValue": 9}, False),
+        ({"PixelPaddingValue": 255}, True),
     ],
 )
 def test_only_an_unchanged_frame_is_offered(tmp_path, attributes, kept):
@@ -395,6 +610,23 @@ def test_only_an_unchanged_frame_is_offered(tmp_path, attributes, kept):
     assert (header.frame_offset > 0) == (header.frame_length > 0) == kept
     if kept:
         assert np.array_equal(tensorflow_decodes(path, header.frame_offset, header.frame_length), image)
+
+
+def test_a_sequential_frame_of_eight_bits_may_be_marked_extended(tmp_path):
+    frame = jpeg(GRADIENT).replace(b"\xff\xc0", b"\xff\xc1")
+    path = save(jpeg_dataset(frame), tmp_path / "image.dcm")
+    image, header = read_dicom(path)
+    assert header.frame_offset > 0
+    assert np.array_equal(tensorflow_decodes(path, header.frame_offset, header.frame_length), image)
+
+
+def test_a_progressive_frame_is_read_but_not_offered(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(GRADIENT).save(buffer, "JPEG", progressive=True)
+    for syntax in (uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1):
+        image, header = read_dicom(save(jpeg_dataset(buffer.getvalue()), tmp_path / "image.dcm", syntax))
+        assert np.array_equal(image, np.asarray(Image.open(buffer)))
+        assert (header.frame_offset, header.frame_length) == (0, 0)
 
 
 def test_a_frame_in_two_fragments_is_read_but_not_offered(tmp_path):
@@ -422,6 +654,12 @@ def test_header(tmp_path):
 def test_a_silent_header(tmp_path):
     header = read_dicom(save(dataset(GRADIENT, SOPInstanceUID="1.2"), tmp_path / "image.dcm"))[1]
     assert (header.patient_id, header.view, header.sex, header.age, header.pixel_spacing) == ("", "", "", None, None)
+
+
+def test_text_that_is_not_utf_8_is_latin_1(tmp_path):
+    path = save(dataset(GRADIENT, PatientID="Muessler"), tmp_path / "image.dcm")
+    path.write_bytes(path.read_bytes().replace(b"Muessler", b"M\xfc\xdfler  "))
+    assert read_dicom(path)[1].patient_id == "Müßler"
 
 
 @pytest.mark.parametrize(
@@ -458,6 +696,8 @@ def test_parse_age(text, years):
         (b"plain text, no image\n" * 50, NotDicomError),
         (b"\x89PNG\r\n\x1a\n" + bytes(500), NotDicomError),
         (bytes(1000), NotDicomError),
+        (random.Random(SEED).randbytes(5000), NotDicomError),
+        (b"\x10\0\x10\0PN\x04\0Ross", NotDicomError),
         (bytes(128) + b"DICM", NoPixelsError),
         (bytes(128) + b"DICM" + b"\x02\0\x10\0UI\xff\xff1.2", DamagedError),
     ],
@@ -492,7 +732,7 @@ def test_what_may_not_be_read(tmp_path):
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, UnsupportedError, "not greyscale"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, UnsupportedError, "not greyscale"),
         ({"NumberOfFrames": 2}, UnsupportedError, "2 frames"),
-        ({"NumberOfFrames": 0}, DamagedError, "NumberOfFrames"),
+        ({"NumberOfFrames": -1}, DamagedError, "NumberOfFrames"),
         ({"BitsAllocated": 32, "BitsStored": 32}, UnsupportedError, "32 bits"),
         ({"BitsStored": 12}, DamagedError, "12 bits"),
         ({"BitsStored": None}, DamagedError, "BitsStored is absent"),
@@ -573,11 +813,148 @@ def test_what_a_frame_may_hold(tmp_path, frame, error, reason):
         read_image(save(jpeg_dataset(frame), tmp_path / "image.dcm"))
 
 
-def test_a_progressive_frame_is_not_baseline(tmp_path):
+def entropy_coded(frame: bytes) -> int:
+    """Where the compressed data of a frame of one scan begin."""
+    start = frame.index(b"\xff\xda")
+    return start + 2 + struct.unpack_from(">H", frame, start + 2)[0]
+
+
+@pytest.mark.parametrize("size", [64, 256, 4096])
+@pytest.mark.parametrize("hole", ["zeroed", "dropped", "ones"])
+def test_a_hole_inside_a_frame(tmp_path, size, hole):
+    noise = np.random.default_rng(SEED).normal(0, 3, (300, 300))
+    pixels = (np.add.outer(np.arange(300) * 0.4, np.arange(300) * 0.3) + noise).clip(0, 255).astype(np.uint8)
+    frame = jpeg(pixels)
+    filling = {"zeroed": bytes(size), "dropped": b"", "ones": b"\xff" * size}[hole]
+    for start in range(entropy_coded(frame), len(frame) - size - 2, 1500):
+        broken = frame[:start] + filling + frame[start + size :]
+        with pytest.raises(DamagedError, match="cannot be decoded"):
+            read_image(save(jpeg_dataset(broken, pixels.shape), tmp_path / "image.dcm"))
+
+
+def test_a_hole_inside_a_frame_of_jpeg_lossless(tmp_path):
+    pixels = np.random.default_rng(SEED).integers(0, 4096, (90, 100)).astype("u2")
+    path = encoded(pixels, "lossless", tmp_path / "image.dcm", BitsStored=12)
+    content = path.read_bytes()
+    start = entropy_coded(content) + 2000
+    path.write_bytes(content[:start] + bytes(4096) + content[start + 4096 :])
+    with pytest.raises(DamagedError, match="finds them corrupt"):
+        read_image(path)
+
+
+def test_too_many_scans(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(GRADIENT).save(buffer, "JPEG", progressive=True)
+    frame = buffer.getvalue()
+    last = frame.rindex(b"\xff\xda")
+    broken = frame[:last] + frame[last:-2] * codecs.MAX_SCANS + b"\xff\xd9"
+    with pytest.raises(DamagedError, match="more than 100 scans"):
+        read_image(save(jpeg_dataset(broken), tmp_path / "image.dcm"))
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit])
+def test_the_frame_says_more_than_the_transfer_syntax(tmp_path, syntax):
+    path = encoded(GRADIENT, "lossless", tmp_path / "image.dcm")
+    image = pydicom.dcmread(path)
+    assert np.array_equal(read_image(save(image, path, syntax)), GRADIENT)
+
+
+@pytest.mark.parametrize("kind", ["JPEG-LS", "JPEG 2000"])
+def test_a_frame_of_another_family(tmp_path, kind):
+    image = pydicom.dcmread(encoded(GRADIENT, kind, tmp_path / "image.dcm"))
+    for syntax in (uid.JPEGBaseline8Bit, uid.JPEGLSLossless if kind == "JPEG 2000" else uid.JPEG2000):
+        with pytest.raises(DicomError) as caught:
+            read_image(save(image, tmp_path / "image.dcm", syntax))
+        assert type(caught.value) in (UnsupportedError, DamagedError)
+
+
+def test_a_progressive_frame_of_twelve_bits(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(GRADIENT).save(buffer, "JPEG", progressive=True)
+    frame = buffer.getvalue().replace(b"\xff\xc2\0\x0b\x08", b"\xff\xc2\0\x0b\x0c")
+    image = jpeg_dataset(frame)
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
     with pytest.raises(UnsupportedError, match="0xc2"):
-        read_image(save(jpeg_dataset(buffer.getvalue()), tmp_path / "image.dcm"))
+        read_image(save(image, tmp_path / "image.dcm"))
+
+
+@pytest.mark.parametrize("encoding", ["JPEG", "JPEG-LS", "JPEG 2000", "lossless"])
+def test_bytes_after_the_end_of_a_frame(tmp_path, encoding):
+    path = tmp_path / "image.dcm"
+    save(jpeg_dataset(jpeg(GRADIENT)), path) if encoding == "JPEG" else encoded(GRADIENT, encoding, path)
+    expected = read_image(path)
+    image = pydicom.dcmread(path)
+    frame = next(generate_frames(image.PixelData, number_of_frames=1)).rstrip(b"\0")
+    for surplus, accepted in ((b"\0x", True), (b"x" * 16, True), (b"x" * 16 + bytes(90), True), (b"x" * 17, False)):
+        image.PixelData = encapsulate([frame + surplus])
+        save(image, path)
+        if accepted:
+            assert np.array_equal(read_image(path), expected)
+        else:
+            with pytest.raises(DamagedError, match="end-of-image"):
+                read_image(path)
+
+
+def boxed(codestream: bytes, kind: str) -> bytes:
+    """A JP2 file around a codestream (ITU-T T.800 annex I)."""
+    start = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
+    if kind == "to the end":
+        return start + b"\0\0\0\0jp2c" + codestream
+    if kind == "long":
+        return start + b"\0\0\0\1jp2c" + struct.pack(">Q", len(codestream) + 16) + codestream
+    return start + struct.pack(">L", len(codestream) + 8) + b"jp2c" + codestream + b"\0\0\0\x30xml " + b"x" * 40
+
+
+@pytest.mark.parametrize("kind", ["to the end", "long", "and more"])
+def test_jpeg_2000_in_boxes(tmp_path, kind):
+    path = encoded(GRADIENT, "JPEG 2000", tmp_path / "image.dcm")
+    image = pydicom.dcmread(path)
+    image.PixelData = encapsulate([boxed(next(generate_frames(image.PixelData, number_of_frames=1)), kind)])
+    assert np.array_equal(read_image(save(image, path)), GRADIENT)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(8), b"\0\0\0\0jP  ", b"\0\0\0\1jP  " + bytes(8)],
+)
+def test_boxes_without_a_codestream(tmp_path, frame):
+    image = jpeg_dataset(frame)
+    with pytest.raises(DamagedError, match="frame header"):
+        read_image(save(image, tmp_path / "image.dcm", uid.JPEG2000))
+
+
+@pytest.mark.parametrize(("left", "top"), [(32, 0), (0, 32), (2**30, 2**30)])
+def test_jpeg_2000_away_from_the_origin(tmp_path, left, top):
+    path = encoded(GRADIENT, "JPEG 2000", tmp_path / "image.dcm")
+    content = bytearray(path.read_bytes())
+    size = content.index(b"\xff\x4f\xff\x51") + 8
+    # Right, bottom, left, top of the image; width and height of a tile; left and top of the tiles.
+    values = np.array(struct.unpack_from(">8L", content, size))
+    values += left, top, left, top, 0, 0, left, top
+    struct.pack_into(">8L", content, size, *values)
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedError, match="origin"):
+        read_image(path)
+
+
+def test_a_frame_deeper_than_what_is_allocated(tmp_path):
+    path = encoded(GRADIENT.astype("u2"), "JPEG 2000", tmp_path / "image.dcm")
+    image = pydicom.dcmread(path)
+    image.BitsAllocated, image.BitsStored, image.HighBit = 8, 8, 7
+    with pytest.raises(DamagedError, match="16 bits where 8"):
+        read_image(save(image, path))
+
+
+def test_a_deflated_file_that_does_not_end(tmp_path):
+    path = save(dataset(GRADIENT), tmp_path / "image.dcm", uid.DeflatedExplicitVRLittleEndian)
+    content = path.read_bytes()
+    begin = 144 + struct.unpack_from("<L", content, 140)[0]
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    whole = zlib.decompress(content[begin:], wbits=-zlib.MAX_WBITS)
+    # Every byte of the data set can be had, but nothing says that these are all.
+    path.write_bytes(content[:begin] + squeeze.compress(whole) + squeeze.flush(zlib.Z_FULL_FLUSH))
+    with pytest.raises(DamagedError, match="deflated data set is cut short"):
+        read_image(path)
 
 
 @pytest.mark.parametrize(("pixels", "bits"), [(GRADIENT, 8), (GRADIENT.astype("u2") * 16, 12)])

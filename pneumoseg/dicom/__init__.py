@@ -41,18 +41,21 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read a radiograph as it is displayed.
 
     Args:
-        path: a DICOM file with one greyscale frame of up to 16 bits, in any transfer syntax of the standard that is
-            not for video: implicit, explicit, big endian, deflated, run-length, JPEG baseline, extended and lossless,
-            JPEG-LS, JPEG 2000.
+        path: A DICOM file with one greyscale frame of 1 to 16 bits, allocated as 8 or 16, in one of these transfer
+            syntaxes: implicit or explicit VR little endian, explicit VR big endian, deflated, encapsulated
+            uncompressed, RLE lossless, JPEG baseline, extended or lossless (.50, .51, .57, .70), JPEG-LS (.80, .81),
+            JPEG 2000 (.90, .91). Not read: JPEG 2000 part 2, High-Throughput JPEG 2000, JPEG XL, deflated frames,
+            video.
 
     Returns:
         uint8, (rows, columns), 0 to 255, white being dense. The modality LUT, the first VOI LUT or else the first valid
         window, and the inversion of MONOCHROME1 are applied (PS3.3 sections C.11.1, C.11.2 and C.7.6.3.1.2). Without
-        VOI LUT or window, 8-bit values stay as they are and others are spread from the smallest to the largest one;
-        an image of one deeper value only is all zeros.
+        VOI LUT or window, 8-bit values stay as they are and others are spread from the smallest to the largest one,
+        padding being left out and black; an image of one deeper value only is all zeros. The windows and rescales
+        that enhanced objects keep in functional groups are not read.
 
     Raises:
-        DicomError: the file cannot be opened. Its subclasses: NotDicomError, NoPixelsError, UnsupportedError (colour,
+        DicomError: The file cannot be opened. Its subclasses: NotDicomError, NoPixelsError, UnsupportedError (colour,
             several frames, over 16 bits, other codecs), DamagedError, TooLargeError. Whatever the bytes, nothing else.
     """
     return read_dicom(path)[0]
@@ -62,13 +65,13 @@ def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], DicomHe
     """Read a radiograph as it is displayed, and its header, in one pass over the file.
 
     Args:
-        path: a DICOM file, as for `read_image`.
+        path: A DICOM file, as for `read_image`.
 
     Returns:
         The image, as from `read_image`, and what its header says.
 
     Raises:
-        DicomError: as for `read_image`.
+        DicomError: As for `read_image`.
     """
     elements, syntax, in_file = read_elements(path)
     pixels = read_format(elements)

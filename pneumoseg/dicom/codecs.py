@@ -1,9 +1,11 @@
 """From the bytes of one frame to its stored values: native, run-length, and the JPEG family.
 
-Decoders are called directly, all of permissive licence: Pillow (libjpeg-turbo) for JPEG of 8 bits, gdcm, in a process
-of its own, for JPEG of 12 bits and JPEG lossless, pyjpegls (CharLS) for JPEG-LS, openjpeg for JPEG 2000. Before one of
-them sees a frame, the frame's own header has been compared with the DICOM header, so that none allocates more than was
-checked, and the frame has been seen to end as a codestream ends, for some decoders fill up what is missing.
+Decoders are called directly, all of permissive licence: simplejpeg (libjpeg-turbo) for JPEG of 8 bits, gdcm, in a
+process of its own, for JPEG of 12 bits and JPEG lossless, pyjpegls (CharLS) for JPEG-LS, openjpeg for JPEG 2000. Which
+of the JPEG decoders is the frame's own business, for writers confuse the four transfer syntaxes. Before one of them
+sees a frame, the frame's own header has been compared with the DICOM header, so that none allocates more than was
+checked, and the frame has been seen to end as a codestream ends, for some decoders fill up what is missing. What
+happens to decode to the right number of pixels passes: a JPEG with a few bytes changed may.
 """
 
 import os
@@ -11,14 +13,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any, NamedTuple
 
 import jpeg_ls
 import numpy as np
 import openjpeg
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 from pydicom import config, uid
 
 from pneumoseg.dicom import gdcm_process
@@ -37,44 +38,58 @@ NATIVE = frozenset(
 """Transfer syntaxes whose Pixel Data are not encapsulated."""
 GDCM_SECONDS = 120
 """Longest time that gdcm is given for a frame; the largest take a few seconds."""
+MAX_SCANS = 100
+"""Most scans of a JPEG frame: progressive ones have about ten, and each takes as long as the image is large."""
+MAX_SURPLUS_BYTES = 16
+"""How many bytes of any value may follow the pixels or the end of a frame."""
 
-_BASELINE, _EXTENDED, _LOSSLESS, _LS = 0xC0, 0xC1, gdcm_process.LOSSLESS, 0xF7
+_ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"  # pydicom does not name it
+_BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _LS = 0xC0, 0xC1, 0xC2, gdcm_process.LOSSLESS, 0xF7
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), _LS}) - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
+_JP2_START = b"\0\0\0\x0cjP  "
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
 
 
 class Codestream(NamedTuple):
-    """What a frame of the JPEG family says of itself; `process` is its start-of-frame marker, 0 for JPEG 2000."""
+    """What a frame of the JPEG family says of itself; `process` is its start-of-frame marker, 0 for JPEG 2000.
+
+    `cropped`: whether its pixels begin elsewhere than its grid of reference, as in JPEG 2000 they may.
+    """
 
     process: int
     precision: int
     rows: int
     columns: int
     components: int
+    cropped: bool = False
 
 
 def decode_native(elements: Elements, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
     """Read uncompressed pixels.
 
     Args:
-        elements: the elements of the file.
-        pixels: how they are stored.
+        elements: The elements of the file.
+        pixels: How they are stored.
 
     Returns:
         uint8 or uint16, (rows, columns): the stored bits, two's complement where signed.
 
     Raises:
-        DamagedError: fewer bytes than the header announces, or more that are not zero padding.
+        DamagedError: Fewer bytes than the header announces, or, past `MAX_SURPLUS_BYTES`, more that are not zeros.
     """
     raw = elements.value("PixelData")
     if pixels.bits_allocated == 8 and not elements.little and elements.found["PixelData"].vr == b"OW":
         raw = np.frombuffer(raw[: len(raw) // 2 * 2], ">u2").astype("<u2").tobytes()
+    return _read_native(raw, elements.little, pixels)
+
+
+def _read_native(raw: bytes, little: bool, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
     expected = pixels.rows * pixels.columns * pixels.bits_allocated // 8
-    # One byte of padding makes an odd length even, and may be anything.
-    if len(raw) < expected or raw[expected + expected % 2 :].strip(b"\0"):
+    if len(raw) < expected or raw[expected + MAX_SURPLUS_BYTES :].strip(b"\0"):
         raise DamagedError(pixels.path, f"holds {len(raw)} bytes of pixels where its header says {expected}")
-    dtype = np.dtype(f"{'<' if elements.little else '>'}u{pixels.bits_allocated // 8}")
+    dtype = np.dtype(f"{'<' if little else '>'}u{pixels.bits_allocated // 8}")
     values = np.frombuffer(raw, dtype, pixels.rows * pixels.columns).astype(dtype.newbyteorder("="), copy=False)
     return _stored_bits(values.reshape(pixels.rows, pixels.columns), pixels)
 
@@ -83,54 +98,73 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
     """Decode the frame of an encapsulated image.
 
     Args:
-        encoded: its bytes.
+        encoded: Its bytes.
         syntax: UID of its transfer syntax.
-        pixels: how the decoded pixels are stored.
+        pixels: How the decoded pixels are stored.
 
     Returns:
         uint8 or uint16, (rows, columns): the stored bits, two's complement where signed; and whether the frame is one
         of 8-bit sequential JPEG, which TensorFlow decodes to the same values.
 
     Raises:
-        UnsupportedError: a transfer syntax, or a process or precision within it, that is not read here.
-        DamagedError: the frame is cut short, broken, or not of the size the header says.
+        UnsupportedError: A transfer syntax, or a process or precision within it, that is not read here.
+        DamagedError: The frame is cut short, broken, or not of the size the header says.
     """
+    if syntax == _ENCAPSULATED_UNCOMPRESSED:
+        return _read_native(encoded, True, pixels), False
     if syntax == uid.RLELossless:
         return _stored_bits(_decode_rle(encoded, pixels), pixels), False
     if syntax not in _PROCESSES:
         name = uid.UID(syntax, config.IGNORE).name
         raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not read here")
-    stream = _check_codestream(encoded, syntax, pixels)
-    decoder = _decoder(stream)
+    encoded, stream = _find_codestream(encoded, syntax, pixels.path)
+    _check_codestream(stream, syntax, pixels)
     try:
-        values = decoder(encoded, stream)
+        values = _decoder(stream)(encoded, stream)
     except Exception as error:  # four native libraries, each with errors of its own kind
         raise DamagedError(pixels.path, f"its compressed pixels cannot be decoded ({error})") from error
     if values.shape != (pixels.rows, pixels.columns):
         raise DamagedError(pixels.path, f"its pixels decode to {values.shape}")
     unsigned = values.view(f"u{values.dtype.itemsize}")
-    return _keep_bits(unsigned, pixels.bits_stored), decoder is _decode_jpeg
+    sequential = stream.process in (_BASELINE, _EXTENDED) and stream.precision == 8
+    # A frame of fewer bits than High Bit announces holds the stored bits alone.
+    return (_stored_bits if stream.precision > pixels.high_bit else _keep_bits)(unsigned, pixels), sequential
 
 
-def _check_codestream(encoded: bytes, syntax: str, pixels: PixelFormat) -> Codestream:
-    """Compare a frame of the JPEG family with the DICOM header, and see that it is whole."""
-    path = pixels.path
+def _find_codestream(encoded: bytes, syntax: str, path: str) -> tuple[bytes, Codestream]:
+    """Take the codestream out of a frame, without boxes around it and bytes behind it, and read its header."""
     try:
-        stream = _jpeg_2000_header(encoded) if syntax in _JPEG_2000 else _jpeg_header(encoded)
+        if syntax in _JPEG_2000:
+            encoded = _unboxed(encoded)
+            stream = _jpeg_2000_header(encoded)
+        else:
+            stream = _jpeg_header(encoded)
     except (struct.error, IndexError) as error:
         raise DamagedError(path, "its compressed pixels have no readable frame header") from error
-    if not encoded.rstrip(b"\0\xff").endswith(_END_OF_IMAGE):
+    end = encoded.rfind(_END_OF_IMAGE) + len(_END_OF_IMAGE)
+    if end < len(_END_OF_IMAGE) or encoded[end + MAX_SURPLUS_BYTES :].strip(b"\0\xff"):
         raise DamagedError(path, "its compressed pixels are cut short: they have no end-of-image marker")
+    if stream.process and encoded.count(_START_OF_SCAN) > MAX_SCANS:
+        raise DamagedError(path, f"its frame has more than {MAX_SCANS} scans")
+    return encoded[:end], stream
+
+
+def _check_codestream(stream: Codestream, syntax: str, pixels: PixelFormat) -> None:
+    """Compare a codestream of the JPEG family with the DICOM header."""
+    path = pixels.path
     if (stream.rows, stream.columns) != (pixels.rows, pixels.columns):
         sizes = f"{stream.rows} x {stream.columns} pixels where its header says {pixels.rows} x {pixels.columns}"
         raise DamagedError(path, f"its frame holds {sizes}")
+    if stream.cropped:
+        # openjpeg's binding allocates what lies before the pixels too, and misplaces them.
+        raise UnsupportedError(path, "its JPEG 2000 image does not begin at the origin")
     if stream.components != 1:
         raise UnsupportedError(path, f"its frame has {stream.components} colour components")
-    if stream.process not in _PROCESSES[syntax]:
-        raise UnsupportedError(path, f"its frame is of JPEG process {stream.process:#x}, unlike its transfer syntax")
+    deep_progressive = stream.process == _PROGRESSIVE and stream.precision != 8
+    if stream.process not in _PROCESSES[syntax] or deep_progressive:
+        raise UnsupportedError(path, f"its frame is of JPEG process {stream.process:#x}, not read here with {syntax}")
     if not 2 <= stream.precision <= pixels.bits_allocated:
         raise DamagedError(path, f"its frame has {stream.precision} bits where {pixels.bits_allocated} are allocated")
-    return stream
 
 
 def _jpeg_header(encoded: bytes) -> Codestream:
@@ -152,7 +186,25 @@ def _jpeg_2000_header(encoded: bytes) -> Codestream:
     components, depth, step_across, step_down = struct.unpack_from(">H3B", encoded, 40)
     if not encoded.startswith(_JPEG_2000_START) or (step_across, step_down) != (1, 1):
         raise IndexError("no codestream of full resolution")
-    return Codestream(0, (depth & 0x7F) + 1, bottom - top, right - left, components)
+    return Codestream(0, (depth & 0x7F) + 1, bottom - top, right - left, components, left > 0 or top > 0)
+
+
+def _unboxed(encoded: bytes) -> bytes:
+    """Return the codestream of a JP2 file, which some writers take for a frame (ITU-T T.800 section I.4)."""
+    if not encoded.startswith(_JP2_START):
+        return encoded
+    offset = 0
+    while True:
+        length, kind = struct.unpack_from(">L4s", encoded, offset)
+        header = 8
+        if length == 1:
+            (length,), header = struct.unpack_from(">Q", encoded, offset + 8), 16
+        end = offset + length if length else len(encoded)
+        if kind == b"jp2c":
+            return encoded[offset + header : end]
+        if end < offset + header:
+            raise IndexError("a box shorter than its header")
+        offset = end
 
 
 def _decoder(stream: Codestream) -> Callable[[bytes, Codestream], NDArray[np.integer]]:
@@ -164,8 +216,8 @@ def _decoder(stream: Codestream) -> Callable[[bytes, Codestream], NDArray[np.int
 
 
 def _decode_jpeg(encoded: bytes, stream: Codestream) -> NDArray[np.integer]:
-    # Pillow decodes by the accurate integer DCT, as TensorFlow does under INTEGER_ACCURATE.
-    return np.array(Image.open(BytesIO(encoded), formats=("JPEG",)))
+    # The accurate integer DCT, as TensorFlow's under INTEGER_ACCURATE; strict: libjpeg only warns of corrupt data.
+    return simplejpeg.decode_jpeg(encoded, "GRAY", fastdct=False, fastupsample=False, strict=True)[..., 0]
 
 
 def _decode_jpeg_2000(encoded: bytes, stream: Codestream) -> NDArray[np.integer]:
@@ -198,54 +250,59 @@ def _decode_rle(encoded: bytes, pixels: PixelFormat) -> NDArray[np.unsignedinteg
     if len(encoded) < 64 or encoded[0] != count:
         raise DamagedError(pixels.path, f"its run-length pixels do not begin with a header of {count} segments")
     starts = struct.unpack_from(f"<{count}L", encoded, 4)
-    planes = []
+    values = np.zeros(pixels.rows * pixels.columns, f"u{count}")
     for start, end in zip(starts, (*starts[1:], len(encoded)), strict=True):
-        plane = _unpack_bits(encoded[start:end], pixels.rows * pixels.columns)
+        plane = _unpack_bits(encoded[start:end], values.size)
         if plane is None:
             raise DamagedError(pixels.path, "its run-length pixels are not of the size its header says")
-        planes.append(np.frombuffer(plane, np.uint8))
-    pairs = np.stack(planes, axis=-1)
-    return pairs.view(f">u{count}").astype(f"u{count}").reshape(pixels.rows, pixels.columns)
+        values = values << 8 | np.frombuffer(plane, np.uint8, values.size)
+    return values.reshape(pixels.rows, pixels.columns)
 
 
-def _unpack_bits(segment: bytes, size: int) -> bytes | None:
+def _unpack_bits(segment: bytes, size: int) -> bytearray | None:
     """Decode a PackBits segment (PS3.5 section G.3.2), None where it is not of `size` bytes.
 
-    Written out because the library for it panics on a segment that is longer than announced.
+    One byte too much passes, decoded or not: some writers make lengths even before they encode. Written out because the
+    library for it panics on a segment that is longer than announced.
     """
-    parts: list[bytes] = []
+    plane = bytearray(size + 128)
     decoded = offset = 0
     while decoded < size and offset + 1 < len(segment):
         control = segment[offset]
+        offset += 1
         if control < 128:
-            parts.append(segment[offset + 1 : offset + 2 + control])
-            offset += 2 + control
+            end = decoded + control + 1
+            plane[decoded:end] = segment[offset : offset + control + 1]
+            offset += control + 1
         elif control > 128:
-            parts.append(segment[offset + 1 : offset + 2] * (257 - control))
-            offset += 2
-        else:
+            end = decoded + 257 - control
+            plane[decoded:end] = segment[offset : offset + 1] * (257 - control)
             offset += 1
+        else:
             continue
-        decoded += len(parts[-1])
-    return b"".join(parts) if decoded == size and not segment[offset:].strip(b"\0\x80") else None
+        decoded = end
+    whole = size <= decoded <= size + 1 and offset <= len(segment)
+    return plane if whole and not segment[offset:].rstrip(b"\0")[:-1].strip(b"\0\x80") else None
 
 
 def _stored_bits(values: NDArray[np.unsignedinteger], pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
     """Keep the bits from High Bit downward; old files put overlays or nothing above and below them."""
     shift = pixels.high_bit + 1 - pixels.bits_stored
-    return _keep_bits(values >> shift if shift else values, pixels.bits_stored)
+    return _keep_bits(values >> shift if shift else values, pixels)
 
 
-def _keep_bits(values: NDArray[Any], bits: int) -> NDArray[np.unsignedinteger]:
+def _keep_bits(values: NDArray[Any], pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
+    bits = pixels.bits_stored
     return values if bits >= 8 * values.dtype.itemsize else values & values.dtype.type(2**bits - 1)
 
 
 _JPEG_2000 = frozenset({uid.JPEG2000Lossless, uid.JPEG2000})
+_JPEG = (_BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS)
 _PROCESSES: dict[str, tuple[int, ...]] = {
-    uid.JPEGBaseline8Bit: (_BASELINE,),
-    uid.JPEGExtended12Bit: (_BASELINE, _EXTENDED),
-    uid.JPEGLossless: (_LOSSLESS,),
-    uid.JPEGLosslessSV1: (_LOSSLESS,),
+    uid.JPEGBaseline8Bit: _JPEG,
+    uid.JPEGExtended12Bit: _JPEG,
+    uid.JPEGLossless: _JPEG,
+    uid.JPEGLosslessSV1: _JPEG,
     uid.JPEGLSLossless: (_LS,),
     uid.JPEGLSNearLossless: (_LS,),
     uid.JPEG2000Lossless: (0,),

@@ -26,30 +26,32 @@ def display(
 
     The modality LUT or rescale comes first, then the first VOI LUT, or where there is none the first valid window, then
     the inversion of MONOCHROME1. Without VOI LUT or window, unsigned 8-bit values that no rescale changes stay as they
-    are, and others are spread from the smallest to the largest in the image. Padding is left out of that and is black.
+    are, and others are spread from the smallest to the largest in the image. Padding is left out of the spread and is
+    black there; elsewhere it is shown as any value, for a value that pads may be one of the image too: 255, say.
 
     Args:
-        elements: the elements of the file.
-        pixels: how its pixels are stored.
-        stored: uint8 or uint16, (rows, columns), the stored bits.
+        elements: The elements of the file.
+        pixels: How its pixels are stored.
+        stored: Uint8 or uint16, (rows, columns), the stored bits.
 
     Returns:
         uint8, (rows, columns), zeros where values would be spread but are all alike; and whether it equals `stored`.
 
     Raises:
-        DamagedError: a LUT or rescale that cannot be applied.
-        UnsupportedError: a VOI LUT Function that the standard does not know.
+        DamagedError: A LUT or rescale that cannot be applied.
+        UnsupportedError: A VOI LUT Function, with a window, that the standard does not know.
     """
     codes = np.arange(2**pixels.bits_stored)
     half = 2 ** (pixels.bits_stored - 1)
     values = np.where(codes < half, codes, codes - 2 * half) if pixels.signed else codes
-    padding = _is_padding(elements, values, pixels.signed)
+    padding = np.zeros(codes.shape, bool)
     modality = _apply_modality(elements, values)
     levels = _apply_voi(elements, modality)
     if levels is None:
         if len(codes) == WHITE + 1 and np.array_equal(modality, codes):
             levels = codes
         else:
+            padding = _is_padding(elements, values, pixels.signed)
             present = np.bincount(stored.ravel(), minlength=len(codes)) > 0
             levels = _spread(modality, present & ~padding)
             if levels is None:
@@ -64,7 +66,7 @@ def display(
 
 
 def _is_padding(elements: Elements, values: NDArray[np.integer], signed: bool) -> NDArray[np.bool_]:
-    """Which stored values are padding (PS3.3 section C.7.5.1.1.2): one value, or a range with both ends."""
+    """Tell which stored values are padding (PS3.3 section C.7.5.1.1.2): one value, or a range with both ends."""
     first = elements.integers("PixelPaddingValue", signed)
     if not first:
         return np.zeros(values.shape, bool)
@@ -91,12 +93,12 @@ def _apply_voi(elements: Elements, values: NDArray[np.number]) -> NDArray[np.flo
         levels, bits = _look_up(item, values)
         return np.minimum(levels / (2**bits - 1), 1) * WHITE
     function = elements.text("VOILUTFunction").upper() or "LINEAR"
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise UnsupportedError(elements.path, f"its VOI LUT Function is {function[:20]!r}")
     narrowest = 1.0 if function == "LINEAR" else np.finfo(float).tiny
     for center, width in zip(elements.numbers("WindowCenter"), elements.numbers("WindowWidth"), strict=False):
         # Zero or missing widths are common where a writer had nothing to say, and say nothing here.
         if math.isfinite(center) and narrowest <= width < math.inf:
+            if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+                raise UnsupportedError(elements.path, f"its VOI LUT Function is {function[:20]!r}")
             return WHITE * _apply_window(values, center, width, function)
     return None
 
@@ -114,7 +116,11 @@ def _apply_window(values: NDArray[np.number], center: float, width: float, funct
 
 
 def _look_up(item: Elements, values: NDArray[np.number]) -> tuple[NDArray[np.number], int]:
-    """Apply a LUT (PS3.3 sections C.11.1.1 and C.11.2.1.1): its entries for the values, and how many bits they have."""
+    """Apply a LUT (PS3.3 sections C.11.1.1 and C.11.2.1.1).
+
+    Returns:
+        Its entries for the values, and how many bits they have. Data beyond the entries it describes are left alone.
+    """
     descriptor, data = item.integers("LUTDescriptor"), item.value("LUTData")
     if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
         raise DamagedError(item.path, f"a LUT has the descriptor {descriptor}")
@@ -122,8 +128,8 @@ def _look_up(item: Elements, values: NDArray[np.number]) -> tuple[NDArray[np.num
     vr = item.found["LUTDescriptor"].vr
     if vr == b"SS" or (vr != b"US" and values.min() < 0):
         first = item.integers("LUTDescriptor", signed=True)[1]
-    if len(data) == 2 * entries:
-        lut = np.frombuffer(data, "<u2" if item.little else ">u2").astype(int)
+    if len(data) >= 2 * entries:
+        lut = np.frombuffer(data, "<u2" if item.little else ">u2", entries).astype(int)
     elif entries <= len(data) <= entries + 1:
         lut = np.frombuffer(data, np.uint8).astype(int)
     else:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -51,6 +52,9 @@ _KEYWORDS = """
     FloatPixelData DoubleFloatPixelData PixelData
 """
 _KEYWORD_OF = {tag_for_keyword(keyword): keyword for keyword in _KEYWORDS.split()}
+_BINARY = {b"FD": "f8", b"FL": "f4", b"SL": "i4", b"SS": "i2", b"UL": "u4", b"US": "u2"}
+# Groups 0002 and 0008, the latter in either byte order.
+_USUAL_STARTS = (b"\x02\0", b"\x08\0", b"\0\x08")
 # PS3.5 section 7.1.2: with these value representations an explicit length takes four bytes, after two reserved ones.
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
@@ -70,10 +74,10 @@ class Elements:
     """The data elements of one data set that matter here, by keyword, each converted on request.
 
     Attributes:
-        path: the file, for messages.
-        content: the bytes that the positions refer to: the whole file, or the inflated data set of a deflated one.
-        little: whether numbers are little endian.
-        found: the elements, by keyword.
+        path: The file, for messages.
+        content: The bytes that the positions refer to: the whole file, or the inflated data set of a deflated one.
+        little: Whether numbers are little endian.
+        found: The elements, by keyword.
     """
 
     path: str
@@ -82,14 +86,14 @@ class Elements:
     found: dict[str, Element] = field(default_factory=dict)
 
     def value(self, keyword: str) -> bytes:
-        """The bytes of a value, b'' where it is absent or of undefined length."""
+        """Return the bytes of a value, b'' where it is absent or of undefined length."""
         element = self.found.get(keyword)
         if element is None or element.length == UNDEFINED_LENGTH:
             return b""
         return self.content[element.offset : element.offset + element.length]
 
     def text(self, keyword: str) -> str:
-        """The value as stripped text, '' where absent: UTF-8 or else Latin-1, whatever character set is declared."""
+        """Return the value as stripped text, '' where absent: UTF-8, else Latin-1, whatever character set is named."""
         value = self.value(keyword)[:MAX_TEXT_BYTES]
         try:
             text = value.decode()
@@ -98,21 +102,29 @@ class Elements:
         return text.strip(" \0\r\n\t")
 
     def numbers(self, keyword: str) -> list[float]:
-        """The values of a decimal string, [] where absent; one that is no number is NaN."""
+        """Return the values of a decimal string, [] where absent; one that is no number is NaN.
+
+        Decimal commas, which some locales write, and the binary representations that some writers use pass too.
+        """
+        element = self.found.get(keyword)
+        if element is not None and element.vr in _BINARY:
+            dtype = np.dtype(f"{'<' if self.little else '>'}{_BINARY[element.vr]}")
+            value = self.value(keyword)[:MAX_TEXT_BYTES]
+            return np.frombuffer(value, dtype, len(value) // dtype.itemsize).tolist()
         text = self.text(keyword)
         return [_number(part) for part in text.split("\\")] if text else []
 
     def integers(self, keyword: str, signed: bool = False) -> list[int]:
-        """The values of a 16-bit binary element, the first three at most, [] where absent."""
+        """Return the values of a 16-bit binary element, the first three at most, [] where absent."""
         value = self.value(keyword)[:6]
         count, code = len(value) // 2, "h" if signed else "H"
         return list(struct.unpack_from(f"{'<' if self.little else '>'}{count}{code}", value))
 
     def first_item(self, keyword: str) -> "Elements | None":
-        """The first item of a sequence, None where the sequence is absent or empty.
+        """Return the first item of a sequence, None where the sequence is absent or empty.
 
         Raises:
-            DamagedError: the sequence does not begin with an item, or the item is cut short.
+            DamagedError: The sequence does not begin with an item, or the item is cut short.
         """
         element = self.found.get(keyword)
         if element is None or element.length == 0:
@@ -124,14 +136,15 @@ class Elements:
             raise DamagedError(self.path, f"{keyword} does not begin with an item")
         item = Elements(self.path, self.content, self.little)
         start = element.offset + 8
-        item.collect(start, len(self.content) if length == UNDEFINED_LENGTH else start + length, element.implicit)
+        implicit = element.implicit or _is_implicit(self.content, start)
+        item.collect(start, len(self.content) if length == UNDEFINED_LENGTH else start + length, implicit)
         return item
 
     def collect(self, offset: int, end: int, implicit: bool) -> None:
         """Keep the elements between two positions that matter here, up to and including Pixel Data.
 
         Raises:
-            DamagedError: an element reaches beyond `end` or beyond the bytes there are.
+            DamagedError: An element reaches beyond `end` or beyond the bytes there are.
         """
         try:
             for element in walk(self.content, offset, end, implicit, self.little):
@@ -147,18 +160,19 @@ def walk(content: bytes, offset: int, end: int, implicit: bool, little: bool) ->
     """Yield the elements of a data set in turn, passing over what is nested in sequences without recursion.
 
     Args:
-        content: the bytes.
-        offset: position of the first element.
-        end: position behind the last one; a delimiter that closes nothing ends the walk too.
-        implicit: whether value representations are left out.
-        little: whether numbers are little endian.
+        content: The bytes.
+        offset: Position of the first element.
+        end: Position behind the last one; a delimiter that closes nothing ends the walk too.
+        implicit: Whether value representations are left out.
+        little: Whether numbers are little endian.
 
     Raises:
-        EOFError: an element or a sequence does not end before `end`.
+        EOFError: An element or a sequence does not end before `end`.
     """
     order = "<" if little else ">"
     unpack, unpack_length = struct.Struct(f"{order}HHL").unpack_from, struct.Struct(f"{order}L").unpack_from
     unpack_short = struct.Struct(f"{order}H").unpack_from
+    whole = implicit
     outside: list[bool] = []  # for each open sequence or item of undefined length: was it written in implicit VR?
     while offset + 8 <= end:
         group, number, length = unpack(content, offset)
@@ -181,13 +195,15 @@ def walk(content: bytes, offset: int, end: int, implicit: bool, little: bool) ->
             yield Element(tag, vr, implicit, value, length)
         if undefined:
             outside.append(implicit)
-            implicit = implicit or vr == b"UN"  # PS3.5 section 6.2.2, note 6
+            # An element of VR UN should hold implicit items (PS3.5 section 6.2.2), but some writers disagree.
+            if tag == ITEM and not whole:
+                implicit = _is_implicit(content, offset)
     if outside or offset < end:
         raise EOFError(f"a sequence or an element is open at byte {offset}")
 
 
 def read_item(content: bytes, offset: int, little: bool = True) -> tuple[int, int]:
-    """The tag and length of an item or delimiter, (0, 0) where the bytes end before it."""
+    """Return the tag and length of an item or delimiter, (0, 0) where the bytes end before it."""
     if offset + 8 > len(content):
         return 0, 0
     group, number, length = struct.unpack_from("<HHL" if little else ">HHL", content, offset)
@@ -198,19 +214,19 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
     """Read a file's data elements up to its pixels, without decoding these.
 
     Args:
-        path: a DICOM file, with or without preamble and meta information.
+        path: A DICOM file, with or without preamble and meta information.
 
     Returns:
         The elements, Pixel Data among them; the UID of the transfer syntax, told from the bytes where the file does
         not name it; and whether positions in the elements' content are positions in the file.
 
     Raises:
-        DicomError: the file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or too large.
+        DicomError: The file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or too large.
     """
     name = os.fsdecode(path)
     content = _read_file(name)
     start = 132 if content[128:132] == b"DICM" else 0
-    if not start and content[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
+    if not start and content[:2] in (b"", b"\0", b"\0\0"):
         raise NotDicomError(name, "is not DICOM" if content else "is empty")
     meta = Elements(name, content, little=True)
     begin = _collect_meta(meta, start)
@@ -220,14 +236,20 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
         content, begin = _inflate(name, content[begin:]), 0
     implicit, little = _encoding(content, begin, syntax)
     elements = Elements(name, content, little)
-    elements.collect(begin, len(content), implicit)
+    try:
+        elements.collect(begin, len(content), implicit)
+    except DamagedError as error:
+        # Bytes that begin neither as a file nor as most data sets do are more likely none than a damaged one.
+        if start or content[:2] in _USUAL_STARTS:
+            raise
+        raise NotDicomError(name, "is not DICOM") from error
     _require_pixels(elements, named=bool(start))
     guess = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     return elements, syntax or str(guess), not deflated
 
 
 def _read_file(path: str) -> bytes:
-    """The bytes of a regular file of bounded size."""
+    """Return the bytes of a regular file of bounded size."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -257,7 +279,7 @@ def _collect_meta(meta: Elements, start: int) -> int:
 
 
 def _inflate(path: str, deflated: bytes) -> bytes:
-    """The data set of a deflated file, never expanded beyond the limit."""
+    """Return the data set of a deflated file, never expanded beyond the limit."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = stream.decompress(deflated, MAX_INFLATED_BYTES + 1)
@@ -271,12 +293,12 @@ def _inflate(path: str, deflated: bytes) -> bytes:
 
 
 def _encoding(content: bytes, offset: int, syntax: str) -> tuple[bool, bool]:
-    """Whether the data set leaves out its value representations, and whether it is little endian.
+    """Tell whether the data set leaves out its value representations, and whether it is little endian.
 
     The bytes decide about the former, for some writers name the wrong transfer syntax, and about both where none is
     named: group 0008 reads as 0800 in the wrong byte order.
     """
-    implicit = not _is_vr(content[offset + 4 : offset + 8])
+    implicit = _is_implicit(content, offset)
     wrong_order = not implicit and content[offset : offset + 1] == b"\0"
     return implicit, syntax != ExplicitVRBigEndian if syntax else not wrong_order
 
@@ -295,12 +317,17 @@ def _require_pixels(elements: Elements, named: bool) -> None:
     raise NoPixelsError(path, f"holds no pixels (SOP Class UID {elements.text('SOPClassUID') or 'not given'})")
 
 
+def _is_implicit(content: bytes, offset: int) -> bool:
+    """Tell whether the element at a position leaves out its value representation."""
+    return not _is_vr(content[offset + 4 : offset + 6])
+
+
 def _is_vr(text: bytes) -> bool:
     return text[:2].isalpha() and text[:2].isupper()
 
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return float(text.replace(",", "."))
     except ValueError:
         return float("nan")

@@ -8,9 +8,9 @@ class DicomError(ValueError):
     can cross a process pool.
 
     Attributes:
-        path: the file, as the caller named it.
-        reason: what is wrong with it, without a full stop.
-        remedy: what to do about it.
+        path: The file, as the caller named it.
+        reason: What is wrong with it, without a full stop.
+        remedy: What to do about it.
     """
 
     default_remedy = "Check that the path is right and that the file may be read"

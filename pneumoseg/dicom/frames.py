@@ -17,13 +17,13 @@ def find_frame(elements: Elements) -> Frame:
     """Follow the items of Pixel Data to its frame: an offset table, empty or not, then one or more fragments.
 
     Args:
-        elements: the elements of a file in an encapsulated transfer syntax, with one frame.
+        elements: The elements of a file in an encapsulated transfer syntax, with one frame.
 
     Returns:
         The frame, its fragments joined.
 
     Raises:
-        DamagedError: the items are not as the standard has them, are cut short, or hold more frames than one.
+        DamagedError: The items are not as the standard has them, are cut short, or hold more frames than one.
     """
     path, pixels = elements.path, elements.found["PixelData"]
     if pixels.length != UNDEFINED_LENGTH:

@@ -8,8 +8,7 @@ from pneumoseg.dicom.elements import Elements
 from pneumoseg.dicom.errors import DamagedError, TooLargeError, UnsupportedError
 
 MAX_PIXEL_BYTES = 80 * 2**20
-"""Largest decoded size, rows x columns x frames x samples x bytes: 6476 x 6476 at 16 bits, and below the 89 million
-pixels from which Pillow warns of a decompression bomb."""
+"""Largest decoded size, rows x columns x frames x samples x bytes: 6476 x 6476 at 16 bits."""
 OLDEST_AGE = 130.0
 """Ages beyond it, in years, are typing errors: public chest X-ray collections hold ages such as 413."""
 
@@ -27,16 +26,16 @@ class DicomHeader:
         view: View Position, such as PA or AP.
         sex: Patient's Sex: F, M or O.
         age: Patient's Age in years; None where it is absent, no age, or over `OLDEST_AGE`.
-        rows: height in pixels.
-        columns: width in pixels.
+        rows: Height in pixels.
+        columns: Width in pixels.
         photometric: MONOCHROME1 or MONOCHROME2, as stored; the image is always given white where dense.
-        bits_stored: bits a stored value has, 1 to 16.
+        bits_stored: Bits a stored value has, 1 to 16.
         transfer_syntax: UID of the transfer syntax.
-        pixel_spacing: distance between rows and between columns, in mm; None where absent or not positive.
-        frame_offset: position in the file, in bytes, of the one JPEG frame that
+        pixel_spacing: Distance between rows and between columns, in mm; None where absent or not positive.
+        frame_offset: Position in the file, in bytes, of the one JPEG frame that
             `tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")` turns into exactly this image;
             0 where there is no such frame.
-        frame_length: length of that frame in bytes, or 0.
+        frame_length: Length of that frame in bytes, or 0.
     """
 
     sop_instance_uid: str
@@ -72,15 +71,15 @@ def read_format(elements: Elements) -> PixelFormat:
     """Read and check how the pixels are stored, before any of them is decoded.
 
     Args:
-        elements: the elements of the file.
+        elements: The elements of the file.
 
     Returns:
         The format of one greyscale frame.
 
     Raises:
-        UnsupportedError: colour, several frames, or more than 16 bits.
-        TooLargeError: the header announces more than `MAX_PIXEL_BYTES`.
-        DamagedError: a needed element is absent or impossible.
+        UnsupportedError: Colour, several frames, or more than 16 bits.
+        TooLargeError: The header announces more than `MAX_PIXEL_BYTES`.
+        DamagedError: A needed element is absent or impossible.
     """
     path = elements.path
     rows, columns = _required(elements, "Rows"), _required(elements, "Columns")
@@ -110,10 +109,10 @@ def describe(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[
     """Gather the header of an image.
 
     Args:
-        elements: the elements of the file.
-        pixels: how its pixels are stored.
+        elements: The elements of the file.
+        pixels: How its pixels are stored.
         syntax: UID of its transfer syntax.
-        frame: position and length in the file of the frame that TensorFlow decodes to the image, or zeros.
+        frame: Position and length in the file of the frame that TensorFlow decodes to the image, or zeros.
     """
     return DicomHeader(
         sop_instance_uid=elements.text("SOPInstanceUID"),
@@ -136,7 +135,7 @@ def parse_age(text: str) -> float | None:
     """Turn an age string (PS3.5 section 6.2, VR AS) into years.
 
     Args:
-        text: digits and one of D, W, M, Y; bare digits, as in the competition, are years.
+        text: Digits and one of D, W, M, Y; bare digits, as in the competition, are years.
 
     Returns:
         Years, a month being 1/12 and a day 1/365.25 of one; None for anything else and beyond `OLDEST_AGE`.
@@ -156,13 +155,11 @@ def _required(elements: Elements, keyword: str) -> int:
 
 
 def _frames(elements: Elements) -> int:
-    """Number of Frames, 1 where absent."""
-    text = elements.text("NumberOfFrames")
-    if not text:
-        return 1
-    if not re.fullmatch(r"\+?\d{1,10}", text) or int(text) == 0:
+    """Return Number of Frames, 1 where it is absent, empty or 0."""
+    text = elements.text("NumberOfFrames") or "1"
+    if not re.fullmatch(r"\+?\d{1,10}", text):
         raise DamagedError(elements.path, f"NumberOfFrames is {text[:20]!r}")
-    return int(text)
+    return int(text) or 1
 
 
 def _spacing(values: list[float]) -> tuple[float, float] | None:
