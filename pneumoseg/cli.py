@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumoseg.whole_file import whole_file
+
 # Read when TensorFlow is imported, which happens only inside the commands that need it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -226,8 +228,8 @@ def evaluate(
     typer.echo(f"{len(truth)} images, {truth['has_pneumothorax'].sum()} positive{trained}")
     typer.echo(table.to_string(float_format="%.4f"))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(out, index_label="arm")
+        with whole_file(out) as temporary:
+            table.to_csv(temporary, index_label="arm")
     if table["unreadable"].any():
         typer.secho("UNREADABLE FILES were scored as predicted empty: index the data set anew", fg="red", err=True)
         raise typer.Exit(1)

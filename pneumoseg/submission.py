@@ -1,15 +1,14 @@
 """The competition's submission: written from results as they come, and checked before anyone uploads it."""
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pneumoseg import rle
 from pneumoseg.data.annotations import read_annotations
+from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Result
@@ -31,19 +30,19 @@ def write_submission(results: Iterable["Result"], path: str | Path) -> Counter[s
     """
     path = Path(path)
     errors_path = path.with_suffix(".errors.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
     stages, errors = Counter[str](), []
-    with _whole_file(path) as writer:
-        writer.writerow(HEADER)
+
+    def rows() -> Iterator[tuple[str, str]]:
         for result in results:
-            writer.writerow((result.image_id, result.rle))
             stages[result.stage] += 1
             if result.error is not None:
                 errors.append((result.image_id, result.error))
+            yield result.image_id, result.rle
+
+    _write_rows(path, HEADER, rows())
     errors_path.unlink(missing_ok=True)
     if errors:
-        with _whole_file(errors_path) as writer:
-            writer.writerows([("ImageId", "error"), *errors])
+        _write_rows(errors_path, ("ImageId", "error"), errors)
     return stages
 
 
@@ -86,13 +85,8 @@ def _header_problems(path: str | Path) -> list[str]:
     return [] if first == ",".join(HEADER) else [f"the first line is {first!r}, expected {','.join(HEADER)!r}"]
 
 
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Any]:
-    """A CSV writer on a temporary file that takes its name once all is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            yield csv.writer(file, lineterminator="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_rows(path: Path, header: tuple[str, str], rows: Iterable[tuple[object, object]]) -> None:
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,11 +1,12 @@
 """Write each epoch's values to a CSV as soon as they are known."""
 
-import os
 import time
 from pathlib import Path
 
 import keras
 import pandas as pd
+
+from pneumoseg.whole_file import whole_file
 
 
 class HistoryFile(keras.callbacks.Callback):
@@ -38,6 +39,5 @@ class HistoryFile(keras.callbacks.Callback):
         learning_rate = float(self.model.optimizer.learning_rate)
         row = {"epoch": epoch + 1, "seconds": round(seconds, 2), "learning_rate": learning_rate}
         self._rows.append(row | {name: float(value) for name, value in (logs or {}).items()})
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        self.table.to_csv(temporary, index=False)
-        temporary.replace(self._path)
+        with whole_file(self._path) as temporary:
+            self.table.to_csv(temporary, index=False)

@@ -14,6 +14,7 @@ from rich.progress import track
 from pneumoseg import rle
 from pneumoseg.data.annotations import read_annotations, read_id_map
 from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
+from pneumoseg.whole_file import whole_file
 
 COLUMNS = {
     "image_id": "str",
@@ -108,11 +109,8 @@ def index_dataset(
 
 def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
     """Write a manifest as CSV, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    manifest.to_csv(temporary, index=False)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        manifest.to_csv(temporary, index=False)
 
 
 def load_manifest(path: str | Path) -> pd.DataFrame:
@@ -183,8 +181,8 @@ def _report(left_out: list[dict], path: str | Path | None) -> str:
     """List what was left out, warn of it, and give the summary in the warning."""
     table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False)
+        with whole_file(path) as temporary:
+            table.to_csv(temporary, index=False)
     reasons = table["reason"].str.split(":").str[0].value_counts()
     summary = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     if left_out:

@@ -13,6 +13,7 @@ import yaml
 
 from pneumoseg.config import Settings, Split
 from pneumoseg.data.splits import patients_on_both_sides, stratified_split
+from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pneumoseg", "tensorflow", "keras", "segmentation-models", "numpy", "pydicom")
@@ -68,9 +69,8 @@ def finish_run(
         metrics |= {f"{name}_images": len(side), f"{name}_positives": int(side["has_pneumothorax"].sum())}
     # JSON has no NaN.
     metrics = {name: None if value != value else value for name, value in metrics.items()}
-    temporary = folder / f".metrics.json.{os.getpid()}"
-    temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    temporary.replace(folder / "metrics.json")
+    with whole_file(folder / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     return metrics
 
 

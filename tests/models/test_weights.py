@@ -7,7 +7,7 @@ from pneumoseg.models.weights import WeightsUnavailableError, check_weights, wei
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
 def test_names_of_weights_pass(weights):
-    check_weights(weights)
+    assert check_weights(weights) is None
 
 
 def test_a_missing_file_and_a_misspelt_name_are_refused(tmp_path):
