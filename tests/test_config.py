@@ -73,7 +73,8 @@ def test_missing_key_is_named(tmp_path, content):
 
 
 def test_number_that_yaml_reads_as_text(tmp_path, content):
-    text = yaml.safe_dump(content).replace("learning_rate: 0.002", "learning_rate: 2e-3")
+    content["phases"][0]["learning_rate"] = 0.125
+    text = yaml.safe_dump(content).replace("learning_rate: 0.125", "learning_rate: 2e-3")
     with pytest.raises(ConfigError, match=r"phases\.0\.learning_rate: .*write 0\.02"):
         load(tmp_path, text)
 
