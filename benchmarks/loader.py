@@ -26,8 +26,11 @@ import pandas as pd
 import pydicom
 import tensorflow as tf
 
+# What `fit` reads a PyDataset with; Keras 3 has no public name for it.
+from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
+
+from pneumoseg.data import loaders
 from pneumoseg.data.index import find_dicoms
-from pneumoseg.data.loaders import classification_dataset, segmentation_dataset
 from pneumoseg.dicom import read_dicom
 from pneumoseg.synthetic import write_dataset
 
@@ -84,7 +87,7 @@ def raw_decoding(manifest: pd.DataFrame) -> tf.data.Dataset:
 
 
 def pydicom_batches(manifest: pd.DataFrame, **workers: object) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    enqueuer = keras.utils.OrderedEnqueuer(PydicomDataset(manifest, **workers))
+    enqueuer = OrderedEnqueuer(PydicomDataset(manifest, **workers), **workers)
     enqueuer.start()
     yield from itertools.islice(enqueuer.get(), math.ceil(len(manifest) / BATCH))
     enqueuer.stop()
@@ -99,22 +102,25 @@ def seconds(batches: Callable[[], Iterable[object]]) -> float:
 
 def compare(manifest: pd.DataFrame, cache: str) -> None:
     cores = os.cpu_count()
-    # Nothing is kept in memory between rounds: each pass reads and decodes every file.
-    loaders = {
+    # As with a set that is too large for memory: each pass reads and decodes every file.
+    loaders._MEMORY_BUDGET = 0
+    classifier = loaders.classification_dataset(manifest, 1024, BATCH, cache_dir=cache)
+    segmenter = loaders.segmentation_dataset(manifest, 512, BATCH, cache_dir=cache)
+    candidates = {
         "(a) decode_jpeg alone": raw_decoding(manifest).__iter__,
-        "classifier's loader, 1024": lambda: classification_dataset(manifest, 1024, BATCH, cache_dir=cache),
-        "segmenter's loader, 512": lambda: segmentation_dataset(manifest, 512, BATCH, cache_dir=cache),
+        "classifier's loader, 1024": classifier.__iter__,
+        "segmenter's loader, 512": segmenter.__iter__,
         f"(b) PyDataset, {cores} threads": lambda: pydicom_batches(manifest, workers=cores),
         f"(b) PyDataset, {cores} processes": lambda: pydicom_batches(manifest, workers=cores, use_multiprocessing=True),
     }
-    for batches in loaders.values():
+    for batches in candidates.values():
         seconds(batches)
     # In turn, so that the machine's other work falls on all alike.
-    times = {name: [] for name in loaders}
+    times = {name: [] for name in candidates}
     for _ in range(ROUNDS):
-        for name, batches in loaders.items():
+        for name, batches in candidates.items():
             times[name].append(seconds(batches))
-    names = list(loaders)
+    names = list(candidates)
     print(f"{len(manifest)} images a round, median of {ROUNDS} rounds taken in turn, {cores} cores")
     for name in names:
         against = [
