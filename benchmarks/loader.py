@@ -104,8 +104,8 @@ def compare(manifest: pd.DataFrame, cache: str) -> None:
     cores = os.cpu_count()
     # As with a set that is too large for memory: each pass reads and decodes every file.
     loaders._MEMORY_BUDGET = 0
-    classifier = loaders.classification_dataset(manifest, 1024, BATCH, cache_dir=cache)
-    segmenter = loaders.segmentation_dataset(manifest, 512, BATCH, cache_dir=cache)
+    classifier = loaders.classification_examples(manifest, 1024, cache_dir=cache).batches(BATCH)
+    segmenter = loaders.segmentation_examples(manifest, 512, cache_dir=cache).batches(BATCH)
     candidates = {
         "(a) decode_jpeg alone": raw_decoding(manifest).__iter__,
         "classifier's loader, 1024": classifier.__iter__,

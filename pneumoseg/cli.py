@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,6 +35,7 @@ Manifest = Annotated[Path, typer.Option(help="Manifest made by `pneumoseg index`
 ExcludedRuns = Annotated[
     list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run after its last finished epoch.")]
 PipelineFolder = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
 
 
@@ -95,19 +96,42 @@ def show_masks(
 
 
 @app.command()
+def show_augmentations(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Same seed, same images and changes.")] = 0,
+) -> None:
+    """Draw images beside what each augmentation technique makes of them."""
+    from pneumoseg.data.index import load_manifest
+    from pneumoseg.report.contact_sheet import draw_augmentations
+
+    table = load_manifest(manifest)
+    positives = table[table["has_pneumothorax"]]
+    chosen = positives.sample(min(count, len(positives)), random_state=seed)
+    draw_augmentations(chosen, seed).savefig(out)
+    typer.echo(f"{out}: {len(chosen)} images")
+
+
+@app.command()
 def train_classifier(
     experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="The run's folder.")],
+    resume: Resume = False,
 ) -> None:
     """Train the classifier as an experiment file says."""
     from pneumoseg.config import load_classifier_settings
     from pneumoseg.data.index import load_manifest
+    from pneumoseg.report.live_curves import LiveCurves
     from pneumoseg.training.classifier import train_classifier
+    from pneumoseg.training.cross_validation import cross_validate_classifier
 
     settings = load_classifier_settings(experiment)
-    metrics = train_classifier(settings, load_manifest(manifest), out, manifest.parent / "cache")
-    _finish_training(out, "mcc", metrics)
+    train = cross_validate_classifier if settings.cross_validate else train_classifier
+    cache, table = manifest.parent / "cache", load_manifest(manifest)
+    metrics = train(settings, table, out, cache, resume=resume, watch=lambda run: LiveCurves(run, "mcc"))
+    typer.echo(json.dumps(metrics, indent=2))
 
 
 @app.command()
@@ -115,15 +139,34 @@ def train_segmenter(
     experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="The run's folder.")],
+    resume: Resume = False,
 ) -> None:
     """Train the segmenter as an experiment file says."""
     from pneumoseg.config import load_segmenter_settings
     from pneumoseg.data.index import load_manifest
+    from pneumoseg.report.live_curves import LiveCurves
     from pneumoseg.training.segmenter import train_segmenter
 
     settings = load_segmenter_settings(experiment)
-    metrics = train_segmenter(settings, load_manifest(manifest), out, manifest.parent / "cache")
-    _finish_training(out, "iou", metrics)
+    cache, table = manifest.parent / "cache", load_manifest(manifest)
+    metrics = train_segmenter(settings, table, out, cache, resume=resume, watch=lambda run: LiveCurves(run, "iou"))
+    typer.echo(json.dumps(metrics, indent=2))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished classifier runs.")],
+    out: Annotated[Path, typer.Option(help="PNG to write; the table goes beside it as CSV.")] = Path("comparison.png"),
+) -> None:
+    """Set classifier runs side by side: scores and curves."""
+    from pneumoseg.report.comparison import compare_runs, draw_comparison
+
+    table = compare_runs(runs)
+    with whole_file(out.with_suffix(".csv")) as temporary:
+        table.to_csv(temporary)
+    draw_comparison(runs).savefig(out, dpi=120)
+    typer.echo(table.T.to_string(float_format="%.4f"))
+    typer.echo(f"{out} and {out.with_suffix('.csv')}")
 
 
 @app.command()
@@ -245,16 +288,6 @@ def main() -> None:
     except (ValueError, OSError) as error:
         typer.echo(f"pneumoseg: {error}", err=True)
         raise SystemExit(2) from error
-
-
-def _finish_training(run: Path, monitor: str, metrics: dict[str, Any]) -> None:
-    import pandas as pd
-
-    from pneumoseg.report.curves import draw_curves
-
-    draw_curves(pd.read_csv(run / "history.csv"), monitor, metrics["best_epoch"]).savefig(run / "curves.png", dpi=120)
-    typer.echo(json.dumps(metrics, indent=2))
-    typer.echo(f"{run}: best epoch {metrics['best_epoch']}, validation {monitor} {metrics['val_' + monitor]:.4f}")
 
 
 if __name__ == "__main__":

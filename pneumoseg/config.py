@@ -1,12 +1,13 @@
 """Experiment files: YAML to validated, typed settings."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -31,8 +32,50 @@ class Phase(Settings):
     trainable: Literal["all", "head", "second_half"]
 
 
+class Plateau(Settings):
+    """When the learning rate falls: Keras' ReduceLROnPlateau on the monitored validation metric."""
+
+    patience: PositiveInt
+    factor: Share
+
+
+class Techniques(Settings):
+    """Which changes of an image, see `data.augmentation`; `zoom` is the least and the greatest change of size."""
+
+    techniques: Annotated[list[str], Field(min_length=1)]
+    zoom: Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+class RandomAugmentation(Techniques):
+    """Each technique changes each training image with one probability, anew each epoch."""
+
+    probability: Annotated[float, Field(gt=0, le=1)]
+
+
+class SlidingShare(Settings):
+    """The share of positives that an epoch shows, from the first epoch to the last, see `data.sampling`."""
+
+    first: Share
+    last: Share
+
+
+class FocalLossSettings(Settings):
+    """See `losses.FocalLoss`."""
+
+    kind: Literal["focal"]
+    alpha: Probability
+    gamma: Annotated[float, Field(ge=0)]
+
+
+class ClassWeights(Settings):
+    """What one image of a class counts in the training loss."""
+
+    negative: PositiveFloat
+    positive: PositiveFloat
+
+
 class ClassifierSettings(Settings):
-    """A classifier's experiment."""
+    """A classifier's experiment. What is left out is off."""
 
     kind: Literal["classifier"]
     backbone: str
@@ -41,7 +84,22 @@ class ClassifierSettings(Settings):
     batch_size: PositiveInt
     seed: int
     split: Split
+    cross_validate: bool = False
     phases: Annotated[list[Phase], Field(min_length=1)]
+    plateau: Plateau | None = None
+    augmentation: RandomAugmentation | None = None
+    enrichment: Techniques | None = None
+    positive_share: SlidingShare | None = None
+    loss: Literal["binary_crossentropy"] | FocalLossSettings = "binary_crossentropy"
+    class_weights: Literal["balanced"] | ClassWeights | None = None
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    deterministic: bool = False
+
+    @model_validator(mode="after")
+    def _one_set_of_examples(self) -> "ClassifierSettings":
+        if self.enrichment and (self.augmentation or self.positive_share):
+            raise ValueError("enrichment fixes the training set: leave augmentation and positive_share out, or it")
+        return self
 
 
 class SegmentationLoss(Settings):
@@ -49,7 +107,7 @@ class SegmentationLoss(Settings):
 
     focal_weight: Annotated[float, Field(ge=0)]
     dice_weight: Annotated[float, Field(ge=0)]
-    alpha: Annotated[float, Field(ge=0, le=1)]
+    alpha: Probability
     gamma: Annotated[float, Field(ge=0)]
     per_image: bool
 
@@ -81,28 +139,45 @@ class ConfigError(ValueError):
 def load_classifier_settings(path: str | Path) -> ClassifierSettings:
     """Read a classifier's experiment file.
 
+    A file may say `based_on: other.yaml`, with a path relative to itself: it then has the other's settings but for the
+    top-level keys that it gives itself.
+
     Raises:
-        ConfigError: If the file is missing, is no YAML, or has a key that is unknown, missing or of the wrong type.
+        ConfigError: If the file is missing, is no YAML, is based on itself, or has a key that is unknown, missing or
+            of the wrong type.
     """
     return _validated(path, ClassifierSettings)
 
 
 def load_segmenter_settings(path: str | Path) -> SegmenterSettings:
-    """Read a segmenter's experiment file; raises as `load_classifier_settings`."""
+    """Read a segmenter's experiment file, as `load_classifier_settings` does."""
     return _validated(path, SegmenterSettings)
 
 
 def _validated(path: str | Path, model: type[Experiment]) -> Experiment:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return model.model_validate(_read(Path(path)))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from error
+
+
+def _read(path: Path, readers: tuple[Path, ...] = ()) -> Any:
+    """A file's content, that of the file it is based on filled in; `readers` are the files based on this one."""
+    if path.resolve() in readers:
+        raise ConfigError(f"{path}: is based on itself")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such experiment file, see the folder experiments/") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from error
+    if not isinstance(content, dict) or "based_on" not in content:
+        return content
+    other = content.pop("based_on")
+    if not isinstance(other, str):
+        raise ConfigError(f"{path}: based_on: expected the name of an experiment file, got {other!r}")
+    inherited = _read(path.parent / other, (*readers, path.resolve()))
+    return {**inherited, **content} if isinstance(inherited, dict) else inherited
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,8 +1,9 @@
 """Predictions and truth to scores, always beside the floor of predicting nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from pneumoseg import rle
@@ -32,6 +33,43 @@ def score_arms(arms: Mapping[str, Iterable["Result"]], manifest: pd.DataFrame) -
     rows = {name: _summary(((r.rle, r.error is not None) for r in results), manifest) for name, results in arms.items()}
     rows["all empty"] = _summary(((rle.EMPTY, False) for _ in range(len(manifest))), manifest)
     return pd.DataFrame.from_dict(rows, "index").astype({"unreadable": int})
+
+
+def bootstrap_interval(
+    score: Callable[[np.ndarray], float],
+    groups: np.ndarray,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Estimate between which bounds a score would lie on other images of the same kind (Efron's percentile bootstrap).
+
+    Whole groups are drawn with replacement: two images of one patient tell less than those of two.
+
+    Args:
+        score: From row numbers, int64 (n,), some of them several times, to the score of these rows.
+        groups: (n,), whose image each row is; all different where nothing is known.
+        resamples: How often to draw.
+        level: Share of the resamples between the bounds.
+        seed: Same seed, same bounds.
+
+    Returns:
+        The lower and the upper bound. A resample without a score, such as the AUC of one class, does not count; NaN
+        where none has one.
+    """
+    _, members = np.unique(groups, return_inverse=True)
+    rows = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members))[:-1])
+    rng = np.random.default_rng(seed)
+    scores = [
+        score(np.concatenate([rows[group] for group in rng.integers(len(rows), size=len(rows))]))
+        for _ in range(resamples)
+    ]
+    known = [value for value in scores if not np.isnan(value)]
+    if not known:
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _summary(predictions: Iterable[tuple[str, bool]], manifest: pd.DataFrame) -> dict[str, float]:

@@ -10,7 +10,8 @@ from pathlib import Path
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the file's name once all is written.
 
-    Whoever reads meanwhile finds the old file or none; after an error nothing is left behind.
+    Whoever reads meanwhile finds the old file or none, and so it is after a crash or a power cut; after an error
+    nothing is left behind.
 
     Args:
         path: The file to write; its folder is made if it does not exist.
@@ -23,6 +24,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, reach the disk; Windows cannot open folders."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pneumoseg.cli import app
 from pneumoseg.data.index import load_manifest, save_manifest
-from pneumoseg.data.loaders import classification_dataset
+from pneumoseg.data.loaders import classification_examples
 from pneumoseg.models.bundle import load_bundle
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -66,7 +66,7 @@ def test_run_holds_all_that_was_done(runs, name, monitor):
     run = runs / name
     assert {path.name for path in run.iterdir()} == {
         "settings.yaml", "split.csv", "environment.json", "history.csv", "metrics.json", "curves.png", "tensorboard",
-        "best",
+        "best", *(["predictions.csv"] if name == "classifier" else []),
     }  # fmt: skip
     assert yaml.safe_load((run / "settings.yaml").read_text())["phases"][1]["epochs"] == 2
     history = pd.read_csv(run / "history.csv")
@@ -151,7 +151,7 @@ def test_unreadable_images_are_not_scored_in_silence(runs, generated, tmp_path):
     assert result.exit_code == 1
     assert "UNREADABLE FILES" in result.output
     with pytest.raises(FileNotFoundError, match=r"1 of 4 files are gone, index anew; the first: .*moved\.dcm"):
-        classification_dataset(manifest, 32, 4, cache_dir=tmp_path)
+        classification_examples(manifest, 32, cache_dir=tmp_path)
 
 
 def test_masks_are_drawn(runs, tmp_path):

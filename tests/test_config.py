@@ -31,7 +31,7 @@ def test_every_experiment_file_loads():
 
 
 def test_classifier_holds_the_papers_numbers():
-    settings = load_classifier_settings(EXPERIMENTS / "classifier_plain.yaml")
+    settings = load_classifier_settings(EXPERIMENTS / "classifier_augmentation.yaml")
     assert (settings.backbone, settings.weights, settings.image_size) == ("xception", "imagenet", 1024)
     assert (settings.batch_size, settings.split.validation_fraction) == (4, 0.2)
     phases = [(phase.epochs, phase.learning_rate, phase.trainable) for phase in settings.phases]

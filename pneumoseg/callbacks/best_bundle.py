@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import keras
+import pandas as pd
 
 
 class BestBundle(keras.callbacks.Callback):
@@ -13,14 +14,14 @@ class BestBundle(keras.callbacks.Callback):
 
     Args:
         monitor: Name of the value in the logs; greater is better.
-        save: Called as `save(model)`.
+        save: Called as `save(model, logs)`.
 
     Attributes:
         best: The best value so far, -inf before the first epoch.
         best_epoch: Its epoch, one-based; 0 before the first.
     """
 
-    def __init__(self, monitor: str, save: Callable[[keras.Model], None]) -> None:
+    def __init__(self, monitor: str, save: Callable[[keras.Model, dict[str, float]], None]) -> None:
         super().__init__()
         self.monitor, self._save = monitor, save
         self.best, self.best_epoch = -math.inf, 0
@@ -34,8 +35,27 @@ class BestBundle(keras.callbacks.Callback):
         logs = logs or {}
         if self.monitor not in logs:
             raise ValueError(f"BestBundle monitors {self.monitor!r}, and the logs hold {', '.join(sorted(logs))}")
+        if self._improves(epoch + 1, logs[self.monitor]):
+            self._save(self.model, logs)
+
+    def resume(self, history: pd.DataFrame) -> None:
+        """Go on after epochs that an earlier process trained.
+
+        Where the last of them is the best, the model is saved again: the process may have died before it did.
+
+        Args:
+            history: One row an epoch with `epoch` and the monitored value, see `HistoryFile`; the callback's model has
+                the weights of the last one.
+        """
+        improved = False
+        for row in history.to_dict("records"):
+            improved = self._improves(int(row["epoch"]), row[self.monitor])
+        if improved:
+            self._save(self.model, row)
+
+    def _improves(self, epoch: int, value: float) -> bool:
         # A first NaN is kept too, so that a run that diverges still ends with a bundle to look at.
-        if logs[self.monitor] > self.best or self.best_epoch == 0:
-            self.best = logs[self.monitor] if not math.isnan(logs[self.monitor]) else -math.inf
-            self.best_epoch = epoch + 1
-            self._save(self.model)
+        if not (value > self.best or self.best_epoch == 0):
+            return False
+        self.best, self.best_epoch = value if not math.isnan(value) else -math.inf, epoch
+        return True

@@ -10,19 +10,23 @@ from pneumoseg.whole_file import whole_file
 
 
 class HistoryFile(keras.callbacks.Callback):
-    """One row an epoch: `epoch` (one-based), `seconds`, `learning_rate` and all logs; whole after each epoch.
+    """One row an epoch: `epoch` (one-based), `seconds`, `learning_rate` at its beginning, and all logs.
 
-    Works across several calls of `fit`.
+    The file is whole after each epoch. Works across several calls of `fit`.
 
     Args:
         path: The CSV.
+        epochs: How many epochs of an earlier process to go on from; the rows of later ones are dropped.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, epochs: int = 0) -> None:
         super().__init__()
         self._path = Path(path)
         self._rows: list[dict[str, float]] = []
-        self._begin = 0.0
+        if epochs:
+            # The default parser may be off by the last bit, and the best epoch is found among these numbers.
+            self._rows = pd.read_csv(path, float_precision="round_trip").head(epochs).to_dict("records")
+        self._begin, self._learning_rate = 0.0, 0.0
 
     @property
     def table(self) -> pd.DataFrame:
@@ -30,14 +34,14 @@ class HistoryFile(keras.callbacks.Callback):
         return pd.DataFrame(self._rows)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock."""
+        """Start the clock, and note the learning rate before other callbacks change it."""
         self._begin = time.perf_counter()
+        self._learning_rate = float(self.model.optimizer.learning_rate)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the table anew, to a temporary name first."""
         seconds = time.perf_counter() - self._begin
-        learning_rate = float(self.model.optimizer.learning_rate)
-        row = {"epoch": epoch + 1, "seconds": round(seconds, 2), "learning_rate": learning_rate}
+        row = {"epoch": epoch + 1, "seconds": round(seconds, 2), "learning_rate": self._learning_rate}
         self._rows.append(row | {name: float(value) for name, value in (logs or {}).items()})
         with whole_file(self._path) as temporary:
             self.table.to_csv(temporary, index=False)

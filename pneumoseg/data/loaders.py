@@ -1,6 +1,9 @@
-"""Manifest to `tf.data`: images, labels and masks, decoded and resized in the graph without a line of Python."""
+"""Manifest to `tf.data`: images, labels and masks, decoded and resized in the graph without a line of Python.
 
-from collections.abc import Callable
+The one Python step is augmentation, which training alone has.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,63 +11,122 @@ import pandas as pd
 import tensorflow as tf
 
 from pneumoseg import rle
+from pneumoseg.data.augmentation import Augmentation
+from pneumoseg.data.sampling import UNCHANGED, Epoch
 from pneumoseg.data.transcoding import encoded_frames
 
 _MEMORY_BUDGET = 2 * 1024**3  # bytes of decoded images kept between epochs; a larger set is decoded anew
 
 
-def classification_dataset(
-    manifest: pd.DataFrame,
-    image_size: int,
-    batch_size: int,
-    *,
-    cache_dir: str | Path,
-    shuffle_seed: int | None = None,
-) -> tf.data.Dataset:
-    """Batches for the classifier.
+class Examples:
+    """Images and their targets, to be shown in any order; made by `classification_examples`, `segmentation_examples`.
+
+    A set that is small enough is decoded once and kept in memory.
+
+    Args:
+        count: How many there are.
+        load: From a position, a scalar tensor, to an image, uint8 (size, size, 1), and its target.
+        bytes_each: Of a decoded image and its target.
+        has_masks: Whether the target is a mask, which changes with the image.
+    """
+
+    def __init__(self, count: int, load: Callable, bytes_each: int, has_masks: bool) -> None:
+        self._count, self._load, self._has_masks = count, load, has_masks
+        self._fits = count * bytes_each <= _MEMORY_BUDGET
+        self._decoded: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    def batches(
+        self, batch_size: int, epoch: Epoch | None = None, augmentations: Sequence[Augmentation] = ()
+    ) -> tf.data.Dataset:
+        """Batch the examples.
+
+        Args:
+            batch_size: Images a batch; the last batch may be smaller.
+            epoch: Which ones, in which order, and how each is changed; None for all, in order, as they are.
+            augmentations: What the techniques of `epoch` are positions in.
+
+        Returns:
+            Batches of images, uint8 (batch, size, size, 1), and targets.
+        """
+        if epoch is None:
+            positions = np.arange(self._count)
+            epoch = Epoch(positions, np.full(self._count, UNCHANGED), positions)
+        load = self._from_memory() if self._fits else self._load
+
+        def example(row: tf.Tensor, technique: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image, target = load(row)
+            if not augmentations:
+                return image, target
+            return tf.cond(
+                technique == UNCHANGED,
+                lambda: (image, target),
+                lambda: self._changed(image, target, technique, seed, augmentations),
+            )
+
+        order = tf.data.Dataset.from_tensor_slices((epoch.rows, epoch.techniques, epoch.seeds))
+        examples = order.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    def _from_memory(self) -> Callable:
+        if self._decoded is None:
+            decoded = tf.data.Dataset.range(self._count).map(self._load, num_parallel_calls=tf.data.AUTOTUNE)
+            self._decoded = next(iter(decoded.batch(self._count)))
+        images, targets = self._decoded
+        return lambda row: (images[row], targets[row])
+
+    def _changed(
+        self,
+        image: tf.Tensor,
+        target: tf.Tensor,
+        technique: tf.Tensor,
+        seed: tf.Tensor,
+        augmentations: Sequence[Augmentation],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        def change(image: np.ndarray, mask: np.ndarray, technique: int, seed: int) -> list[np.ndarray]:
+            changed = augmentations[technique](image, mask if self._has_masks else None, seed=seed)
+            return [changed["image"], changed.get("mask", mask)]
+
+        # The seed decides everything: a function without state, which may run in parallel.
+        changed = tf.numpy_function(change, [image, target, technique, seed], [image.dtype, target.dtype], False)
+        return tf.ensure_shape(changed[0], image.shape), tf.ensure_shape(changed[1], target.shape)
+
+
+def classification_examples(manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path) -> Examples:
+    """Examples for the classifier.
 
     Args:
         manifest: One row an image, see `index_dataset`.
         image_size: Side in pixels of the square that the network sees, see `resize_to_square`.
-        batch_size: Images a batch; the last batch may be smaller.
         cache_dir: Folder for images that need transcoding.
-        shuffle_seed: None keeps the manifest's order; a number gives another order each epoch, the same for each run.
 
     Returns:
-        Batches of images, uint8 (batch, image_size, image_size, 1), and labels, float32 (batch, 1).
+        Images and labels, float32 (1,), in the manifest's order.
 
     Raises:
         ValueError: If the manifest is empty.
         DicomError: If a file that needs transcoding cannot be read any more.
     """
-    labels = tf.data.Dataset.from_tensor_slices(manifest["has_pneumothorax"].to_numpy(np.float32)[:, None])
-    records = tf.data.Dataset.zip(_image_records(manifest, cache_dir), labels)
+    records = _image_records(manifest, cache_dir)
+    labels = tf.constant(manifest["has_pneumothorax"].to_numpy(np.float32)[:, None])
 
-    def load(record: dict[str, tf.Tensor], label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _load_image(record, image_size), label
+    def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return _load_image(_row(records, row), image_size), labels[row]
 
-    return _batches(records, load, image_size**2, batch_size, shuffle_seed)
+    return Examples(len(manifest), load, image_size**2, has_masks=False)
 
 
-def segmentation_dataset(
-    manifest: pd.DataFrame,
-    image_size: int,
-    batch_size: int,
-    *,
-    cache_dir: str | Path,
-    shuffle_seed: int | None = None,
-) -> tf.data.Dataset:
-    """Batches for the segmenter; arguments and errors as `classification_dataset`.
+def segmentation_examples(manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path) -> Examples:
+    """Examples for the segmenter; arguments and errors as `classification_examples`.
 
     Returns:
-        Batches of images, uint8 (batch, image_size, image_size, 1), and masks of the same shape, uint8, 0 or 1.
+        Images and masks of the same shape, uint8, 0 or 1, in the manifest's order.
     """
-    records = tf.data.Dataset.zip(_image_records(manifest, cache_dir), _mask_records(manifest))
+    images, masks = _image_records(manifest, cache_dir), _mask_records(manifest)
 
-    def load(record: dict[str, tf.Tensor], runs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return _load_image(record, image_size), _load_mask(runs, image_size)
+    def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return _load_image(_row(images, row), image_size), _load_mask(_row(masks, row), image_size)
 
-    return _batches(records, load, 2 * image_size**2, batch_size, shuffle_seed)
+    return Examples(len(manifest), load, 2 * image_size**2, has_masks=True)
 
 
 def resize_to_square(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -101,12 +163,16 @@ def _resize_and_pad(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, size:
     return tf.image.pad_to_bounding_box(tf.cast(tf.round(resized), tf.uint8), top, left, size, size)
 
 
-def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> tf.data.Dataset:
+def _row(records: dict[str, tf.Tensor], row: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {name: values[row] for name, values in records.items()}
+
+
+def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, tf.Tensor]:
     if manifest.empty:
         raise ValueError("the manifest has no row: nothing to load")
     frames = encoded_frames(manifest, cache_dir)
-    columns = {name: frames[name].to_numpy() for name in ("offset", "length", "is_png")}
-    return tf.data.Dataset.from_tensor_slices({"path": frames["path"].tolist(), **columns})
+    columns = {name: tf.constant(frames[name].to_numpy()) for name in ("offset", "length", "is_png")}
+    return {"path": tf.constant(frames["path"].tolist()), **columns}
 
 
 def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
@@ -120,7 +186,7 @@ def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
     return resize_to_square(image, image_size)
 
 
-def _mask_records(manifest: pd.DataFrame) -> tf.data.Dataset:
+def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
     shapes = manifest[["rows", "columns"]].to_numpy(np.int64)
     spans = [rle.spans(text, (rows, columns)) for text, (rows, columns) in zip(manifest["rle"], shapes, strict=True)]
     splits = np.cumsum([0] + [len(starts) for starts, _ in spans])
@@ -128,7 +194,7 @@ def _mask_records(manifest: pd.DataFrame) -> tf.data.Dataset:
     runs = {
         name: tf.RaggedTensor.from_row_splits(values, splits) for name, values in (("starts", starts), ("ends", ends))
     }
-    return tf.data.Dataset.from_tensor_slices({**runs, "shape": shapes})
+    return {**runs, "shape": tf.constant(shapes)}
 
 
 def _load_mask(runs: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
@@ -148,19 +214,3 @@ def _draw(starts: tf.Tensor, ends: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     changes = tf.scatter_nd(tf.concat([starts, ends], 0)[:, None], tf.cast(steps, tf.int32), [rows * columns + 1])
     inside = tf.reshape(tf.cumsum(changes)[:-1], [columns, rows])
     return tf.cast(tf.transpose(inside), tf.uint8)[..., None]
-
-
-def _batches(
-    records: tf.data.Dataset, load: Callable, bytes_each: int, batch_size: int, shuffle_seed: int | None
-) -> tf.data.Dataset:
-    count = len(records)
-
-    def loaded(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-    def shuffled(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return dataset if shuffle_seed is None else dataset.shuffle(count, shuffle_seed)
-
-    fits = count * bytes_each <= _MEMORY_BUDGET
-    examples = shuffled(loaded(records).cache()) if fits else loaded(shuffled(records))
-    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)

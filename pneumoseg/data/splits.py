@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 
 def stratified_split(
@@ -42,14 +42,50 @@ def stratified_split(
             "a stratified split needs two images of each class, "
             f"the manifest has {labels.sum()} positive of {len(labels)}"
         )
-    if has_known_patients(manifest) if group_by_patient is None else group_by_patient:
-        training = _grouped(manifest, validation_fraction, seed)
-    else:
-        training, _ = train_test_split(
-            manifest.index, test_size=validation_fraction, stratify=labels, random_state=seed, shuffle=True
+    if not _groups(manifest, group_by_patient):
+        rows = np.arange(len(manifest))
+        _, chosen = train_test_split(rows, test_size=validation_fraction, stratify=labels, random_state=seed)
+        return _sides(manifest, chosen)
+    if validation_fraction > 0.5:
+        raise ValueError(
+            f"cannot group by patient: validation_fraction is {validation_fraction}, at most 0.5 is possible"
         )
-    in_training = manifest.index.isin(training)
-    return manifest[in_training], manifest[~in_training]
+    folds = round(1 / validation_fraction)
+
+    def distance(fold: np.ndarray) -> float:
+        share_of_positives = labels.iloc[fold].sum() / labels.sum()
+        return abs(len(fold) / len(manifest) - 1 / folds) + abs(share_of_positives - 1 / folds)
+
+    return _sides(manifest, min(_grouped_folds(manifest, folds, seed), key=distance))
+
+
+def stratified_folds(
+    manifest: pd.DataFrame, folds: int, *, seed: int = 0, group_by_patient: bool | None = None
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Split several times, so that each image is in validation once, with about the same share of positives each time.
+
+    Args:
+        manifest: One row an image, see `index_dataset`.
+        folds: How many, 2 or more.
+        seed: Same seed and same images, same folds.
+        group_by_patient: As for `stratified_split`.
+
+    Returns:
+        Training and validation rows of each fold, in the manifest's order.
+
+    Raises:
+        ValueError: If there are fewer positive or negative images (grouped: positive patients) than folds, or patients
+            are to be grouped and none is known.
+    """
+    labels = manifest["has_pneumothorax"]
+    if min(labels.sum(), (~labels).sum()) < folds:
+        raise ValueError(f"{folds} folds need as many images of each class, got {labels.sum()} of {len(labels)}")
+    if _groups(manifest, group_by_patient):
+        chosen = _grouped_folds(manifest, folds, seed)
+    else:
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        chosen = [fold for _, fold in splitter.split(manifest, labels)]
+    return [_sides(manifest, fold) for fold in chosen]
 
 
 def positives_and_sampled_negatives(
@@ -105,27 +141,26 @@ def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) 
     return remaining
 
 
-def _grouped(manifest: pd.DataFrame, validation_fraction: float, seed: int) -> pd.Index:
-    if validation_fraction > 0.5:
-        raise ValueError(
-            f"cannot group by patient: validation_fraction is {validation_fraction}, at most 0.5 is possible"
-        )
+def _groups(manifest: pd.DataFrame, group_by_patient: bool | None) -> bool:
+    return has_known_patients(manifest) if group_by_patient is None else group_by_patient
+
+
+def _sides(manifest: pd.DataFrame, validation: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+    in_validation = np.isin(np.arange(len(manifest)), validation)
+    return manifest[~in_validation], manifest[in_validation]
+
+
+def _grouped_folds(manifest: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
+    """The positions of each fold's validation images; no patient is in two folds."""
     patients = manifest["patient_id"].where(manifest["patient_id"] != "", "image " + manifest["image_id"])
     if (manifest["patient_id"] == "").all():
         raise ValueError("cannot group by patient: no image has a patient id; index with an id map")
-    folds, labels = round(1 / validation_fraction), manifest["has_pneumothorax"]
+    labels = manifest["has_pneumothorax"]
     positive_patients = patients[labels].nunique()
     if positive_patients < folds:
         raise ValueError(
             f"cannot group by patient: {folds} folds need as many positive patients, got {positive_patients}; "
             "take a larger validation_fraction, or group_by_patient: false"
         )
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(manifest, labels, patients)
-
-    def distance(split: tuple[np.ndarray, np.ndarray]) -> float:
-        share = len(split[1]) / len(manifest)
-        share_of_positives = labels.iloc[split[1]].sum() / labels.sum()
-        return abs(share - 1 / folds) + abs(share_of_positives - 1 / folds)
-
-    training, _ = min(splits, key=distance)
-    return manifest.index[training]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return [fold for _, fold in splitter.split(manifest, labels, patients)]

@@ -26,6 +26,7 @@ import keras
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.models.weights import UNREADABLE
+from pneumoseg.whole_file import flush
 
 SPEC_NAME = "spec.json"
 WEIGHTS_NAME = "model.weights.h5"
@@ -92,7 +93,7 @@ def save_bundle(
     with _temporary_sibling(folder) as draft:
         _write(draft, model, {"builder": builder, "arguments": kept, "thresholds": checked_thresholds})
         _move_into_place(draft, folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def load_bundle(folder: str | Path) -> Bundle:
@@ -146,7 +147,7 @@ def _write(draft: Path, model: keras.Model, choices: dict[str, Any]) -> None:
     spec["spec_sha256"] = _spec_sha256(spec)
     (draft / SPEC_NAME).write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
     for path in (draft / WEIGHTS_NAME, draft / SPEC_NAME, draft):
-        _flush(path)
+        flush(path)
 
 
 def _read_spec(folder: Path) -> dict[str, Any]:
@@ -256,14 +257,3 @@ def _exchange(first: Path, second: Path) -> None:
     if renameat2(at_working_directory, os.fsencode(first), at_working_directory, os.fsencode(second), rename_exchange):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-
-
-def _flush(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, reach the disk; Windows cannot open folders."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pneumoseg import rle
+from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
 from pneumoseg.dicom import read_image
 from pneumoseg.overlay import COLOURS, outline
 
@@ -45,4 +46,31 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
     names = ["truth"] if results is None else list(COLOURS)
     legend = "   ".join(f"{name}: {'blue' if name == 'truth' else 'orange'}" for name in names)
     figure.suptitle(legend, fontsize=9)
+    return figure
+
+
+def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
+    """Draw the images of a manifest beside what each augmentation technique makes of them, with the true masks.
+
+    Args:
+        manifest: One row an image, see `index_dataset`.
+        seed: Of the techniques' random choices, another one for each image.
+
+    Raises:
+        DicomError: If an image cannot be read.
+        ValueError: If the manifest is empty.
+    """
+    if manifest.empty:
+        raise ValueError("the manifest has no row: nothing to draw")
+    augmentations = {name: Augmentation([name], probability=1) for name in TECHNIQUES}
+    columns = 1 + len(augmentations)
+    figure = Figure(figsize=(2.6 * columns, 2.8 * len(manifest) + 0.3), layout="constrained")
+    for number, (row, cells) in enumerate(
+        zip(manifest.itertuples(), figure.subplots(len(manifest), columns, squeeze=False), strict=True)
+    ):
+        image, mask = read_image(row.path), rle.decode(row.rle, (row.rows, row.columns))
+        outline(cells[0], image, {"truth": mask}, row.image_id[-24:])
+        for axes, (name, augment) in zip(cells[1:], augmentations.items(), strict=True):
+            changed = augment(image, mask, seed=seed + number)
+            outline(axes, changed["image"], {"truth": changed["mask"]}, name)
     return figure

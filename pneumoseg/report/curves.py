@@ -1,18 +1,21 @@
 """A run's history as curves (figure 3 of the paper)."""
 
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 
-def draw_curves(history: pd.DataFrame, monitor: str, best_epoch: int) -> Figure:
+def draw_curves(history: pd.DataFrame, monitor: str) -> Figure:
     """Draw losses and the monitored metric by epoch, the best epoch marked, the learning rate below.
 
     Args:
         history: One row an epoch with `epoch`, `learning_rate`, `loss`, `val_loss`, and the metric with and without
             `val_`.
-        monitor: The metric's name without `val_`, e.g. "mcc".
-        best_epoch: Marked by a vertical line, one-based.
+        monitor: The metric's name without `val_`, e.g. "mcc". The first epoch with its greatest validation value is
+            marked by a vertical line.
     """
+    best_epoch = history["epoch"].iloc[history[f"val_{monitor}"].fillna(-math.inf).argmax()]
     figure = Figure(figsize=(8, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     twin = top.twinx()

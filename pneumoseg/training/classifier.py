@@ -1,64 +1,170 @@
 """Train the classifier: settings and manifest to a run."""
 
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from pneumoseg.callbacks.best_bundle import BestBundle
-from pneumoseg.config import ClassifierSettings
-from pneumoseg.data.loaders import classification_dataset
+from pneumoseg.callbacks.mcc import MCC
+from pneumoseg.config import ClassifierSettings, ClassWeights, FocalLossSettings, Plateau
+from pneumoseg.data.augmentation import Augmentation
+from pneumoseg.data.enrichment import enrich
+from pneumoseg.data.loaders import classification_examples
+from pneumoseg.data.sampling import Epoch, enriched_epoch, random_epoch, sliding_share
+from pneumoseg.losses import FocalLoss
 from pneumoseg.metrics import MatthewsCorrelation
-from pneumoseg.models.bundle import save_bundle
+from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.training.phases import fit_phases
-from pneumoseg.training.run import finish_run, split_manifest, start_run
+from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, split_manifest, start_run
+from pneumoseg.whole_file import whole_file
+
+_log = logging.getLogger(__name__)
+_MONITOR = "val_mcc"
 
 
 def train_classifier(
-    settings: ClassifierSettings, manifest: pd.DataFrame, folder: str | Path, cache_dir: str | Path
+    settings: ClassifierSettings,
+    manifest: pd.DataFrame,
+    folder: str | Path,
+    cache_dir: str | Path,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train a classifier in phases and keep the bundle of the epoch with the best validation MCC (section 4.1.1).
 
     Args:
-        settings: From an experiment file.
+        settings: From an experiment file, one that does not cross-validate.
         manifest: One row an image, see `index_dataset`.
-        folder: The run's folder; gets the settings, the split, `history.csv`, `metrics.json` and `best/`.
+        folder: The run's folder; gets the settings, the split, `history.csv`, `best/`, `predictions.csv` (of the
+            validation images, by the best bundle) and `metrics.json`.
         cache_dir: Folder for images that need transcoding.
+        resume: Whether to go on from the last epoch that ended, if the folder holds a stopped run.
+        watch: Makes a further callback for the run's folder, called last.
 
     Returns:
         What `metrics.json` holds: the best epoch's values, and how many images each side had.
 
     Raises:
-        FileExistsError: If the folder holds a finished run.
-        ValueError: If the manifest cannot be split, or the settings do not fit the network.
+        FileExistsError: If the folder holds a finished run, or a stopped one that is not to be resumed.
+        ValueError: If the manifest cannot be split, the settings do not fit the network, or the stopped run had others.
     """
+    training, validation = split_manifest(manifest, settings.split)
+    return train_split(settings, training, validation, folder, cache_dir, resume=resume, watch=watch)
+
+
+def train_split(
+    settings: ClassifierSettings,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    folder: str | Path,
+    cache_dir: str | Path,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Train on given sides; all else as `train_classifier`."""
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
     arguments: dict[str, Any] = {"backbone": settings.backbone, "image_size": settings.image_size}
-    model = build_classifier(**arguments, weights=settings.weights)
-    training, validation = split_manifest(manifest, settings.split)
-    folder = start_run(folder, settings, training, validation)
+    with _precision(settings.precision):
+        model = build_classifier(**arguments, weights=settings.weights)
+    epoch_of, augmentations = _epochs(settings, training)
+    folder = start_run(folder, settings, training, validation, resume=resume)
 
-    def save(model: keras.Model) -> None:
-        save_bundle(folder / "best", model, "classifier", arguments, {"probability": 0.5})
+    def save(model: keras.Model, logs: dict[str, float]) -> None:
+        save_bundle(folder / "best", model, "classifier", arguments, {"probability": logs["val_best_threshold"]})
 
-    best = BestBundle("val_mcc", save)
-    size, batch = settings.image_size, settings.batch_size
+    examples, checked = (
+        classification_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
+    )
+    validation_batches = checked.batches(settings.batch_size)
+    labels, loss, best = training["has_pneumothorax"].to_numpy(), _loss(settings), BestBundle(_MONITOR, save)
     history = fit_phases(
         model,
         settings.phases,
-        classification_dataset(training, size, batch, cache_dir=cache_dir, shuffle_seed=settings.seed),
-        classification_dataset(validation, size, batch, cache_dir=cache_dir),
-        keras.losses.BinaryCrossentropy(),
-        [
-            MatthewsCorrelation(),
-            keras.metrics.AUC(name="auc"),
-            keras.metrics.Precision(name="precision"),
-            keras.metrics.Recall(name="recall"),
-            keras.metrics.BinaryAccuracy(name="accuracy"),
-        ],
+        lambda number: examples.batches(settings.batch_size, epoch_of(number), augmentations),
+        loss,
+        [MatthewsCorrelation(), keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")],
         best,
         folder,
+        scores=MCC(validation_batches, validation["has_pneumothorax"].to_numpy(), loss),
+        plateau=_plateau(settings.plateau),
+        class_weights=_class_weights(settings.class_weights, labels),
+        watch=watch(folder) if watch else None,
     )
-    return finish_run(folder, history.table, best.best_epoch, training, validation)
+    _save_predictions(folder, validation, validation_batches)
+    return finish_run(folder, history, best.best_epoch, training, validation)
+
+
+def _epochs(
+    settings: ClassifierSettings, training: pd.DataFrame
+) -> tuple[Callable[[int], Epoch], Sequence[Augmentation]]:
+    """What each epoch shows, by its number from 0, and the augmentations that it names."""
+    labels, seed = training["has_pneumothorax"].to_numpy(), settings.seed
+    if settings.enrichment is not None:
+        techniques, zoom = settings.enrichment.techniques, settings.enrichment.zoom
+        copies = enrich(labels, len(techniques), seed=seed)
+        _log.info(f"Enrichment: {len(copies)} copies of {labels.sum()} positives")
+        return (
+            lambda number: enriched_epoch(len(labels), copies, number, seed=seed),
+            [Augmentation([technique], probability=1, zoom=zoom) for technique in techniques],
+        )
+    augmentations, share = [], settings.positive_share
+    if settings.augmentation is not None:
+        chosen = settings.augmentation
+        augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)]
+    total = sum(phase.epochs for phase in settings.phases)
+
+    def epoch(number: int) -> Epoch:
+        positive_share = None if share is None else sliding_share(share.first, share.last, number, total)
+        return random_epoch(labels, number, seed=seed, augmented=bool(augmentations), positive_share=positive_share)
+
+    return epoch, augmentations
+
+
+def _plateau(settings: Plateau | None) -> keras.callbacks.ReduceLROnPlateau | None:
+    if settings is None:
+        return None
+    return keras.callbacks.ReduceLROnPlateau(_MONITOR, settings.factor, settings.patience, mode="max", verbose=1)
+
+
+def _loss(settings: ClassifierSettings) -> keras.losses.Loss:
+    if isinstance(settings.loss, FocalLossSettings):
+        return FocalLoss(alpha=settings.loss.alpha, gamma=settings.loss.gamma)
+    return keras.losses.BinaryCrossentropy()
+
+
+def _class_weights(chosen: str | ClassWeights | None, labels: np.ndarray) -> dict[int, float] | None:
+    if chosen is None:
+        return None
+    if isinstance(chosen, ClassWeights):
+        return {0: chosen.negative, 1: chosen.positive}
+    return {label: len(labels) / (2 * int((labels == label).sum())) for label in (0, 1)}  # each class counts half
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _save_predictions(folder: Path, validation: pd.DataFrame, batches: tf.data.Dataset) -> None:
+    """Keep what the best bundle, read back from the disk, says of the validation images."""
+    probabilities = load_bundle(folder / "best").model.predict(batches, verbose=0)[:, 0]
+    table = validation[["image_id", "patient_id", "has_pneumothorax"]].assign(probability=probabilities)
+    with whole_file(folder / PREDICTIONS) as temporary:
+        table.to_csv(temporary, index=False)

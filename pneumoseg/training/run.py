@@ -5,9 +5,12 @@ import json
 import logging
 import os
 import platform
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import pandas as pd
 import yaml
 
@@ -16,28 +19,64 @@ from pneumoseg.data.splits import patients_on_both_sides, stratified_split
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
-_PACKAGES = ("pneumoseg", "tensorflow", "keras", "segmentation-models", "numpy", "pydicom")
+CHECKPOINT = "checkpoint.npz"
+FINISHED = "metrics.json"
+PREDICTIONS = "predictions.csv"
+
+# Makes a callback that watches a run, from the run's folder.
+Watch = Callable[[Path], keras.callbacks.Callback]
+
+_PACKAGES = ("pneumoseg", "tensorflow", "keras", "segmentation-models", "albumentations", "numpy", "pydicom")
 
 
-def start_run(folder: str | Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> Path:
-    """Make the folder of a run and write what is known before it trains.
+def start_run(
+    folder: str | Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame, *, resume: bool = False
+) -> Path:
+    """Make the folder of a run and write what is known before it trains, or check that a stopped run can go on.
 
     Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`) and `environment.json`.
 
+    Args:
+        folder: The run's folder.
+        settings: From an experiment file.
+        training: Manifest rows.
+        validation: Manifest rows.
+        resume: Whether to go on from the run's checkpoint; where there is none, the run starts.
+
     Raises:
-        FileExistsError: If the folder holds a finished run.
+        FileExistsError: If the folder holds a finished run, or, unless it is to be resumed, a stopped one.
+        ValueError: If the run to resume has other settings, or other images on its sides.
     """
     folder = Path(folder)
-    if (folder / "metrics.json").exists():
+    if (folder / FINISHED).exists():
         raise FileExistsError(f"{folder} holds a finished run: choose another folder, or remove it to train anew")
+    if (folder / CHECKPOINT).exists():
+        if not resume:
+            raise FileExistsError(f"{folder} holds a stopped run: go on with --resume, or remove it to train anew")
+        check_unchanged(folder, settings, training, validation)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8")
-    sides = [
-        side[["image_id"]].assign(side=name) for side, name in ((training, "training"), (validation, "validation"))
-    ]
-    pd.concat(sides).to_csv(folder / "split.csv", index=False)
-    (folder / "environment.json").write_text(json.dumps(_environment(), indent=2), encoding="utf-8")
+    texts = _descriptions(settings, training, validation) | {"environment.json": json.dumps(_environment(), indent=2)}
+    for name in ("best", "history.csv", CHECKPOINT, PREDICTIONS, FINISHED, *texts):
+        for leftover in folder.glob(f".{name}.*"):  # of a write that a killed process did not end
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for name, text in texts.items():
+        with whole_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder
+
+
+def check_unchanged(folder: Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> None:
+    """Refuse to build on a run that had other settings, or other images on its sides.
+
+    Raises:
+        ValueError: If it had.
+    """
+    for name, text in _descriptions(settings, training, validation).items():
+        if (folder / name).read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{folder} cannot go on, its {name} says otherwise than the experiment and the manifest do now: "
+                "change them back, or remove the folder to train anew"
+            )
 
 
 def split_manifest(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -62,16 +101,30 @@ def split_manifest(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, 
 def finish_run(
     folder: Path, history: pd.DataFrame, best_epoch: int, training: pd.DataFrame, validation: pd.DataFrame
 ) -> dict[str, Any]:
-    """Write `metrics.json`, which marks the run as finished: the best epoch's values and the size of each side."""
+    """Write `metrics.json`: the best epoch's values and the size of each side.
+
+    It marks the run as finished, which then needs its checkpoint no more.
+    """
     metrics: dict[str, Any] = {"best_epoch": best_epoch}
     metrics |= history.loc[history["epoch"] == best_epoch].drop(columns="epoch").iloc[0].to_dict()
     for name, side in (("training", training), ("validation", validation)):
         metrics |= {f"{name}_images": len(side), f"{name}_positives": int(side["has_pneumothorax"].sum())}
     # JSON has no NaN.
     metrics = {name: None if value != value else value for name, value in metrics.items()}
-    with whole_file(folder / "metrics.json") as temporary:
+    with whole_file(folder / FINISHED) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return metrics
+
+
+def _descriptions(settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> dict[str, str]:
+    """What makes a run the same run, by the name of its file."""
+    sides = (("training", training), ("validation", validation))
+    split = pd.concat([side[["image_id"]].assign(side=name) for name, side in sides])
+    return {
+        "settings.yaml": yaml.safe_dump(settings.model_dump(), sort_keys=False),
+        "split.csv": split.to_csv(index=False),
+    }
 
 
 def _environment() -> dict[str, Any]:

@@ -8,18 +8,25 @@ import pandas as pd
 
 from pneumoseg.callbacks.best_bundle import BestBundle
 from pneumoseg.config import SegmentationLoss, SegmenterSettings
-from pneumoseg.data.loaders import segmentation_dataset
+from pneumoseg.data.loaders import segmentation_examples
+from pneumoseg.data.sampling import random_epoch
 from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.losses import DiceLoss, FocalLoss
 from pneumoseg.metrics import FBeta, IoU
 from pneumoseg.models.bundle import save_bundle
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.phases import fit_phases
-from pneumoseg.training.run import finish_run, split_manifest, start_run
+from pneumoseg.training.run import Watch, finish_run, split_manifest, start_run
 
 
 def train_segmenter(
-    settings: SegmenterSettings, manifest: pd.DataFrame, folder: str | Path, cache_dir: str | Path
+    settings: SegmenterSettings,
+    manifest: pd.DataFrame,
+    folder: str | Path,
+    cache_dir: str | Path,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train a segmenter in phases and keep the bundle of the epoch with the best validation IoU (section 4.1.2).
 
@@ -38,18 +45,19 @@ def train_segmenter(
         positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
         for side in split_manifest(manifest, settings.split)
     )
-    folder = start_run(folder, settings, training, validation)
+    folder = start_run(folder, settings, training, validation, resume=resume)
 
-    def save(model: keras.Model) -> None:
+    def save(model: keras.Model, _: dict[str, float]) -> None:
         save_bundle(folder / "best", model, "segmenter", arguments, {"probability": 0.5})
 
-    best = BestBundle("val_iou", save)
-    size, batch = settings.image_size, settings.batch_size
+    examples, checked = (
+        segmentation_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
+    )
+    labels, best = training["has_pneumothorax"].to_numpy(), BestBundle("val_iou", save)
     history = fit_phases(
         model,
         settings.phases,
-        segmentation_dataset(training, size, batch, cache_dir=cache_dir, shuffle_seed=settings.seed),
-        segmentation_dataset(validation, size, batch, cache_dir=cache_dir),
+        lambda number: examples.batches(settings.batch_size, random_epoch(labels, number, seed=settings.seed)),
         _loss(settings.loss),
         [
             IoU(),
@@ -59,8 +67,10 @@ def train_segmenter(
         ],
         best,
         folder,
+        validation=checked.batches(settings.batch_size),
+        watch=watch(folder) if watch else None,
     )
-    return finish_run(folder, history.table, best.best_epoch, training, validation)
+    return finish_run(folder, history, best.best_epoch, training, validation)
 
 
 def _loss(settings: SegmentationLoss) -> keras.losses.Loss:

@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from pneumoseg import rle
 from pneumoseg.data import loaders
-from pneumoseg.data.loaders import classification_dataset, resize_to_square, segmentation_dataset
+from pneumoseg.data.augmentation import Augmentation
+from pneumoseg.data.loaders import classification_examples, resize_to_square, segmentation_examples
+from pneumoseg.data.sampling import UNCHANGED, Epoch, random_epoch
 from pneumoseg.dicom import read_image
 from pneumoseg.postprocessing import fit_square, restore
 from tests.conftest import manifest_of, write_dicom
@@ -18,7 +20,7 @@ def collected(dataset):
 
 
 def test_images_are_exactly_those_of_read_image(manifest, tmp_path):
-    images, labels = collected(classification_dataset(manifest, 128, 16, cache_dir=tmp_path))
+    images, labels = collected(classification_examples(manifest, 128, cache_dir=tmp_path).batches(16))
     assert images.dtype == np.uint8
     assert images.shape == (40, 128, 128, 1)
     assert labels.dtype == np.float32
@@ -28,7 +30,7 @@ def test_images_are_exactly_those_of_read_image(manifest, tmp_path):
 
 
 def test_masks_are_exactly_those_of_the_manifest(manifest, tmp_path):
-    _, masks = collected(segmentation_dataset(manifest, 128, 16, cache_dir=tmp_path))
+    _, masks = collected(segmentation_examples(manifest, 128, cache_dir=tmp_path).batches(16))
     assert masks.dtype == np.uint8
     for mask, code in zip(masks, manifest["rle"], strict=True):
         np.testing.assert_array_equal(mask[..., 0], rle.decode(code, (128, 128)))
@@ -38,7 +40,7 @@ def test_run_to_the_last_pixel_and_non_square_image(tmp_path):
     image = np.arange(32, dtype=np.uint8).reshape(4, 8)
     path = write_dicom(tmp_path / "a.dcm", image)
     manifest = manifest_of([path], [image], ["0 2 28 2"])  # the first two pixels and the last two
-    images, masks = collected(segmentation_dataset(manifest, 8, 1, cache_dir=tmp_path / "cache"))
+    images, masks = collected(segmentation_examples(manifest, 8, cache_dir=tmp_path / "cache").batches(1))
     expected = np.zeros((8, 8), np.uint8)
     expected[2:6] = image
     np.testing.assert_array_equal(images[0, ..., 0], expected)
@@ -58,7 +60,7 @@ def test_mask_pixel_stays_if_half_of_it_is_covered(tmp_path):
     manifest = manifest_of([path], [image], ["0 1 3 1 3 1 1 2 3 1"])
     drawn = rle.decode(manifest["rle"][0], (4, 4))
     covered = drawn.reshape(2, 2, 2, 2).sum((1, 3))
-    _, masks = collected(segmentation_dataset(manifest, 2, 1, cache_dir=tmp_path))
+    _, masks = collected(segmentation_examples(manifest, 2, cache_dir=tmp_path).batches(1))
     np.testing.assert_array_equal(masks[0, ..., 0], covered >= 2)
     assert set(covered.ravel()) >= {1, 2, 3}
 
@@ -75,35 +77,48 @@ def test_geometry_goes_there_and_back(shape, size):
     np.testing.assert_allclose(restore(square / 255, *shape), np.full(shape, 200 / 255), atol=1e-6)
 
 
-def test_order_is_the_seeds(manifest, tmp_path):
-    def epochs(seed):
-        dataset = segmentation_dataset(manifest, 32, 8, cache_dir=tmp_path, shuffle_seed=seed)
-        return [collected(dataset)[0] for _ in range(2)]
+@pytest.mark.parametrize("make", [classification_examples, segmentation_examples])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_order_is_that_of_the_epoch(make, in_memory, manifest, tmp_path, monkeypatch):
+    if not in_memory:
+        monkeypatch.setattr(loaders, "_MEMORY_BUDGET", 0)
+    examples = make(manifest, 32, cache_dir=tmp_path)
+    images, targets = collected(examples.batches(8))
+    rows = np.array([3, 0, 3, 39, 7, 7, 7, 1, 2])
+    epoch = Epoch(rows, np.full(9, UNCHANGED), np.zeros(9, np.int64))
+    shown, shown_targets = collected(examples.batches(4, epoch))
+    np.testing.assert_array_equal(shown, images[rows])
+    np.testing.assert_array_equal(shown_targets, targets[rows])
 
-    first, again, other = epochs(1), epochs(1), epochs(2)
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first[0], other[0])
-    assert not np.array_equal(first[0], first[1])
-    np.testing.assert_array_equal(np.sort(first[0], 0), np.sort(first[1], 0))
+
+def test_number_of_batches_is_known_before_they_are_read(manifest, tmp_path):
+    examples = classification_examples(manifest, 32, cache_dir=tmp_path)
+    assert len(examples.batches(16)) == 3
+    assert len(examples.batches(16, random_epoch(manifest["has_pneumothorax"].to_numpy(), 0, seed=0))) == 3
 
 
-@pytest.mark.parametrize("load", [classification_dataset, segmentation_dataset])
-def test_order_is_the_same_with_and_without_memory(load, manifest, tmp_path, monkeypatch):
-    def two_epochs():
-        dataset = load(manifest, 32, 8, cache_dir=tmp_path, shuffle_seed=5)
-        return [collected(dataset) for _ in range(2)]
-
-    kept = two_epochs()
-    monkeypatch.setattr(loaders, "_MEMORY_BUDGET", 0)
-    for (images, labels), (other_images, other_labels) in zip(kept, two_epochs(), strict=True):
-        np.testing.assert_array_equal(images, other_images)
-        np.testing.assert_array_equal(labels, other_labels)
+@pytest.mark.parametrize("make", [classification_examples, segmentation_examples])
+def test_each_example_is_changed_by_its_technique_and_seed(make, manifest, tmp_path):
+    examples = make(manifest, 64, cache_dir=tmp_path)
+    images, targets = collected(examples.batches(40))
+    augmentations = [Augmentation(["zoom_out"], 1), Augmentation(["optical_distortion"], 1)]
+    positive = np.flatnonzero(manifest["has_pneumothorax"])[0]
+    epoch = Epoch(np.array([positive] * 3), np.array([1, UNCHANGED, 0]), np.array([5, 6, 7]))
+    shown, shown_targets = collected(examples.batches(2, epoch, augmentations))
+    image, target = images[positive], targets[positive]
+    mask = target if target.ndim == 3 else None
+    for number, changed in ((0, augmentations[1](image, mask, seed=5)), (2, augmentations[0](image, mask, seed=7))):
+        np.testing.assert_array_equal(shown[number], changed["image"])
+        assert not np.array_equal(shown[number], image)
+        np.testing.assert_array_equal(shown_targets[number], changed.get("mask", target))
+    np.testing.assert_array_equal(shown[1], image)
+    np.testing.assert_array_equal(shown_targets[1], target)
 
 
 def test_image_and_target_stay_together_when_shuffled(manifest, tmp_path):
-    plain = collected(segmentation_dataset(manifest, 64, 8, cache_dir=tmp_path))
+    plain = collected(segmentation_examples(manifest, 64, cache_dir=tmp_path).batches(8))
     pairs = {image.tobytes(): mask.tobytes() for image, mask in zip(*plain, strict=True)}
-    shuffled = collected(segmentation_dataset(manifest, 64, 8, cache_dir=tmp_path, shuffle_seed=0))
+    shuffled = collected(segmentation_examples(manifest, 64, cache_dir=tmp_path, shuffle_seed=0).batches(8))
     assert all(pairs[image.tobytes()] == mask.tobytes() for image, mask in zip(*shuffled, strict=True))
 
 
@@ -113,7 +128,7 @@ def test_transcoding_happens_once_and_follows_the_file(tmp_path):
     manifest, cache = manifest_of([path], [image], ["-1"]), tmp_path / "cache"
 
     def load():
-        return collected(classification_dataset(manifest, 4, 1, cache_dir=cache))[0][0, ..., 0]
+        return collected(classification_examples(manifest, 4, cache_dir=cache).batches(1))[0][0, ..., 0]
 
     np.testing.assert_array_equal(load(), image)
     (first,) = cache.iterdir()
@@ -126,14 +141,14 @@ def test_transcoding_happens_once_and_follows_the_file(tmp_path):
 
 def test_empty_manifest(manifest, tmp_path):
     with pytest.raises(ValueError, match="no row"):
-        classification_dataset(manifest[:0], 32, 4, cache_dir=tmp_path)
+        classification_examples(manifest[:0], 32, cache_dir=tmp_path)
 
 
 def test_real_files(mini, tmp_path):
     from pneumoseg.data.index import index_dataset
 
     real = index_dataset(mini / "dicom-images-train", mini / "train-rle.csv").iloc[::20]
-    images, masks = collected(segmentation_dataset(real, 1024, 4, cache_dir=tmp_path))
+    images, masks = collected(segmentation_examples(real, 1024, cache_dir=tmp_path).batches(4))
     assert masks.any()
     for image, mask, row in zip(images, masks, real.itertuples(), strict=True):
         np.testing.assert_array_equal(image[..., 0], read_image(row.path))

@@ -199,7 +199,7 @@ def _refuse(*_):
     raise OSError("disk full")
 
 
-@pytest.mark.parametrize("step", ["_flush", "_file_sha256", "_move_into_place"])
+@pytest.mark.parametrize("step", ["flush", "_file_sha256", "_move_into_place"])
 def test_a_failed_save_leaves_the_old_bundle_and_no_rubbish(folder, model, monkeypatch, step):
     with monkeypatch.context() as patched:
         patched.setattr(bundles, step, _refuse)

@@ -20,7 +20,7 @@ def test_curves_hold_the_history():
             "val_mcc": [0.0, 0.4, 0.2],
         }
     )
-    top, bottom, twin = draw_curves(history, "mcc", 2).axes
+    top, bottom, twin = draw_curves(history, "mcc").axes
     lines = {line.get_label(): line for axes in (top, twin) for line in axes.get_lines()}
     for label, column in (("training loss", "loss"), ("validation mcc", "val_mcc")):
         np.testing.assert_array_equal(lines[label].get_ydata(), history[column])

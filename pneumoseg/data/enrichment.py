@@ -1,0 +1,44 @@
+"""The enrichment arm: a training set balanced by changed copies of its positives (section 4.1.1, equations 1 and 2)."""
+
+import numpy as np
+import pandas as pd
+
+_SEEDS = 2**31
+
+
+def enrich(labels: np.ndarray, techniques: int, *, seed: int) -> pd.DataFrame:
+    """Choose the copies that balance a training set.
+
+    Equation 1: ``sdif = negatives - positives``. Equation 2: each technique adds ``sdif / techniques`` changed
+    positives; of a remainder the first techniques add one more each, so that the set ends balanced. Over all
+    techniques together each positive is copied equally often, or once more than another.
+
+    Args:
+        labels: bool, (n,): which training images are positive. Copies are made of these images alone, so split first.
+        techniques: How many there are, 1 or more.
+        seed: Same seed, same copies.
+
+    Returns:
+        One row a copy, sdif in all: `row`, the position of the image it is made of, `technique`, the position of the
+        technique that changes it, and `seed`, of the technique's random choices; int64.
+
+    Raises:
+        ValueError: If no image is positive, or more are positive than negative.
+    """
+    positive = np.flatnonzero(labels)
+    sdif = len(labels) - 2 * positive.size
+    if not positive.size or sdif < 0:
+        raise ValueError(
+            f"enrichment adds positives until there are as many as negatives, and {positive.size} of {len(labels)} "
+            "images are positive: leave enrichment out"
+        )
+    rng = np.random.default_rng(seed)
+    support, remainder = divmod(sdif, techniques)
+    counts = [support + (number < remainder) for number in range(techniques)]
+    return pd.DataFrame(
+        {
+            "row": np.resize(rng.permutation(positive), sdif),
+            "technique": np.repeat(np.arange(techniques), counts),
+            "seed": rng.integers(_SEEDS, size=sdif),
+        }
+    )

@@ -1,0 +1,37 @@
+"""A run's curves while it trains."""
+
+import io
+from pathlib import Path
+
+import keras
+import pandas as pd
+import tensorflow as tf
+
+from pneumoseg.report.curves import draw_curves
+from pneumoseg.whole_file import whole_file
+
+
+class LiveCurves(keras.callbacks.Callback):
+    """Draw a run's history after each epoch, to `curves.png` and as an image in TensorBoard.
+
+    Args:
+        run: The run's folder, in which an earlier callback has written `history.csv`.
+        monitor: The metric that chooses the best epoch, see `draw_curves`.
+    """
+
+    def __init__(self, run: Path, monitor: str) -> None:
+        super().__init__()
+        self._run, self._monitor = run, monitor
+        self._writer: tf.summary.SummaryWriter | None = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Draw anew."""
+        picture = io.BytesIO()
+        draw_curves(pd.read_csv(self._run / "history.csv"), self._monitor).savefig(picture, dpi=120, format="png")
+        with whole_file(self._run / "curves.png") as temporary:
+            temporary.write_bytes(picture.getvalue())
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._run / "tensorboard" / "curves"))
+        with self._writer.as_default():
+            tf.summary.image("curves", tf.io.decode_png(picture.getvalue(), channels=3)[None], step=epoch)
+        self._writer.flush()

@@ -1,0 +1,92 @@
+"""Scores of a classifier on arrays: one confusion matrix, the exact area under the ROC curve, the best threshold."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import roc_auc_score
+
+
+def classification_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
+    """Score probabilities at one threshold.
+
+    Args:
+        labels: bool, (n,): whether there is a pneumothorax.
+        probabilities: (n,), in [0, 1]. One above the threshold is positive.
+        threshold: In [0, 1].
+
+    Returns:
+        `mcc` (see `matthews_correlation`), `precision`, `recall`, `accuracy`, `f1` and `auc`, floats. A ratio without
+        a denominator is 0, as in scikit-learn; `auc`, which no threshold changes, is NaN where a class is missing.
+        After a NaN probability all are NaN.
+
+    Raises:
+        ValueError: If there are none, or not as many labels as probabilities.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    if np.isnan(probabilities).any():
+        return dict.fromkeys(("mcc", "precision", "recall", "accuracy", "f1", "auc"), float("nan"))
+    predicted = probabilities > threshold
+    tp, fp = int((predicted & labels).sum()), int((predicted & ~labels).sum())
+    fn, tn = int((~predicted & labels).sum()), int((~predicted & ~labels).sum())
+    return {
+        "mcc": float(matthews_correlation(tp, fp, fn, tn)),
+        "precision": tp / (tp + fp) if tp + fp else 0.0,
+        "recall": tp / (tp + fn) if tp + fn else 0.0,
+        "accuracy": (tp + tn) / labels.size,
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0,
+        "auc": float(roc_auc_score(labels, probabilities)) if 0 < labels.sum() < labels.size else float("nan"),
+    }
+
+
+def matthews_correlation(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> np.ndarray:
+    """Return ``(tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn))`` (Matthews 1975), in [-1, 1].
+
+    Args:
+        tp: True positives, and likewise the others: counts, numbers or arrays of one shape.
+        fp: False positives.
+        fn: False negatives.
+        tn: True negatives.
+
+    Returns:
+        float64. 0 where a class is never predicted or never true, as in scikit-learn.
+    """
+    tp, fp, fn, tn = (np.asarray(count, float) for count in (tp, fp, fn, tn))
+    scale = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
+    return np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
+    """Find the threshold with the greatest Matthews correlation.
+
+    Every way to cut the sorted probabilities in two is tried; the threshold lies half-way between the two
+    probabilities that it divides. Of several equally good ones the nearest to .5 is taken.
+
+    Args:
+        labels: bool, (n,).
+        probabilities: (n,), in [0, 1].
+
+    Returns:
+        The threshold, above which an image is positive, and the correlation there. Where no threshold does better than
+        chance, or a probability is NaN, the threshold is .5.
+
+    Raises:
+        ValueError: As `classification_scores`.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    values, cuts = np.unique(probabilities), np.array([0.5])
+    if not np.isnan(probabilities).any() and values.size > 1:
+        cuts = (values[:-1] + values[1:]) / 2
+    # Positives at or below each cut are missed, negatives at or below it are rightly left.
+    fn, tn = (np.searchsorted(np.sort(probabilities[side]), cuts, "right") for side in (labels, ~labels))
+    correlations = matthews_correlation(labels.sum() - fn, (~labels).sum() - tn, fn, tn)
+    if correlations.max() <= 0:
+        return 0.5, classification_scores(labels, probabilities)["mcc"]
+    best = np.flatnonzero(correlations == correlations.max())
+    chosen = best[np.abs(cuts[best] - 0.5).argmin()]
+    return float(cuts[chosen]), float(correlations[chosen])
+
+
+def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, probabilities = np.asarray(labels, bool).ravel(), np.asarray(probabilities, np.float64).ravel()
+    if labels.size != probabilities.size or labels.size == 0:
+        raise ValueError(f"got {labels.size} labels and {probabilities.size} probabilities: expected one each an image")
+    return labels, probabilities

@@ -1,0 +1,83 @@
+"""Train a classifier on each fold: a probability for every image from a network that was not trained on it."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pneumoseg.config import ClassifierSettings
+from pneumoseg.data.splits import stratified_folds
+from pneumoseg.scores import best_threshold, classification_scores
+from pneumoseg.training.classifier import train_split
+from pneumoseg.training.run import FINISHED, PREDICTIONS, Watch, check_unchanged
+from pneumoseg.whole_file import whole_file
+
+_log = logging.getLogger(__name__)
+
+
+def cross_validate_classifier(
+    settings: ClassifierSettings,
+    manifest: pd.DataFrame,
+    folder: str | Path,
+    cache_dir: str | Path,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Train one classifier a fold, as many folds as fit into the validation fraction (.2: five).
+
+    Each fold's epoch is still chosen on the images that its predictions are scored on, as in any run here, so that the
+    scores are a little too good.
+
+    Args:
+        settings: From an experiment file.
+        manifest: One row an image, see `index_dataset`.
+        folder: Gets a run a fold, `fold_1` and so on; `predictions.csv`, the out-of-fold predictions of all images,
+            with the fold that each image was kept out of; and `metrics.json`.
+        cache_dir: Folder for images that need transcoding.
+        resume: Whether to keep finished folds and go on with a stopped one.
+        watch: Makes a further callback for a fold's folder.
+
+    Returns:
+        What `metrics.json` holds: the scores of all out-of-fold predictions together, see `scores`, and of each fold
+        its best epoch and MCC.
+
+    Raises:
+        FileExistsError: If the folder holds a finished run, or a stopped one that is not to be resumed.
+        ValueError: As `stratified_folds`, or if the stopped run had other settings or images.
+    """
+    folder = Path(folder)
+    if (folder / FINISHED).exists():
+        raise FileExistsError(f"{folder} holds a finished run: choose another folder, or remove it to train anew")
+    if folder.exists() and not resume:
+        raise FileExistsError(f"{folder} exists: go on with --resume, or remove it to train anew")
+    split = settings.split
+    sides = stratified_folds(
+        manifest, round(1 / split.validation_fraction), seed=split.seed, group_by_patient=split.group_by_patient
+    )
+    folds, tables = [], []
+    for number, (training, validation) in enumerate(sides, start=1):
+        fold = folder / f"fold_{number}"
+        _log.info(f"Fold {number} of {len(sides)}: {len(training)} images for training, {len(validation)} kept out")
+        if (fold / FINISHED).exists():
+            check_unchanged(fold, settings, training, validation)
+        else:
+            train_split(settings, training, validation, fold, cache_dir, resume=resume, watch=watch)
+        metrics = json.loads((fold / FINISHED).read_text(encoding="utf-8"))
+        folds.append({name: metrics[name] for name in ("best_epoch", "val_mcc", "val_auc")})
+        tables.append(pd.read_csv(fold / PREDICTIONS, dtype={"image_id": str, "patient_id": str}).assign(fold=number))
+    predictions = pd.concat(tables)
+    with whole_file(folder / PREDICTIONS) as temporary:
+        predictions.to_csv(temporary, index=False)
+    metrics = _pooled(predictions) | {"folds": folds}
+    with whole_file(folder / FINISHED) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    return metrics
+
+
+def _pooled(predictions: pd.DataFrame) -> dict[str, Any]:
+    labels, probabilities = predictions["has_pneumothorax"].to_numpy(), predictions["probability"].to_numpy()
+    threshold, mcc = best_threshold(labels, probabilities)
+    return classification_scores(labels, probabilities) | {"best_threshold": threshold, "best_mcc": mcc}
