@@ -1,6 +1,7 @@
 """Random changes of training images (section 4.1.1); the one room that knows albumentations."""
 
 import os
+import random
 import threading
 from collections.abc import Callable, Sequence
 
@@ -19,8 +20,8 @@ _TRANSFORMS: dict[str, Callable[[float, tuple[float, float], float], albumentati
     "optical_distortion": lambda p, zoom, share: albumentations.OpticalDistortion(distort_limit=0.3, p=p),
     "zoom_in": lambda p, zoom, share: _affine(1 + zoom[0], 1 + zoom[1], p),
     "zoom_out": lambda p, zoom, share: _affine(1 - zoom[1], 1 - zoom[0], p),
-    # The first place's (section 4.2); the strength is chosen.
-    "elastic_transform": lambda p, zoom, share: albumentations.ElasticTransform(120 * share, 6 * share, p=p),
+    # The first place's (section 4.2); the strength is chosen. Elastic shifts are alpha / sigma pixels by magnitude.
+    "elastic_transform": lambda p, zoom, share: albumentations.ElasticTransform(120 * share**2, 6 * share, p=p),
     "grid_distortion": lambda p, zoom, share: albumentations.GridDistortion(distort_limit=0.3, p=p),
 }
 TECHNIQUES = tuple(_TRANSFORMS)
@@ -69,7 +70,8 @@ class Augmentation:
             `image`, and `mask` if there is one, of the same shape and dtype.
         """
         compose = self._compose(max(image.shape[:2]))
-        compose.set_random_seed(int(seed))
+        # Its set_random_seed would give every technique the same random numbers: all would be applied, or none.
+        compose.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
         if mask is None:
             return compose(image=image)
         changed = compose(image=image, mask=mask.astype(np.uint8))

@@ -1,0 +1,116 @@
+"""What each technique does to an image whose content is known."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
+
+PAPER = ("clahe", "optical_distortion", "zoom_in", "zoom_out")
+
+
+@pytest.fixture(scope="module")
+def image():
+    """A smooth film of 256 x 256 px without symmetry."""
+    y, x = np.mgrid[:256, :256] / 255
+    return (90 + 60 * np.sin(5 * x) + 50 * np.cos(9 * y) + 40 * x * y).astype(np.uint8)
+
+
+def disc(radius, size=256):
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return x**2 + y**2 <= radius**2
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_shape_and_type_stay_and_the_image_changes(technique, shape, image):
+    mask = disc(50)
+    changed = Augmentation([technique], 1)(image.reshape(256, 256, *shape), mask.reshape(256, 256, *shape), seed=4)
+    assert changed["image"].shape == changed["mask"].shape == (256, 256, *shape)
+    assert (changed["image"].dtype, changed["mask"].dtype) == (np.uint8, bool)
+    assert not np.array_equal(changed["image"].ravel(), image.ravel())
+    assert np.array_equal(changed["mask"].ravel(), mask.ravel()) == (technique == "clahe")
+
+
+@pytest.mark.parametrize(("technique", "low", "high"), [("zoom_in", 1.05, 1.10), ("zoom_out", 0.90, 0.95)])
+def test_zoom_is_uniform_between_5_and_10_percent_and_the_same_both_ways(technique, low, high):
+    augment = Augmentation([technique], 1)
+    mask, factors = disc(300, size=1024), []
+    for seed in range(60):
+        changed = augment(mask.astype(np.uint8), mask, seed=seed)["mask"]
+        height, width = np.ptp(np.flatnonzero(changed.any(1))) + 1, np.ptp(np.flatnonzero(changed.any(0))) + 1
+        assert abs(height - width) <= 1
+        factors.append(height / 601)
+    # 60 draws from a uniform distribution come this near to both ends but for one time in ten thousand.
+    assert low - 0.002 <= min(factors) <= low + 0.008
+    assert high - 0.008 <= max(factors) <= high + 0.002
+    assert np.mean(factors) == pytest.approx((low + high) / 2, abs=0.006)
+
+
+def test_zoom_keeps_the_centre_and_pads_with_black(image):
+    changed = Augmentation(["zoom_out"], 1)(image, disc(60), seed=1)
+    rows, columns = np.nonzero(changed["mask"])
+    assert abs(rows.mean() - 127.5) < 1
+    assert abs(columns.mean() - 127.5) < 1
+    assert not changed["image"][[0, -1]].any()
+    assert not changed["image"][:, [0, -1]].any()
+
+
+@pytest.mark.parametrize("technique", [name for name in TECHNIQUES if name != "clahe"])
+def test_mask_moves_with_the_image(technique):
+    mask = np.zeros((256, 256), bool)
+    mask[60:120, 30:90] = True
+    changed = Augmentation([technique], 1)(200 * mask.astype(np.uint8), mask, seed=2)
+    # The image is interpolated and the mask is not, so they may differ along the border alone.
+    differing = (changed["image"] > 100) != changed["mask"]
+    assert differing.sum() <= 0.06 * mask.sum()
+    assert not np.array_equal(changed["mask"], mask)
+
+
+def test_each_technique_has_probability_one_half(image):
+    augment = Augmentation(PAPER, 0.5)
+    unchanged = sum(np.array_equal(augment(image, seed=seed)["image"], image) for seed in range(800))
+    assert unchanged == pytest.approx(800 / 2**4, abs=4 * np.sqrt(800 * 15 / 16**2))
+    for technique in PAPER:
+        alone = Augmentation([technique], 0.5)
+        changed = sum(not np.array_equal(alone(image, seed=seed)["image"], image) for seed in range(400))
+        assert changed == pytest.approx(200, abs=4 * 10)  # four standard deviations
+
+
+def test_seed_decides_in_whatever_thread(image):
+    augment = Augmentation(TECHNIQUES, 0.5)
+    expected = [augment(image, seed=seed)["image"] for seed in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda seed: augment(image, seed=seed)["image"], reversed(range(24))))
+    for one, other in zip(expected, reversed(drawn), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len({changed.tobytes() for changed in expected}) > 20
+
+
+def test_local_shifts_grow_with_the_image():
+    # A vertical edge is moved by about the same share of the width at either size.
+    shifts = []
+    for size in (256, 1024):
+        image = np.zeros((size, size), np.uint8)
+        image[:, size // 2 :] = 255
+        augment = Augmentation(["elastic_transform"], 1)
+        moved = [np.abs((augment(image, seed=seed)["image"] < 128).sum(1) / size - 0.5).mean() for seed in range(5)]
+        shifts.append(np.mean(moved))
+    assert 0.5 < shifts[0] / shifts[1] < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "expected some of clahe"),
+        ((["clahe", "blur"],), "'blur'.*expected some of clahe"),
+        ((["clahe"], 0), "probability=0: expected above 0"),
+        ((["clahe"], 1.5), "probability=1.5"),
+        ((["zoom_in"], 0.5, (0.1, 0.05)), "least and the greatest"),
+        ((["zoom_in"], 0.5, (0.1,)), "least and the greatest"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(*arguments)
