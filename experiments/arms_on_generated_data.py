@@ -9,6 +9,7 @@ Data and runs stay in the folder; where it is interrupted, the same command goes
 
 import argparse
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
     """One row an arm."""
     data = folder / "data"
     if not (data / "train-rle.csv").exists():
+        shutil.rmtree(data, ignore_errors=True)  # half-written
         write_dataset(data, train=500, test=300, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the two files that no index accepts

@@ -78,7 +78,7 @@ class Augmentation:
         return {"image": changed["image"], "mask": changed["mask"].astype(mask.dtype)}
 
     def _compose(self, side: int) -> albumentations.Compose:
-        made: dict[int, albumentations.Compose] = self._of_thread.__dict__
+        made: dict[int, albumentations.Compose] = self._of_thread.__dict__.setdefault("made", {})
         if side not in made:
             transforms = [_TRANSFORMS[name](self.probability, self.zoom, side / 1024) for name in self.techniques]
             made[side] = albumentations.Compose(transforms)

@@ -1,7 +1,7 @@
 """Train the classifier: settings and manifest to a run."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,11 @@ def train_split(
     arguments: dict[str, Any] = {"backbone": settings.backbone, "image_size": settings.image_size}
     with _precision(settings.precision):
         model = build_classifier(**arguments, weights=settings.weights)
-    epoch_of, augmentations = _epochs(settings, training)
+    labels, augmentations = training["has_pneumothorax"].to_numpy(), _augmentations(settings)
+    copies = enrich(labels, len(augmentations), seed=settings.seed) if settings.enrichment else None
     folder = start_run(folder, settings, training, validation, resume=resume)
+    if copies is not None:
+        _save_copies(folder, copies, training, augmentations)
 
     def save(model: keras.Model, logs: dict[str, float]) -> None:
         save_bundle(folder / "best", model, "classifier", arguments, {"probability": logs["val_best_threshold"]})
@@ -88,11 +91,11 @@ def train_split(
         classification_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
     )
     validation_batches = checked.batches(settings.batch_size)
-    labels, loss, best = training["has_pneumothorax"].to_numpy(), _loss(settings), BestBundle(_MONITOR, save)
+    loss, best = _loss(settings), BestBundle(_MONITOR, save)
     history = fit_phases(
         model,
         settings.phases,
-        lambda number: examples.batches(settings.batch_size, epoch_of(number), augmentations),
+        lambda number: examples.batches(settings.batch_size, _epoch(settings, labels, copies, number), augmentations),
         loss,
         [MatthewsCorrelation(), keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")],
         best,
@@ -106,30 +109,41 @@ def train_split(
     return finish_run(folder, history, best.best_epoch, training, validation)
 
 
-def _epochs(
-    settings: ClassifierSettings, training: pd.DataFrame
-) -> tuple[Callable[[int], Epoch], Sequence[Augmentation]]:
-    """What each epoch shows, by its number from 0, and the augmentations that it names."""
-    labels, seed = training["has_pneumothorax"].to_numpy(), settings.seed
-    if settings.enrichment is not None:
-        techniques, zoom = settings.enrichment.techniques, settings.enrichment.zoom
-        copies = enrich(labels, len(techniques), seed=seed)
-        _log.info(f"Enrichment: {len(copies)} copies of {labels.sum()} positives")
-        return (
-            lambda number: enriched_epoch(len(labels), copies, number, seed=seed),
-            [Augmentation([technique], probability=1, zoom=zoom) for technique in techniques],
-        )
-    augmentations, share = [], settings.positive_share
+def _augmentations(settings: ClassifierSettings) -> list[Augmentation]:
+    """One of all techniques for random augmentation; one a technique for enrichment."""
     if settings.augmentation is not None:
         chosen = settings.augmentation
-        augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)]
-    total = sum(phase.epochs for phase in settings.phases)
+        return [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)]
+    if settings.enrichment is not None:
+        zoom = settings.enrichment.zoom
+        return [Augmentation([technique], probability=1, zoom=zoom) for technique in settings.enrichment.techniques]
+    return []
 
-    def epoch(number: int) -> Epoch:
-        positive_share = None if share is None else sliding_share(share.first, share.last, number, total)
-        return random_epoch(labels, number, seed=seed, augmented=bool(augmentations), positive_share=positive_share)
 
-    return epoch, augmentations
+def _epoch(settings: ClassifierSettings, labels: np.ndarray, copies: pd.DataFrame | None, number: int) -> Epoch:
+    """What an epoch shows, by its number from 0."""
+    if copies is not None:
+        return enriched_epoch(len(labels), copies, number, seed=settings.seed)
+    positive_share = None
+    if settings.positive_share is not None:
+        epochs, share = sum(phase.epochs for phase in settings.phases), settings.positive_share
+        positive_share = sliding_share(share.first, share.last, number, epochs)
+    augmented = settings.augmentation is not None
+    return random_epoch(labels, number, seed=settings.seed, augmented=augmented, positive_share=positive_share)
+
+
+def _save_copies(
+    folder: Path, copies: pd.DataFrame, training: pd.DataFrame, augmentations: Sequence[Augmentation]
+) -> None:
+    names = [augmentation.techniques[0] for augmentation in augmentations]
+    columns = {
+        "image_id": training["image_id"].to_numpy()[copies["row"]],
+        "technique": [names[technique] for technique in copies["technique"]],
+        "seed": copies["seed"],
+    }
+    with whole_file(folder / "enrichment.csv") as temporary:
+        pd.DataFrame(columns).to_csv(temporary, index=False)
+    _log.info(f"Enrichment: {len(copies)} copies of positives, listed in enrichment.csv")
 
 
 def _plateau(settings: Plateau | None) -> keras.callbacks.ReduceLROnPlateau | None:

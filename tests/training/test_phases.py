@@ -1,0 +1,134 @@
+"""The schedule, epoch by epoch: what learns, at which rate, with which optimizer state."""
+
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pneumoseg.callbacks.best_bundle import BestBundle
+from pneumoseg.callbacks.mcc import MCC
+from pneumoseg.config import Phase
+from pneumoseg.models.classifier import build_classifier
+from pneumoseg.models.freezing import flat_layers
+from pneumoseg.training.phases import fit_phases
+
+PHASES = [
+    Phase(epochs=2, learning_rate=2e-2, trainable="head"),
+    Phase(epochs=5, learning_rate=2e-4, trainable="all"),
+]
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (12, 32, 32, 1), dtype=np.uint8)
+LABELS = RNG.random(12) < 0.5
+STEPS = 3  # of 4 images
+
+
+class Observer(keras.callbacks.Callback):
+    """Writes down the state at the beginning and the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.begins, self.ends = [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begins.append(self.state())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ends.append(self.state())
+
+    def state(self):
+        optimizer = self.model.optimizer
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        layers = list(flat_layers(self.model))
+        return {
+            "optimizer": id(optimizer),
+            "rate": float(optimizer.learning_rate),
+            "step": int(optimizer.iterations),
+            "moments": sum(float(np.abs(v).sum()) for v in optimizer.variables[2:]),
+            "learning": [layer.name for layer in layers if layer.trainable_weights],
+            "kernels": [np.array(layer.kernel) for layer in layers if hasattr(layer, "kernel")],
+            "statistics": [np.array(layer.moving_mean) for layer in layers if hasattr(layer, "moving_mean")],
+        }
+
+
+def fit(folder, model, watch, *, plateau=None, phases=PHASES):
+    batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None].astype("float32"))).batch(4)
+    shown = []
+
+    def epoch_batches(number):
+        shown.append(number)
+        return batches
+
+    loss = keras.losses.BinaryCrossentropy()
+    best = BestBundle("val_mcc", lambda model, logs: None)
+    history = fit_phases(
+        model, phases, epoch_batches, loss, [], best, folder,
+        scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch,
+    )  # fmt: skip
+    return history, shown
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    observer = Observer()
+    history, shown = fit(tmp_path_factory.mktemp("run"), build_classifier("compact", 32, None), observer)
+    assert shown == list(range(7))
+    return observer, history
+
+
+def unchanged(before, after):
+    return [np.array_equal(one, other) for one, other in zip(before, after, strict=True)]
+
+
+def test_what_learns(observed):
+    observer, _ = observed
+    for number, (begin, end) in enumerate(zip(observer.begins, observer.ends, strict=True)):
+        if number < 2:
+            assert begin["learning"] == ["head"]
+            assert unchanged(begin["kernels"], end["kernels"]) == [True] * 6 + [False]
+        else:
+            assert len(begin["learning"]) == 13  # six convolutions, their normalizations, and the head
+            assert unchanged(begin["kernels"], end["kernels"]) == [False] * 7
+
+
+def test_batch_statistics_move_only_where_their_layer_learns(observed):
+    observer, _ = observed
+    for number, (begin, end) in enumerate(zip(observer.begins, observer.ends, strict=True)):
+        assert unchanged(begin["statistics"], end["statistics"]) == [number < 2] * 6
+
+
+def test_learning_rates(observed):
+    observer, history = observed
+    rates = [2e-2] * 2 + [2e-4] * 5
+    assert [begin["rate"] for begin in observer.begins] == pytest.approx(rates)
+    assert history["learning_rate"].tolist() == pytest.approx(rates)
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_optimizer_begins_anew_with_a_phase_and_goes_on_within_it(observed):
+    observer, _ = observed
+    assert [begin["step"] for begin in observer.begins] == [0, STEPS, 0, STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    assert [begin["moments"] == 0 for begin in observer.begins] == [True, False, True, False, False, False, False]
+    optimizers = [begin["optimizer"] for begin in observer.begins]
+    assert [one == other for one, other in pairwise(optimizers)] == [True, False, True, True, True, True]
+
+
+def test_nothing_is_lost_between_epochs(observed):
+    observer, _ = observed
+    for end, begin in pairwise(zip(observer.ends, observer.begins[1:], strict=False)):
+        assert all(unchanged(end[0]["kernels"], end[1]["kernels"]))
+        assert begin[0]["step"] == begin[1]["step"] or begin[1]["step"] == 0
+
+
+def test_plateau_counts_within_a_phase(tmp_path, monkeypatch):
+    keras.utils.set_random_seed(0)
+    values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
+    monkeypatch.setattr(MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=next(values)))
+    phases = [PHASES[0], Phase(epochs=6, learning_rate=2e-4, trainable="all")]
+    plateau = keras.callbacks.ReduceLROnPlateau("val_mcc", 0.2, 3, mode="max")
+    history, _ = fit(tmp_path, build_classifier("compact", 32, None), None, plateau=plateau, phases=phases)
+    # .3 opens the second phase, though .5 was better in the first; .2, .1 and .1 do not beat it.
+    assert history["learning_rate"].tolist() == pytest.approx([2e-2] * 2 + [2e-4] * 4 + [4e-5] * 2)
