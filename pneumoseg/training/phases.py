@@ -110,6 +110,9 @@ def _compile(
     model: keras.Model, phase: Phase, loss: keras.losses.Loss, metrics: Sequence[keras.metrics.Metric]
 ) -> None:
     set_trainable(model, phase.trainable)
+    for metric in metrics:
+        # Keras resets metrics at an epoch's begin, but those just compiled only from the second epoch on.
+        metric.reset_state()
     # "auto" would compile with XLA on a CPU too, where it is several times slower than without.
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     model.compile(

@@ -53,7 +53,7 @@ class Observer(keras.callbacks.Callback):
         }
 
 
-def fit(folder, model, watch, *, plateau=None, phases=PHASES):
+def fit(folder, model, watch, *, plateau=None, phases=PHASES, metrics=()):
     batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None].astype("float32"))).batch(4)
     shown = []
 
@@ -64,7 +64,7 @@ def fit(folder, model, watch, *, plateau=None, phases=PHASES):
     loss = keras.losses.BinaryCrossentropy()
     best = BestBundle("val_mcc", lambda model, logs: None)
     history = fit_phases(
-        model, phases, epoch_batches, loss, [], best, folder,
+        model, phases, epoch_batches, loss, metrics, best, folder,
         scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch,
     )  # fmt: skip
     return history, shown
@@ -121,6 +121,14 @@ def test_nothing_is_lost_between_epochs(observed):
     for end, begin in pairwise(zip(observer.ends, observer.begins[1:], strict=False)):
         assert all(unchanged(end[0]["kernels"], end[1]["kernels"]))
         assert begin[0]["step"] == begin[1]["step"] or begin[1]["step"] == 0
+
+
+def test_training_metrics_count_one_epoch_alone(tmp_path):
+    """Keras does not reset a metric at the first epoch after it was compiled anew."""
+    seen, counts = keras.metrics.BinaryAccuracy(name="accuracy"), []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: counts.append(float(seen.count)))
+    fit(tmp_path, build_classifier("compact", 32, None), note, metrics=[seen])
+    assert counts == [len(IMAGES)] * 7
 
 
 def test_plateau_counts_within_a_phase(tmp_path, monkeypatch):
