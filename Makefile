@@ -10,10 +10,10 @@ ANNOTATIONS ?= $(firstword $(wildcard $(DATA)/stage_2_train.csv $(DATA)/train-rl
 SAMPLE      ?= $(firstword $(wildcard $(DATA)/stage_2_sample_submission.csv $(DATA)/sample_submission.csv) $(DATA)/stage_2_sample_submission.csv)
 ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
 
-CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_plain.yaml)
+CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_augmentation.yaml)
 SEGMENTER_EXPERIMENT  ?= $(or $(EXPERIMENT),experiments/segmenter_plain.yaml)
 
-# A run's folder bears the name of its experiment. A finished run is never overwritten.
+# A run's folder bears the name of its experiment. A finished run is never overwritten, a stopped one goes on.
 CLASSIFIER_RUN := $(RUNS)/$(basename $(notdir $(CLASSIFIER_EXPERIMENT)))
 SEGMENTER_RUN  := $(RUNS)/$(basename $(notdir $(SEGMENTER_EXPERIMENT)))
 
@@ -22,7 +22,7 @@ INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench oracles index show-masks show-predictions train-classifier train-segmenter evaluate submit clean
+.PHONY: help install demo test lint bench oracles index show-masks show-augmentations show-predictions train-classifier train-segmenter evaluate submit clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -77,17 +77,22 @@ show-masks: $(RUNS)/masks.png ## Draw some true masks over their images
 $(RUNS)/masks.png: $(RUNS)/manifest.csv
 	$(BIN)/pneumoseg show-masks --manifest $< --out $@
 
+show-augmentations: $(RUNS)/augmentations.png ## Draw some images beside what each augmentation technique makes of them
+
+$(RUNS)/augmentations.png: $(RUNS)/manifest.csv
+	$(BIN)/pneumoseg show-augmentations --manifest $< --out $@
+
 show-predictions: $(RUNS)/predictions.png ## Draw true and predicted masks over images that were not trained on
 
 train-classifier: $(CLASSIFIER_RUN)/metrics.json ## Train the classifier
 
 $(CLASSIFIER_RUN)/metrics.json: $(RUNS)/manifest.csv $(CLASSIFIER_EXPERIMENT)
-	$(BIN)/pneumoseg train-classifier $(CLASSIFIER_EXPERIMENT) --manifest $< --out $(@D)
+	$(BIN)/pneumoseg train-classifier $(CLASSIFIER_EXPERIMENT) --manifest $< --out $(@D) --resume
 
 train-segmenter: $(SEGMENTER_RUN)/metrics.json ## Train the segmenter
 
 $(SEGMENTER_RUN)/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_EXPERIMENT)
-	$(BIN)/pneumoseg train-segmenter $(SEGMENTER_EXPERIMENT) --manifest $< --out $(@D)
+	$(BIN)/pneumoseg train-segmenter $(SEGMENTER_EXPERIMENT) --manifest $< --out $(@D) --resume
 
 $(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json
 	$(BIN)/pneumoseg assemble --classifier $(CLASSIFIER_RUN)/best --segmenter $(SEGMENTER_RUN)/best --out $(@D)

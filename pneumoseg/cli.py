@@ -165,7 +165,7 @@ def compare(
     with whole_file(out.with_suffix(".csv")) as temporary:
         table.to_csv(temporary)
     draw_comparison(runs).savefig(out, dpi=120)
-    typer.echo(table.T.to_string(float_format="%.4f"))
+    typer.echo(table.T.to_string(float_format="{:.4g}".format))
     typer.echo(f"{out} and {out.with_suffix('.csv')}")
 
 

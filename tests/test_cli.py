@@ -164,6 +164,30 @@ def test_masks_are_drawn(runs, tmp_path):
     assert (tmp_path / "predicted.png").exists()
 
 
+def test_augmentations_are_drawn(runs, tmp_path):
+    invoke("show-augmentations", "--manifest", runs / "manifest.csv", "--out", tmp_path / "a.png", "--count", 1)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_are_compared(runs, tmp_path):
+    said = invoke("compare", runs / "classifier", runs / "classifier", "--out", tmp_path / "both.png")
+    assert "mcc_gain" in said
+    table = pd.read_csv(tmp_path / "both.csv")
+    assert table["run"].tolist() == ["classifier"] * 2
+    metrics = json.loads((runs / "classifier/metrics.json").read_text())
+    assert table["mcc"].tolist() == pytest.approx([metrics["val_mcc"]] * 2)
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cross_validation_by_command(runs, tmp_path):
+    settings = yaml.safe_load((runs / "classifier.yaml").read_text()) | {"cross_validate": True}
+    (tmp_path / "folds.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ["train-classifier", tmp_path / "folds.yaml", "--manifest", runs / "manifest.csv", "--out"]
+    invoke(*arguments, tmp_path / "run")
+    assert len(pd.read_csv(tmp_path / "run/predictions.csv")) == 40
+    assert "mcc_gain" in invoke("compare", tmp_path / "run", tmp_path / "run", "--out", tmp_path / "c.png")
+
+
 def run_command(*arguments):
     return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
 

@@ -26,16 +26,59 @@ def test_every_experiment_file_loads():
     paths = sorted(EXPERIMENTS.glob("*.yaml"))
     assert len(paths) >= 4
     for path in paths:
-        kind = yaml.safe_load(path.read_text())["kind"]
+        kind = "classifier" if "classifier" in path.name else "segmenter"
         assert loaders[kind](path).kind == kind
 
 
-def test_classifier_holds_the_papers_numbers():
-    settings = load_classifier_settings(EXPERIMENTS / "classifier_augmentation.yaml")
+PAPERS_FOUR = ["clahe", "optical_distortion", "zoom_in", "zoom_out"]
+
+
+def classifier(name):
+    return load_classifier_settings(EXPERIMENTS / f"classifier_{name}.yaml")
+
+
+@pytest.mark.parametrize("arm", ["augmentation", "enrichment"])
+def test_classifier_arms_hold_the_papers_numbers(arm):
+    settings = classifier(arm)
     assert (settings.backbone, settings.weights, settings.image_size) == ("xception", "imagenet", 1024)
     assert (settings.batch_size, settings.split.validation_fraction) == (4, 0.2)
+    assert settings.split.group_by_patient is False
     phases = [(phase.epochs, phase.learning_rate, phase.trainable) for phase in settings.phases]
     assert phases == [(2, 2e-2, "head"), (23, 2e-4, "all")]
+    assert (settings.plateau.patience, settings.plateau.factor) == (3, 0.2)
+    assert settings.loss == "binary_crossentropy"
+    assert (settings.class_weights, settings.positive_share, settings.cross_validate) == (None, None, False)
+    assert settings.precision == "float32"
+
+
+def test_arms_differ_in_nothing_but_augmentation_and_enrichment():
+    augmentation, enrichment = (classifier(arm).model_dump() for arm in ("augmentation", "enrichment"))
+    assert {key for key in augmentation if augmentation[key] != enrichment[key]} == {"augmentation", "enrichment"}
+    assert augmentation["augmentation"] == {"techniques": PAPERS_FOUR, "zoom": [0.05, 0.1], "probability": 0.5}
+    assert enrichment["enrichment"] == {"techniques": PAPERS_FOUR, "zoom": [0.05, 0.1]}
+    assert augmentation["enrichment"] is enrichment["augmentation"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("class_weights", "class_weights", "balanced"),
+        ("focal_loss", "loss", {"kind": "focal", "alpha": 0.25, "gamma": 2.0}),
+        ("sliding_sample_rate", "positive_share", {"first": 0.8, "last": 0.4}),
+        ("mixed_precision", "precision", "mixed_float16"),
+        ("patient_grouped", "split", {"validation_fraction": 0.2, "seed": 0, "group_by_patient": True}),
+    ],
+)
+def test_what_goes_beyond_the_paper_changes_one_thing(name, key, value):
+    paper, other = classifier("augmentation").model_dump(), classifier(name).model_dump()
+    assert {k for k in paper if paper[k] != other[k]} == {key}
+    assert other[key] == value
+
+
+def test_k_fold_is_patient_grouped_with_five_folds():
+    grouped, folds = classifier("patient_grouped").model_dump(), classifier("k_fold").model_dump()
+    assert {k for k in grouped if grouped[k] != folds[k]} == {"cross_validate"}
+    assert round(1 / folds["split"]["validation_fraction"]) == 5
 
 
 def test_segmenter_holds_the_papers_numbers():
@@ -88,3 +131,52 @@ def test_what_is_no_experiment(tmp_path, text):
 def test_missing_file():
     with pytest.raises(ConfigError, match="no such experiment file"):
         load_classifier_settings("absent.yaml")
+
+
+def test_what_a_file_is_based_on_fills_in_what_it_does_not_say(tmp_path, content):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(content | {"seed": 3}))
+    settings = load(
+        tmp_path, {"based_on": "base.yaml", "batch_size": 7, "split": {"validation_fraction": 0.5, "seed": 1}}
+    )
+    assert (settings.seed, settings.batch_size, settings.backbone) == (3, 7, content["backbone"])
+    assert settings.split.model_dump() == {"validation_fraction": 0.5, "seed": 1, "group_by_patient": None}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("absent.yaml", r"absent\.yaml: no such experiment file"),
+        ("experiment.yaml", r"experiment\.yaml: is based on itself"),
+        (3, "based_on: expected the name of an experiment file, got 3"),
+    ],
+)
+def test_wrong_base_is_named(tmp_path, other, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, {"based_on": other})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"augmentation": {"techniques": [], "zoom": [0.05, 0.1], "probability": 0.5}}, r"augmentation\.techniques"),
+        ({"augmentation": {"techniques": ["clahe"], "zoom": [0.05], "probability": 0.5}}, r"augmentation\.zoom"),
+        ({"augmentation": {"techniques": ["clahe"], "zoom": [0.05, 0.1], "probability": 0.0}}, "greater than 0"),
+        ({"plateau": {"patience": 3, "factor": 1.5}}, r"plateau\.factor: .*less than 1"),
+        ({"precision": "float16"}, "precision: .*'mixed_float16'"),
+        ({"positive_share": {"first": 0.8, "last": 0.0}}, r"positive_share\.last"),
+        (
+            {"enrichment": {"techniques": ["clahe"], "zoom": [0, 0.1]}, "positive_share": {"first": 0.8, "last": 0.4}},
+            "zoom",
+        ),
+        (
+            {
+                "enrichment": {"techniques": ["clahe"], "zoom": [0.05, 0.1]},
+                "positive_share": {"first": 0.8, "last": 0.4},
+            },
+            "enrichment fixes the training set",
+        ),
+    ],
+)
+def test_wrong_training_settings_are_named(tmp_path, content, change, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, content | change)

@@ -1,12 +1,13 @@
-"""Mean Dice by hand."""
+"""Mean Dice by hand; intervals against theory."""
 
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from pneumoseg.evaluation import score_arms
+from pneumoseg.evaluation import bootstrap_interval, score_arms
 
 
 def results(codes, errors=()):
@@ -50,3 +51,33 @@ def test_unreadable_images_are_counted():
 def test_wrong_number_of_predictions(codes):
     with pytest.raises(ValueError, match=r"shorter|longer"):
         score_arms({"model": results(codes)}, table(["-1", "-1"]))
+
+
+def test_interval_of_a_mean_is_that_of_theory():
+    values = np.random.default_rng(0).normal(10, 2, 400)
+    low, high = bootstrap_interval(lambda rows: values[rows].mean(), np.arange(400))
+    error = values.std() / 20
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_interval_is_wider_where_patients_repeat():
+    values = np.repeat(np.random.default_rng(0).normal(size=100), 4)  # four equal images a patient
+    narrow = np.subtract(*bootstrap_interval(lambda rows: values[rows].mean(), np.arange(400)))
+    wide = np.subtract(*bootstrap_interval(lambda rows: values[rows].mean(), np.repeat(np.arange(100), 4)))
+    assert wide / narrow == pytest.approx(2, abs=0.2)  # the square root of 4
+
+
+def test_interval_draws_whole_groups():
+    groups, drawn = np.array(["b", "a", "b", "c"]), []
+    bootstrap_interval(lambda rows: drawn.append(rows) or 0.0, groups, resamples=50)
+    for rows in drawn:
+        counts = np.bincount(rows, minlength=4)
+        assert counts[0] == counts[2]
+        assert counts[0] + counts[1] + counts[3] == 3
+
+
+def test_interval_leaves_out_what_has_no_score():
+    scores = iter([math.nan, 1.0, 2.0, 3.0])
+    assert bootstrap_interval(lambda rows: next(scores), np.arange(3), resamples=4, level=0.5) == (1.5, 2.5)
+    assert all(np.isnan(bootstrap_interval(lambda rows: math.nan, np.arange(3), resamples=4)))

@@ -20,8 +20,8 @@ _TRANSFORMS: dict[str, Callable[[float, tuple[float, float], float], albumentati
     "optical_distortion": lambda p, zoom, share: albumentations.OpticalDistortion(distort_limit=0.3, p=p),
     "zoom_in": lambda p, zoom, share: _affine(1 + zoom[0], 1 + zoom[1], p),
     "zoom_out": lambda p, zoom, share: _affine(1 - zoom[1], 1 - zoom[0], p),
-    # The first place's (section 4.2); the strength is chosen. Elastic shifts are alpha / sigma pixels by magnitude.
-    "elastic_transform": lambda p, zoom, share: albumentations.ElasticTransform(120 * share**2, 6 * share, p=p),
+    # The first place's (section 4.2); the strength is chosen.
+    "elastic_transform": lambda p, zoom, share: _elastic(max(1.0, 6 * share), 20 * share, p),
     "grid_distortion": lambda p, zoom, share: albumentations.GridDistortion(distort_limit=0.3, p=p),
 }
 TECHNIQUES = tuple(_TRANSFORMS)
@@ -88,3 +88,8 @@ class Augmentation:
 def _affine(smallest: float, largest: float, probability: float) -> albumentations.Affine:
     # Without keep_ratio height and width would be scaled by different factors.
     return albumentations.Affine(scale=(smallest, largest), keep_ratio=True, p=probability)
+
+
+def _elastic(smoothness: float, shift: float, probability: float) -> albumentations.ElasticTransform:
+    # Smoothing white noise over sigma pixels divides it by about as much.
+    return albumentations.ElasticTransform(alpha=shift * smoothness, sigma=smoothness, p=probability)

@@ -1,6 +1,7 @@
 """Classifier runs side by side: scores with intervals, and curves."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def compare_runs(runs: Sequence[str | Path]) -> pd.DataFrame:
     Returns:
         One row a run, named by its folder: `images`, `positives`, the scores of `classification_scores` at a threshold
         of .5, `mcc_low`, `mcc_high`, `auc_low` and `auc_high`, the bounds of 95% bootstrap intervals over patients,
-        `best_epoch` and `epoch_seconds`, a mean (None if cross-validated). Where the runs were validated on the same
+        `best_epoch` and `epoch_seconds`, a mean (the epoch is NaN if cross-validated). Where the runs were validated on the same
         images, also `mcc_gain` over the first run, with `mcc_gain_low` and `mcc_gain_high` from the same resamples.
 
     Raises:
@@ -88,7 +89,7 @@ def _scored(run: Path, table: pd.DataFrame) -> dict[str, Any]:
     for name in ("mcc", "auc"):
         row[f"{name}_low"], row[f"{name}_high"] = _interval([table], name)
     seconds = pd.concat(_histories(run))["seconds"].mean()
-    return row | {"best_epoch": metrics.get("best_epoch"), "epoch_seconds": seconds}
+    return row | {"best_epoch": metrics.get("best_epoch", math.nan), "epoch_seconds": seconds}
 
 
 def _interval(tables: list[pd.DataFrame], name: str) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import pytest
 from pneumoseg.data.splits import (
     patients_on_both_sides,
     positives_and_sampled_negatives,
+    stratified_folds,
     stratified_split,
     without_training_images,
 )
@@ -111,3 +112,29 @@ def test_training_images_are_left_out(tmp_path):
     assert remaining["image_id"].tolist() == ["i3", "i4"]
     with pytest.raises(ValueError, match="nothing is left"):
         without_training_images(table(3, 2), [tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_folds_keep_each_image_out_once(grouped):
+    manifest = table(images_a_patient=5, source="id map")
+    folds = stratified_folds(manifest, 5, seed=1, group_by_patient=grouped)
+    assert len(folds) == 5
+    assert sorted(image for _, validation in folds for image in validation["image_id"]) == sorted(manifest["image_id"])
+    for training, validation in folds:
+        assert len(training) + len(validation) == 200
+        assert not set(training["image_id"]) & set(validation["image_id"])
+        assert validation["has_pneumothorax"].sum() == pytest.approx(10, abs=0 if not grouped else 5)
+        assert (patients_on_both_sides(training, validation) == 0) == grouped
+
+
+def test_folds_follow_the_seed():
+    first, again, other = ([v["image_id"].tolist() for _, v in stratified_folds(table(), 4, seed=n)] for n in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_too_few_for_the_folds():
+    with pytest.raises(ValueError, match="5 folds need as many images of each class, got 4 of 100"):
+        stratified_folds(table(100, 4), 5)
+    with pytest.raises(ValueError, match="5 folds need as many positive patients, got 2"):
+        stratified_folds(table(100, 20, images_a_patient=10), 5, group_by_patient=True)
