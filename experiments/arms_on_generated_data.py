@@ -29,9 +29,9 @@ from pneumoseg.synthetic import write_dataset
 from pneumoseg.training.classifier import train_classifier
 
 ARMS = {
-    "augmentation": "demo_classifier_augmentation",
-    "enrichment": "demo_classifier_enrichment",
-    "neither": "demo_classifier",
+    "augmentation": "generated_classifier_augmentation",
+    "enrichment": "generated_classifier_enrichment",
+    "neither": "generated_classifier",
 }
 
 

@@ -127,6 +127,7 @@ class SegmenterSettings(Settings):
     negatives_per_positive: Annotated[float, Field(ge=0)]
     loss: SegmentationLoss
     phases: Annotated[list[Phase], Field(min_length=1)]
+    augmentation: RandomAugmentation | None = None
 
 
 Experiment = TypeVar("Experiment", ClassifierSettings, SegmenterSettings)

@@ -25,7 +25,7 @@ def compare_runs(runs: Sequence[str | Path]) -> pd.DataFrame:
     Returns:
         One row a run, named by its folder: `images`, `positives`, the scores of `classification_scores` at a threshold
         of .5, `mcc_low`, `mcc_high`, `auc_low` and `auc_high`, the bounds of 95% bootstrap intervals over patients,
-        `best_epoch` and `epoch_seconds`, a mean (the epoch is NaN if cross-validated). Where the runs were validated on the same
+        `best_epoch` (NaN if cross-validated) and the mean `epoch_seconds`. Where the runs were validated on the same
         images, also `mcc_gain` over the first run, with `mcc_gain_low` and `mcc_gain_high` from the same resamples.
 
     Raises:

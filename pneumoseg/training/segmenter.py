@@ -5,9 +5,11 @@ from typing import Any
 
 import keras
 import pandas as pd
+import tensorflow as tf
 
 from pneumoseg.callbacks.best_bundle import BestBundle
 from pneumoseg.config import SegmentationLoss, SegmenterSettings
+from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.loaders import segmentation_examples
 from pneumoseg.data.sampling import random_epoch
 from pneumoseg.data.splits import positives_and_sampled_negatives
@@ -45,6 +47,8 @@ def train_segmenter(
         positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
         for side in split_manifest(manifest, settings.split)
     )
+    chosen = settings.augmentation
+    augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)] if chosen else []
     folder = start_run(folder, settings, training, validation, resume=resume)
 
     def save(model: keras.Model, _: dict[str, float]) -> None:
@@ -54,10 +58,15 @@ def train_segmenter(
         segmentation_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
     )
     labels, best = training["has_pneumothorax"].to_numpy(), BestBundle("val_iou", save)
+
+    def epoch_batches(number: int) -> tf.data.Dataset:
+        epoch = random_epoch(labels, number, seed=settings.seed, augmented=bool(augmentations))
+        return examples.batches(settings.batch_size, epoch, augmentations)
+
     history = fit_phases(
         model,
         settings.phases,
-        lambda number: examples.batches(settings.batch_size, random_epoch(labels, number, seed=settings.seed)),
+        epoch_batches,
         _loss(settings.loss),
         [
             IoU(),

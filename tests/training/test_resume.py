@@ -31,7 +31,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture
 def experiment(tmp_path):
-    content = yaml.safe_load((EXPERIMENTS / "demo_classifier_augmentation.yaml").read_text())
+    content = yaml.safe_load((EXPERIMENTS / "generated_classifier_augmentation.yaml").read_text())
     content |= {
         "based_on": str(EXPERIMENTS / "demo_classifier.yaml"),
         "image_size": 32,

@@ -1,0 +1,84 @@
+"""What augmentation costs: milliseconds a technique, and images per second of the classifier's loader with and without.
+
+Baseline: the same loader without augmentation, in the same run; both decode every file anew. Whether the training waits
+for it, benchmarks/classifier_step.py tells.
+
+Run with: python benchmarks/augmentation.py [FOLDER OF DICOM FILES]   (without one, on generated files)
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from loader import BATCH, ROUNDS, jpeg_manifest, seconds
+
+from pneumoseg.data import loaders
+from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
+from pneumoseg.data.sampling import random_epoch
+from pneumoseg.dicom import read_image
+from pneumoseg.synthetic import write_dataset
+
+PAPER = ("clahe", "optical_distortion", "zoom_in", "zoom_out")
+
+
+def milliseconds(image: np.ndarray, mask: np.ndarray | None, techniques: tuple[str, ...], probability: float) -> float:
+    augment = Augmentation(techniques, probability)
+    augment(image, mask, seed=0)
+    start = time.perf_counter()
+    for seed in range(40):
+        augment(image, mask, seed=seed)
+    return (time.perf_counter() - start) / 40 * 1000
+
+
+def techniques(image: np.ndarray) -> None:
+    mask = np.zeros(image.shape, bool)
+    mask[200:500, 200:400] = True
+    print(f"milliseconds an image of {image.shape[0]} x {image.shape[1]}      alone   with its mask")
+    for name in TECHNIQUES:
+        print(f"{name:36} {milliseconds(image, None, (name,), 1):8.1f} {milliseconds(image, mask, (name,), 1):8.1f}")
+    paper = [milliseconds(image, m, PAPER, 0.5) for m in (None, mask)]
+    print(f"{'the four of the paper, each at 50%':36} {paper[0]:8.1f} {paper[1]:8.1f}")
+
+
+def loader(manifest: pd.DataFrame, cache: str) -> None:
+    # As with a set that is too large for memory: each pass reads and decodes every file.
+    loaders._MEMORY_BUDGET = 0
+    examples = loaders.classification_examples(manifest, 1024, cache_dir=cache)
+    labels = manifest["has_pneumothorax"].to_numpy()
+    plain = examples.batches(BATCH, random_epoch(labels, 0, seed=0))
+    augmented = examples.batches(BATCH, random_epoch(labels, 0, seed=0, augmented=True), [Augmentation(PAPER, 0.5)])
+    times: dict[str, list[float]] = {"without augmentation": [], "with augmentation": []}
+    for _ in range(ROUNDS + 1):
+        for name, batches in zip(times, (plain, augmented), strict=True):
+            times[name].append(seconds(batches.__iter__))
+    without, with_ = (measured[1:] for measured in times.values())
+    for name, measured in zip(times, (without, with_), strict=True):
+        print(f"classifier's loader, 1024, {name:22} {len(manifest) / statistics.median(measured):6.0f} images/s")
+    ratio = statistics.median(base / own for base, own in zip(without, with_, strict=True))
+    print(f"ratio: {ratio:.2f} (median of {ROUNDS} rounds taken in turn, {os.cpu_count()} cores)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    folder = parser.parse_args().folder
+    with tempfile.TemporaryDirectory() as temporary:
+        if folder is None:
+            folder = Path(temporary) / "generated"
+            write_dataset(folder, train=10, test=60, seed=0)
+            folder /= "dicom-images-test"
+        manifest = jpeg_manifest(folder)
+        techniques(read_image(manifest["path"][0]))
+        loader(manifest, temporary)
+
+
+if __name__ == "__main__":
+    main()
