@@ -54,7 +54,7 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED) ## Print the benchmarks' ratios
-	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+	for benchmark in rle loader augmentation; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 oracles: .venv-oracles/installed ## Recompute the reference numbers with tensorflow-addons and segmentation-models
 	.venv-oracles/bin/python tests/oracles/reference.py

@@ -31,8 +31,8 @@ from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.index import index_dataset
 from pneumoseg.data.sampling import random_epoch
 from pneumoseg.models.classifier import build_classifier
-from pneumoseg.models.freezing import set_trainable
 from pneumoseg.synthetic import write_dataset
+from pneumoseg.training.phases import compile_phase
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments/classifier_augmentation.yaml"
 TRAINING, VALIDATION = 9638, 2409
@@ -63,6 +63,9 @@ def fitted(model: keras.Model, batches: tf.data.Dataset, steps: int) -> Steps:
 
 
 def gibibytes() -> float:
+    """The most memory so far: the GPU's if there is one, else the process's."""
+    if tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -73,7 +76,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="xception")
     options = parser.parse_args()
     settings, steps = load_classifier_settings(EXPERIMENT), options.steps
-    batch, rates = settings.batch_size, [phase.learning_rate for phase in settings.phases]
+    batch = settings.batch_size
     loaders._MEMORY_BUDGET = 0  # as with the competition's set: every file is decoded anew
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # two generated files that no index accepts
@@ -90,9 +93,9 @@ def main() -> None:
         print(f"{options.backbone}, {options.image_size} x {options.image_size}, batch {batch}, float32,", end=" ")
         print(f"{model.count_params():,} parameters, {os.cpu_count()} cores, {sys.platform}, no weights downloaded")
         seconds = {}
-        for part, rate, count in zip(("head", "all"), rates, (min(steps, 5), steps), strict=True):
-            set_trainable(model, part)
-            model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", jit_compile=False)
+        for phase, count in zip(settings.phases, (min(steps, 5), steps), strict=True):
+            part = phase.trainable
+            compile_phase(model, phase, keras.losses.BinaryCrossentropy(), [])
             noted = fitted(model, batches, count + 1)
             seconds[part] = statistics.median(noted.seconds[1:])
             print(f"{part} trainable, {count} steps after the first ({noted.seconds[0]:.1f} s):", end=" ")
@@ -108,11 +111,9 @@ def main() -> None:
         model.predict(held.take(3), verbose=0)
         prediction = (time.perf_counter() - predicting) / 3
         print(f"prediction: {prediction:.2f} s a batch")
-        epochs = [phase.epochs for phase in settings.phases]
-        training = math.ceil(TRAINING / batch) * sum(
-            count * seconds[part] for part, count in zip(("head", "all"), epochs, strict=True)
-        )
-        total = training + sum(epochs) * math.ceil(VALIDATION / batch) * prediction
+        training = math.ceil(TRAINING / batch) * sum(p.epochs * seconds[p.trainable] for p in settings.phases)
+        validation = math.ceil(VALIDATION / batch) * sum(p.epochs for p in settings.phases) * prediction
+        total = training + validation
         print(f"the whole recipe on this machine: {total / 86400:.1f} days; the paper's: {25 * 50 / 60:.1f} hours")
 
 

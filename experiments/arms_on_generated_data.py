@@ -65,6 +65,8 @@ def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
         run = folder / experiment
         if not (run / "metrics.json").exists():
             train_classifier(settings, manifest, run, folder / "cache", resume=True)
+        elif load_classifier_settings(run / "settings.yaml") != settings:
+            raise SystemExit(f"{run} was trained with other settings: remove it, or name another folder")
         bundle = load_bundle(run / "best")
         rows.append({"seed": seed, "arm": arm} | scored(bundle.model, bundle.thresholds["probability"], test, folder))
     keras.utils.set_random_seed(seed)

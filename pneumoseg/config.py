@@ -156,14 +156,15 @@ def load_segmenter_settings(path: str | Path) -> SegmenterSettings:
 
 
 def _validated(path: str | Path, model: type[Experiment]) -> Experiment:
+    content, files = _read(Path(path))
     try:
-        return model.model_validate(_read(Path(path)))
+        return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from error
+        raise ConfigError(f"{', based on '.join(map(str, files))}: {_explain(error)}") from error
 
 
-def _read(path: Path, readers: tuple[Path, ...] = ()) -> Any:
-    """A file's content, that of the file it is based on filled in; `readers` are the files based on this one."""
+def _read(path: Path, readers: tuple[Path, ...] = ()) -> tuple[Any, list[Path]]:
+    """A file's content, what it does not say filled in, and the files read: this one and those it is based on."""
     if path.resolve() in readers:
         raise ConfigError(f"{path}: is based on itself")
     try:
@@ -173,12 +174,12 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict) or "based_on" not in content:
-        return content
+        return content, [path]
     other = content.pop("based_on")
     if not isinstance(other, str):
         raise ConfigError(f"{path}: based_on: expected the name of an experiment file, got {other!r}")
-    inherited = _read(path.parent / other, (*readers, path.resolve()))
-    return {**inherited, **content} if isinstance(inherited, dict) else inherited
+    inherited, files = _read(path.parent / other, (*readers, path.resolve()))
+    return {**inherited, **content} if isinstance(inherited, dict) else inherited, [path, *files]
 
 
 def _explain(error: ValidationError) -> str:

@@ -75,6 +75,16 @@ def test_what_goes_beyond_the_paper_changes_one_thing(name, key, value):
     assert other[key] == value
 
 
+def test_both_networks_keep_out_the_same_images():
+    segmenter = load_segmenter_settings(EXPERIMENTS / "segmenter_plain.yaml")
+    assert segmenter.split == classifier("augmentation").split
+
+
+def test_make_trains_the_papers_classifier():
+    makefile = (EXPERIMENTS.parent / "Makefile").read_text()
+    assert "CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_augmentation.yaml)" in makefile
+
+
 def test_k_fold_is_patient_grouped_with_five_folds():
     grouped, folds = classifier("patient_grouped").model_dump(), classifier("k_fold").model_dump()
     assert {k for k in grouped if grouped[k] != folds[k]} == {"cross_validate"}
@@ -140,6 +150,12 @@ def test_what_a_file_is_based_on_fills_in_what_it_does_not_say(tmp_path, content
     )
     assert (settings.seed, settings.batch_size, settings.backbone) == (3, 7, content["backbone"])
     assert settings.split.model_dump() == {"validation_fraction": 0.5, "seed": 1, "group_by_patient": None}
+
+
+def test_wrong_key_of_the_base_is_told_with_both_files(tmp_path, content):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(content | {"epochs": 3}))
+    with pytest.raises(ConfigError, match=r"experiment\.yaml, based on .*base\.yaml: epochs: Extra"):
+        load(tmp_path, {"based_on": "base.yaml"})
 
 
 @pytest.mark.parametrize(

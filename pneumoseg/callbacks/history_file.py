@@ -17,6 +17,9 @@ class HistoryFile(keras.callbacks.Callback):
     Args:
         path: The CSV.
         epochs: How many epochs of an earlier process to go on from; the rows of later ones are dropped.
+
+    Raises:
+        ValueError: If the file has fewer rows.
     """
 
     def __init__(self, path: str | Path, epochs: int = 0) -> None:
@@ -25,7 +28,13 @@ class HistoryFile(keras.callbacks.Callback):
         self._rows: list[dict[str, float]] = []
         if epochs:
             # The default parser may be off by the last bit, and the best epoch is found among these numbers.
-            self._rows = pd.read_csv(path, float_precision="round_trip").head(epochs).to_dict("records")
+            table = pd.read_csv(path, float_precision="round_trip") if self._path.exists() else pd.DataFrame()
+            if len(table) < epochs:
+                raise ValueError(
+                    f"{path} has {len(table)} of {epochs} epochs that were trained: put the whole file back, or remove "
+                    "the run's folder to train anew"
+                )
+            self._rows = table.head(epochs).to_dict("records")
         self._begin, self._learning_rate = 0.0, 0.0
 
     @property

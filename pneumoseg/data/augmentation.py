@@ -2,8 +2,8 @@
 
 import os
 import random
-import threading
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -55,8 +55,9 @@ class Augmentation:
         if len(zoom) != 2 or not 0 <= zoom[0] <= zoom[1] < 1:
             raise ValueError(f"zoom={list(zoom)}: expected the least and the greatest change, from 0 to below 1.")
         self.techniques, self.probability, self.zoom = tuple(techniques), probability, (zoom[0], zoom[1])
-        # A Compose keeps its random state in itself, so that each thread needs its own.
-        self._of_thread = threading.local()
+        # A Compose keeps its random state in itself, so that no two calls may use one at the same time. A thread cannot
+        # keep one of its own: to Python each call from tf.data is a new thread.
+        self._idle: dict[int, SimpleQueue[albumentations.Compose]] = {}
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None = None, *, seed: int) -> dict[str, np.ndarray]:
         """Change an image, and its mask likewise.
@@ -69,20 +70,19 @@ class Augmentation:
         Returns:
             `image`, and `mask` if there is one, of the same shape and dtype.
         """
-        compose = self._compose(max(image.shape[:2]))
+        side = max(image.shape[:2])
+        idle = self._idle.setdefault(side, SimpleQueue())
+        try:
+            compose = idle.get_nowait()
+        except Empty:
+            transforms = [_TRANSFORMS[name](self.probability, self.zoom, side / 1024) for name in self.techniques]
+            compose = albumentations.Compose(transforms)
         # Its set_random_seed would give every technique the same random numbers: all would be applied, or none.
         compose.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
-        if mask is None:
-            return compose(image=image)
-        changed = compose(image=image, mask=mask.astype(np.uint8))
-        return {"image": changed["image"], "mask": changed["mask"].astype(mask.dtype)}
-
-    def _compose(self, side: int) -> albumentations.Compose:
-        made: dict[int, albumentations.Compose] = self._of_thread.__dict__.setdefault("made", {})
-        if side not in made:
-            transforms = [_TRANSFORMS[name](self.probability, self.zoom, side / 1024) for name in self.techniques]
-            made[side] = albumentations.Compose(transforms)
-        return made[side]
+        targets = {"image": image} if mask is None else {"image": image, "mask": mask.astype(np.uint8)}
+        changed = compose(**targets)
+        idle.put(compose)
+        return changed if mask is None else changed | {"mask": changed["mask"].astype(mask.dtype)}
 
 
 def _affine(smallest: float, largest: float, probability: float) -> albumentations.Affine:

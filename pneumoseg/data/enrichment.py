@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-_SEEDS = 2**31
+from pneumoseg.data.sampling import SEEDS
 
 
 def enrich(labels: np.ndarray, techniques: int, *, seed: int) -> pd.DataFrame:
@@ -39,6 +39,6 @@ def enrich(labels: np.ndarray, techniques: int, *, seed: int) -> pd.DataFrame:
         {
             "row": np.resize(rng.permutation(positive), sdif),
             "technique": np.repeat(np.arange(techniques), counts),
-            "seed": rng.integers(_SEEDS, size=sdif),
+            "seed": rng.integers(SEEDS, size=sdif),
         }
     )

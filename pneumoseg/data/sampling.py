@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 UNCHANGED = -1
-_SEEDS = 2**31
+SEEDS = 2**31
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def random_epoch(
         rows = np.concatenate([positive, rng.choice(negative, min(wanted, negative.size), replace=False)])
     rows = rng.permutation(rows)
     techniques = np.full(rows.size, 0 if augmented else UNCHANGED)
-    return Epoch(rows, techniques, rng.integers(_SEEDS, size=rows.size))
+    return Epoch(rows, techniques, rng.integers(SEEDS, size=rows.size))
 
 
 def enriched_epoch(count: int, copies: pd.DataFrame, number: int, *, seed: int) -> Epoch:

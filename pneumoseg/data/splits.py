@@ -32,7 +32,7 @@ def stratified_split(
 
     Raises:
         ValueError: If the fraction is not between 0 and 1, a class has fewer than two images (grouped: fewer patients
-            than folds), or patients are to be grouped and none is known.
+            than folds), or patients are to be grouped and the headers alone name them, another one for every image.
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction is a share between 0 and 1, got {validation_fraction}")
@@ -74,10 +74,12 @@ def stratified_folds(
         Training and validation rows of each fold, in the manifest's order.
 
     Raises:
-        ValueError: If there are fewer positive or negative images (grouped: positive patients) than folds, or patients
-            are to be grouped and none is known.
+        ValueError: If there are fewer positive or negative images (grouped: positive patients) than folds, fewer than
+            two folds, or patients are to be grouped and none is known, as for `stratified_split`.
     """
     labels = manifest["has_pneumothorax"]
+    if folds < 2:
+        raise ValueError(f"cross-validation needs two folds or more, got {folds}: take a smaller validation_fraction")
     if min(labels.sum(), (~labels).sum()) < folds:
         raise ValueError(f"{folds} folds need as many images of each class, got {labels.sum()} of {len(labels)}")
     if _groups(manifest, group_by_patient):
@@ -153,8 +155,11 @@ def _sides(manifest: pd.DataFrame, validation: np.ndarray) -> tuple[pd.DataFrame
 def _grouped_folds(manifest: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
     """The positions of each fold's validation images; no patient is in two folds."""
     patients = manifest["patient_id"].where(manifest["patient_id"] != "", "image " + manifest["image_id"])
-    if (manifest["patient_id"] == "").all():
-        raise ValueError("cannot group by patient: no image has a patient id; index with an id map")
+    if patients.nunique() == len(manifest) and not has_known_patients(manifest):
+        raise ValueError(
+            "cannot group by patient: no two images have the same patient id, as in the competition's DICOM headers, "
+            "which hold another one for every image; index with an id map, or set group_by_patient: false"
+        )
     labels = manifest["has_pneumothorax"]
     positive_patients = patients[labels].nunique()
     if positive_patients < folds:

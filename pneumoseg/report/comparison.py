@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pneumoseg.evaluation import bootstrap_interval
+from pneumoseg.report.curves import best_row
 from pneumoseg.scores import classification_scores
 
 # Okabe and Ito's palette, dark enough for lines on white.
@@ -58,7 +59,7 @@ def draw_comparison(runs: Sequence[str | Path]) -> Figure:
                 label = Path(run).name if fold == 0 else None
                 axes.plot(history["epoch"], history[name], color=colour, linewidth=0.8, linestyle=":")
                 axes.plot(history["epoch"], history[f"val_{name}"], color=colour, marker=".", label=label)
-                best = history.loc[history["val_mcc"].idxmax()]
+                best = history.iloc[best_row(history, "mcc")]
                 axes.plot(best["epoch"], best[f"val_{name}"], "o", color=colour, markersize=9, fillstyle="none")
         axes.set_xlabel("epoch")
         axes.set_title(f"{name}: validation, and training dotted; best epoch by validation MCC ringed", fontsize=9)
@@ -70,8 +71,10 @@ def draw_comparison(runs: Sequence[str | Path]) -> Figure:
 def _predictions(run: Path) -> pd.DataFrame:
     if not (run / "predictions.csv").exists() or not (run / "metrics.json").exists():
         raise ValueError(f"{run} holds no finished classifier run: it needs predictions.csv and metrics.json")
-    table = pd.read_csv(run / "predictions.csv", dtype={"image_id": str, "patient_id": str}, keep_default_na=False)
-    return table.astype({"probability": float}).sort_values("image_id", ignore_index=True)
+    table = pd.read_csv(run / "predictions.csv", dtype=str, keep_default_na=False)
+    table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
+    table["probability"] = pd.to_numeric(table["probability"])  # an empty cell, of a network that diverged, is NaN
+    return table.sort_values("image_id", ignore_index=True)
 
 
 def _histories(run: Path) -> list[pd.DataFrame]:

@@ -69,8 +69,8 @@ def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
         zip(manifest.itertuples(), figure.subplots(len(manifest), columns, squeeze=False), strict=True)
     ):
         image, mask = read_image(row.path), rle.decode(row.rle, (row.rows, row.columns))
-        outline(cells[0], image, {"truth": mask}, row.image_id[-24:])
+        outline(cells[0], image, {"truth": mask}, f"original\n{row.image_id[-24:]}")
         for axes, (name, augment) in zip(cells[1:], augmentations.items(), strict=True):
             changed = augment(image, mask, seed=seed + number)
-            outline(axes, changed["image"], {"truth": changed["mask"]}, name)
+            outline(axes, changed["image"], {"truth": changed["mask"]}, f"{name}\n")
     return figure

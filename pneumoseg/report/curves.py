@@ -15,7 +15,7 @@ def draw_curves(history: pd.DataFrame, monitor: str) -> Figure:
         monitor: The metric's name without `val_`, e.g. "mcc". The first epoch with its greatest validation value is
             marked by a vertical line.
     """
-    best_epoch = history["epoch"].iloc[history[f"val_{monitor}"].fillna(-math.inf).argmax()]
+    best_epoch = history["epoch"].iloc[best_row(history, monitor)]
     figure = Figure(figsize=(8, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     twin = top.twinx()
@@ -33,3 +33,8 @@ def draw_curves(history: pd.DataFrame, monitor: str) -> Figure:
     bottom.set_xlabel("epoch")
     bottom.xaxis.get_major_locator().set_params(integer=True)
     return figure
+
+
+def best_row(history: pd.DataFrame, monitor: str) -> int:
+    """The position of the first epoch with the greatest validation value; NaN is less than any number."""
+    return int(history[f"val_{monitor}"].fillna(-math.inf).argmax())

@@ -23,7 +23,7 @@ from pneumoseg.metrics import MatthewsCorrelation
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.training.phases import fit_phases
-from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, split_manifest, start_run
+from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, open_run, split_manifest
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,11 @@ def train_classifier(
 
     Raises:
         FileExistsError: If the folder holds a finished run, or a stopped one that is not to be resumed.
-        ValueError: If the manifest cannot be split, the settings do not fit the network, or the stopped run had others.
+        ValueError: If the manifest cannot be split, the settings do not fit the network, the stopped run had others, or
+            they cross-validate.
     """
+    if settings.cross_validate:
+        raise ValueError("cross_validate is true: call cross_validate_classifier")
     training, validation = split_manifest(manifest, settings.split)
     return train_split(settings, training, validation, folder, cache_dir, resume=resume, watch=watch)
 
@@ -75,38 +78,38 @@ def train_split(
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
+    labels, augmentations = training["has_pneumothorax"].to_numpy(), _augmentations(settings)
+    copies = enrich(labels, len(augmentations), seed=settings.seed) if settings.enrichment else None
     arguments: dict[str, Any] = {"backbone": settings.backbone, "image_size": settings.image_size}
     with _precision(settings.precision):
         model = build_classifier(**arguments, weights=settings.weights)
-    labels, augmentations = training["has_pneumothorax"].to_numpy(), _augmentations(settings)
-    copies = enrich(labels, len(augmentations), seed=settings.seed) if settings.enrichment else None
-    folder = start_run(folder, settings, training, validation, resume=resume)
-    if copies is not None:
-        _save_copies(folder, copies, training, augmentations)
 
     def save(model: keras.Model, logs: dict[str, float]) -> None:
-        save_bundle(folder / "best", model, "classifier", arguments, {"probability": logs["val_best_threshold"]})
+        save_bundle(run / "best", model, "classifier", arguments, {"probability": logs["val_best_threshold"]})
 
-    examples, checked = (
-        classification_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
-    )
-    validation_batches = checked.batches(settings.batch_size)
-    loss, best = _loss(settings), BestBundle(_MONITOR, save)
-    history = fit_phases(
-        model,
-        settings.phases,
-        lambda number: examples.batches(settings.batch_size, _epoch(settings, labels, copies, number), augmentations),
-        loss,
-        [MatthewsCorrelation(), keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")],
-        best,
-        folder,
-        scores=MCC(validation_batches, validation["has_pneumothorax"].to_numpy(), loss),
-        plateau=_plateau(settings.plateau),
-        class_weights=_class_weights(settings.class_weights, labels),
-        watch=watch(folder) if watch else None,
-    )
-    _save_predictions(folder, validation, validation_batches)
-    return finish_run(folder, history, best.best_epoch, training, validation)
+    with open_run(folder, settings, training, validation, resume=resume) as run:
+        if copies is not None:
+            _save_copies(run, copies, training, augmentations)
+        examples, checked = (
+            classification_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
+        )
+        validation_batches = checked.batches(settings.batch_size)
+        loss, best = _loss(settings), BestBundle(_MONITOR, save)
+        history = fit_phases(
+            model,
+            settings.phases,
+            lambda n: examples.batches(settings.batch_size, _epoch(settings, labels, copies, n), augmentations),
+            loss,
+            [MatthewsCorrelation(), keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")],
+            best,
+            run,
+            scores=MCC(validation_batches, validation["has_pneumothorax"].to_numpy(), loss),
+            plateau=_plateau(settings.plateau),
+            class_weights=_class_weights(settings.class_weights, labels),
+            watch=watch(run) if watch else None,
+        )
+        _save_predictions(run, validation, validation_batches)
+        return finish_run(run, history, best.best_epoch, training, validation)
 
 
 def _augmentations(settings: ClassifierSettings) -> list[Augmentation]:

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from pneumoseg.config import ClassifierSettings
-from pneumoseg.data.splits import stratified_folds
+from pneumoseg.data.splits import patients_on_both_sides, stratified_folds
 from pneumoseg.scores import best_threshold, classification_scores
 from pneumoseg.training.classifier import train_split
-from pneumoseg.training.run import FINISHED, PREDICTIONS, Watch, check_unchanged
+from pneumoseg.training.run import FINISHED, PREDICTIONS, Watch, check_unchanged, refuse_finished, write_metrics
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -49,8 +49,7 @@ def cross_validate_classifier(
         ValueError: As `stratified_folds`, or if the stopped run had other settings or images.
     """
     folder = Path(folder)
-    if (folder / FINISHED).exists():
-        raise FileExistsError(f"{folder} holds a finished run: choose another folder, or remove it to train anew")
+    refuse_finished(folder)
     if folder.exists() and not resume:
         raise FileExistsError(f"{folder} exists: go on with --resume, or remove it to train anew")
     split = settings.split
@@ -60,7 +59,10 @@ def cross_validate_classifier(
     folds, tables = [], []
     for number, (training, validation) in enumerate(sides, start=1):
         fold = folder / f"fold_{number}"
-        _log.info(f"Fold {number} of {len(sides)}: {len(training)} images for training, {len(validation)} kept out")
+        _log.info(
+            f"Fold {number} of {len(sides)}: {len(training)} images for training, {len(validation)} kept out, "
+            f"{patients_on_both_sides(training, validation)} patients on both sides"
+        )
         if (fold / FINISHED).exists():
             check_unchanged(fold, settings, training, validation)
         else:
@@ -71,10 +73,7 @@ def cross_validate_classifier(
     predictions = pd.concat(tables)
     with whole_file(folder / PREDICTIONS) as temporary:
         predictions.to_csv(temporary, index=False)
-    metrics = _pooled(predictions) | {"folds": folds}
-    with whole_file(folder / FINISHED) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    return metrics
+    return write_metrics(folder, _pooled(predictions) | {"folds": folds})
 
 
 def _pooled(predictions: pd.DataFrame) -> dict[str, Any]:

@@ -75,12 +75,14 @@ def fit_phases(
             callback.set_model(model)
         checkpoint.restore_model()
         best.resume(history.table)
+        if watch is not None:
+            watch.on_epoch_end(checkpoint.epochs - 1)  # the process may have died before it did
     last = 0
     for number, phase in enumerate(phases, start=1):
         first, last = last, last + phase.epochs
         if checkpoint.epochs >= last:
             continue
-        _compile(model, phase, loss, metrics)
+        compile_phase(model, phase, loss, metrics)
         for callback in callbacks:
             callback.set_model(model)
             callback.on_train_begin()
@@ -106,21 +108,15 @@ def fit_phases(
     return history.table
 
 
-def _compile(
+def compile_phase(
     model: keras.Model, phase: Phase, loss: keras.losses.Loss, metrics: Sequence[keras.metrics.Metric]
 ) -> None:
+    """Make a phase's part of the network trainable, with a new Adam; arguments as `fit_phases`."""
     set_trainable(model, phase.trainable)
     for metric in metrics:
         # Keras resets metrics at an epoch's begin, but those just compiled only from the second epoch on.
         metric.reset_state()
-    # "auto" would compile with XLA on a CPU too, where it is several times slower than without.
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    model.compile(
-        keras.optimizers.Adam(phase.learning_rate),
-        loss,
-        metrics=list(metrics),
-        jit_compile="auto" if on_gpu else False,
-    )
+    model.compile(keras.optimizers.Adam(phase.learning_rate), loss, metrics=list(metrics))
 
 
 class _OneEpoch(keras.callbacks.Callback):

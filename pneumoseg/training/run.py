@@ -6,7 +6,8 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ _log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.npz"
 FINISHED = "metrics.json"
 PREDICTIONS = "predictions.csv"
+_FILES = (
+    "best", CHECKPOINT, FINISHED, PREDICTIONS, "curves.png", "enrichment.csv", "environment.json", "history.csv",
+    "settings.yaml", "split.csv",
+)  # fmt: skip
 
 # Makes a callback that watches a run, from the run's folder.
 Watch = Callable[[Path], keras.callbacks.Callback]
@@ -29,12 +34,14 @@ Watch = Callable[[Path], keras.callbacks.Callback]
 _PACKAGES = ("pneumoseg", "tensorflow", "keras", "segmentation-models", "albumentations", "numpy", "pydicom")
 
 
-def start_run(
+@contextmanager
+def open_run(
     folder: str | Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame, *, resume: bool = False
-) -> Path:
+) -> Iterator[Path]:
     """Make the folder of a run and write what is known before it trains, or check that a stopped run can go on.
 
-    Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`) and `environment.json`.
+    Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`) and `environment.json`. No other
+    process can open the run until this one leaves the context or ends, however it ends.
 
     Args:
         folder: The run's folder.
@@ -44,25 +51,36 @@ def start_run(
         resume: Whether to go on from the run's checkpoint; where there is none, the run starts.
 
     Raises:
-        FileExistsError: If the folder holds a finished run, or, unless it is to be resumed, a stopped one.
+        FileExistsError: If the folder holds a finished run, or, unless it is to be resumed, a stopped one, or another
+            process has it open.
         ValueError: If the run to resume has other settings, or other images on its sides.
     """
     folder = Path(folder)
-    if (folder / FINISHED).exists():
-        raise FileExistsError(f"{folder} holds a finished run: choose another folder, or remove it to train anew")
+    refuse_finished(folder)
     if (folder / CHECKPOINT).exists():
         if not resume:
             raise FileExistsError(f"{folder} holds a stopped run: go on with --resume, or remove it to train anew")
         check_unchanged(folder, settings, training, validation)
     folder.mkdir(parents=True, exist_ok=True)
     texts = _descriptions(settings, training, validation) | {"environment.json": json.dumps(_environment(), indent=2)}
-    for name in ("best", "history.csv", CHECKPOINT, PREDICTIONS, FINISHED, *texts):
-        for leftover in folder.glob(f".{name}.*"):  # of a write that a killed process did not end
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    for name, text in texts.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return folder
+    with _locked(folder):
+        for name in _FILES:
+            for leftover in folder.glob(f".{name}.*"):  # of a write that a killed process did not end
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for name, text in texts.items():
+            with whole_file(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        yield folder
+
+
+def refuse_finished(folder: Path) -> None:
+    """Protect a finished run.
+
+    Raises:
+        FileExistsError: If the folder holds one.
+    """
+    if (folder / FINISHED).exists():
+        raise FileExistsError(f"{folder} holds a finished run: choose another folder, or remove it to train anew")
 
 
 def check_unchanged(folder: Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> None:
@@ -109,12 +127,34 @@ def finish_run(
     metrics |= history.loc[history["epoch"] == best_epoch].drop(columns="epoch").iloc[0].to_dict()
     for name, side in (("training", training), ("validation", validation)):
         metrics |= {f"{name}_images": len(side), f"{name}_positives": int(side["has_pneumothorax"].sum())}
-    # JSON has no NaN.
+    metrics = write_metrics(folder, metrics)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return metrics
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write `metrics.json` and return what it holds: null stands for NaN, which JSON has not."""
     metrics = {name: None if value != value else value for name, value in metrics.items()}
     with whole_file(folder / FINISHED) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    (folder / CHECKPOINT).unlink(missing_ok=True)
     return metrics
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise FileExistsError(f"{folder} is being trained by another process: wait for it, or stop it") from error
+    finally:
+        os.close(descriptor)
 
 
 def _descriptions(settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> dict[str, str]:

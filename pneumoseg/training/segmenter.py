@@ -18,7 +18,7 @@ from pneumoseg.metrics import FBeta, IoU
 from pneumoseg.models.bundle import save_bundle
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.phases import fit_phases
-from pneumoseg.training.run import Watch, finish_run, split_manifest, start_run
+from pneumoseg.training.run import Watch, finish_run, open_run, split_manifest
 
 
 def train_segmenter(
@@ -49,37 +49,37 @@ def train_segmenter(
     )
     chosen = settings.augmentation
     augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)] if chosen else []
-    folder = start_run(folder, settings, training, validation, resume=resume)
 
     def save(model: keras.Model, _: dict[str, float]) -> None:
-        save_bundle(folder / "best", model, "segmenter", arguments, {"probability": 0.5})
+        save_bundle(run / "best", model, "segmenter", arguments, {"probability": 0.5})
 
-    examples, checked = (
-        segmentation_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
-    )
-    labels, best = training["has_pneumothorax"].to_numpy(), BestBundle("val_iou", save)
+    with open_run(folder, settings, training, validation, resume=resume) as run:
+        examples, checked = (
+            segmentation_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
+        )
+        labels, best = training["has_pneumothorax"].to_numpy(), BestBundle("val_iou", save)
 
-    def epoch_batches(number: int) -> tf.data.Dataset:
-        epoch = random_epoch(labels, number, seed=settings.seed, augmented=bool(augmentations))
-        return examples.batches(settings.batch_size, epoch, augmentations)
+        def epoch_batches(number: int) -> tf.data.Dataset:
+            epoch = random_epoch(labels, number, seed=settings.seed, augmented=bool(augmentations))
+            return examples.batches(settings.batch_size, epoch, augmentations)
 
-    history = fit_phases(
-        model,
-        settings.phases,
-        epoch_batches,
-        _loss(settings.loss),
-        [
-            IoU(),
-            FBeta(beta=1, name="f1"),
-            FBeta(beta=2, name="f2"),
-            IoU(per_image=False, name="pooled_iou"),
-        ],
-        best,
-        folder,
-        validation=checked.batches(settings.batch_size),
-        watch=watch(folder) if watch else None,
-    )
-    return finish_run(folder, history, best.best_epoch, training, validation)
+        history = fit_phases(
+            model,
+            settings.phases,
+            epoch_batches,
+            _loss(settings.loss),
+            [
+                IoU(),
+                FBeta(beta=1, name="f1"),
+                FBeta(beta=2, name="f2"),
+                IoU(per_image=False, name="pooled_iou"),
+            ],
+            best,
+            run,
+            validation=checked.batches(settings.batch_size),
+            watch=watch(run) if watch else None,
+        )
+        return finish_run(run, history, best.best_epoch, training, validation)
 
 
 def _loss(settings: SegmentationLoss) -> keras.losses.Loss:

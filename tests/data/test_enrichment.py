@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from pneumoseg.data.enrichment import enrich
-from pneumoseg.data.splits import stratified_split
 
 
 def labels_of(positives, negatives, seed=0):
@@ -45,26 +44,6 @@ def test_seed_decides():
     pd.testing.assert_frame_equal(enrich(labels, 4, seed=1), enrich(labels, 4, seed=1))
     assert not enrich(labels, 4, seed=1)["row"].equals(enrich(labels, 4, seed=2)["row"])
     assert enrich(labels, 4, seed=1)["seed"].nunique() == 40
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_copy_of_a_validation_image(seed):
-    manifest = pd.DataFrame(
-        {
-            "image_id": [f"i{n}" for n in range(200)],
-            "has_pneumothorax": np.arange(200) % 5 == 0,
-            "patient_id": [f"p{n // 3}" for n in range(200)],
-            "patient_source": "id map",
-        }
-    )
-    for grouped in (False, True):
-        training, validation = stratified_split(manifest, seed=seed, group_by_patient=grouped)
-        copies = enrich(training["has_pneumothorax"].to_numpy(), 4, seed=seed)
-        copied = training.iloc[copies["row"]]
-        assert not set(copied["image_id"]) & set(validation["image_id"])
-        assert copied["has_pneumothorax"].all()
-        if grouped:
-            assert not set(copied["patient_id"]) & set(validation["patient_id"])
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(0, 5), (6, 5)])

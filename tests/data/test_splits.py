@@ -55,8 +55,14 @@ def test_grouping_can_be_chosen_either_way():
 def test_images_without_a_patient_are_no_shared_patient():
     manifest = table().assign(patient_id="")
     assert patients_on_both_sides(*stratified_split(manifest)) == 0
-    with pytest.raises(ValueError, match="no image has a patient id"):
+
+
+@pytest.mark.parametrize("manifest", [table().assign(patient_id=""), table(images_a_patient=1)])
+def test_patients_that_nobody_told_cannot_be_grouped(manifest):
+    with pytest.raises(ValueError, match="another one for every image; index with an id map"):
         stratified_split(manifest, group_by_patient=True)
+    with pytest.raises(ValueError, match="index with an id map"):
+        stratified_folds(manifest, 5, group_by_patient=True)
 
 
 def test_one_image_outside_the_id_map_does_not_turn_grouping_off():

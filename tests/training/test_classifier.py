@@ -8,29 +8,40 @@ import pandas as pd
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
+from pneumoseg.callbacks.mcc import MCC
 from pneumoseg.data import loaders
-from pneumoseg.data.sampling import UNCHANGED
+from pneumoseg.data.augmentation import Augmentation
+from pneumoseg.dicom import read_image
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.training import classifier
 from pneumoseg.training.classifier import train_classifier
-from pneumoseg.training.cross_validation import cross_validate_classifier
 
 PAPER = {"techniques": ["clahe", "optical_distortion", "zoom_in", "zoom_out"], "zoom": [0.05, 0.1]}
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """The epochs that the training batches are made of, with the augmentations."""
+    """The epochs that the training batches are made of, with the augmentations and the batches themselves."""
     epochs = []
     batches = loaders.Examples.batches
 
     def noted(self, batch_size, epoch=None, augmentations=()):
+        made = batches(self, batch_size, epoch, augmentations)
         if epoch is not None:
-            epochs.append((epoch, augmentations))
-        return batches(self, batch_size, epoch, augmentations)
+            epochs.append((epoch, augmentations, made))
+        return made
 
     monkeypatch.setattr(loaders.Examples, "batches", noted)
     return epochs
+
+
+def sides(manifest, run):
+    """The images of each side as they are, by `read_image` and the run's split, 32 x 32."""
+    split = pd.read_csv(run / "split.csv")
+    for side in ("training", "validation"):
+        rows = manifest[manifest["image_id"].isin(split.loc[split["side"] == side, "image_id"])]
+        images = [loaders.resize_to_square(read_image(path)[..., None], 32).numpy() for path in rows["path"]]
+        yield rows, images
 
 
 def test_what_is_kept_belongs_to_the_best_epoch(settings_of, manifest, tmp_path):
@@ -52,43 +63,63 @@ def test_what_is_kept_belongs_to_the_best_epoch(settings_of, manifest, tmp_path)
     assert not (run / "checkpoint.npz").exists()
 
 
-def test_augmentation_changes_training_images_alone(settings_of, manifest, tmp_path, shown):
-    train_classifier(settings_of(augmentation=PAPER | {"probability": 0.5}), manifest, tmp_path / "run", tmp_path)
-    assert len(shown) == 3
-    for epoch, augmentations in shown:
-        assert (epoch.techniques == 0).all()
+def test_augmentation_changes_training_images_alone(settings_of, manifest, tmp_path, shown, monkeypatch):
+    validated, on_epoch_end = [], MCC.on_epoch_end
+
+    def noted(self, epoch, logs=None):
+        validated.append(np.concatenate([images for images, _ in self._validation]))
+        on_epoch_end(self, epoch, logs)
+
+    monkeypatch.setattr(MCC, "on_epoch_end", noted)
+    run = tmp_path / "run"
+    train_classifier(settings_of(augmentation=PAPER | {"probability": 0.5}), manifest, run, tmp_path)
+    (training, images), (_, kept_out) = sides(manifest, run)
+    assert len(shown) == len(validated) == 3
+    for seen in validated:
+        np.testing.assert_array_equal(seen, kept_out)
+    unchanged = []
+    for epoch, augmentations, batches in shown:
         assert (augmentations[0].techniques, augmentations[0].probability) == (tuple(PAPER["techniques"]), 0.5)
         assert augmentations[0].zoom == (0.05, 0.1)
-        assert sorted(epoch.rows) == list(range(20))
+        assert sorted(epoch.rows) == list(range(len(training)))
+        drawn = [image for batch, _ in batches for image in batch.numpy()]
+        for image, row, seed in zip(drawn, epoch.rows, epoch.seeds, strict=True):
+            np.testing.assert_array_equal(image, augmentations[0](images[row], seed=seed)["image"])
+            unchanged.append(np.array_equal(image, images[row]))
+    assert 0 < sum(unchanged) < 0.25 * len(unchanged)  # one in sixteen is expected
 
 
-def test_enrichment_balances_the_training_side_alone(settings_of, manifest, tmp_path, shown):
-    train_classifier(settings_of(enrichment=PAPER), manifest, tmp_path / "run", tmp_path)
-    split = pd.read_csv(tmp_path / "run/split.csv")
-    training = split.loc[split["side"] == "training", "image_id"]
-    labels = manifest.set_index("image_id")["has_pneumothorax"][training].to_numpy()
-    for epoch, augmentations in shown:
-        assert [a.techniques for a in augmentations] == [(name,) for name in PAPER["techniques"]]
-        assert all(a.probability == 1 for a in augmentations)
-        positive = labels[epoch.rows]
-        assert positive.sum() == (~positive).sum() == (~labels).sum()
-        assert positive[epoch.techniques != UNCHANGED].all()
-    assert len({tuple(sorted(zip(e.rows, e.techniques, e.seeds, strict=True))) for e, _ in shown}) == 1
-    copies = pd.read_csv(tmp_path / "run/enrichment.csv")
-    assert len(copies) == (~labels).sum() - labels.sum()
-    assert set(copies["image_id"]) <= set(training[labels])
-    assert set(copies["technique"]) <= set(PAPER["techniques"])
+def test_enrichment_copies_training_positives_alone(settings_of, manifest, tmp_path, shown):
+    run = tmp_path / "run"
+    train_classifier(settings_of(enrichment=PAPER), manifest, run, tmp_path)
+    (training, images), (validation, kept_out) = sides(manifest, run)
+    positive = training["has_pneumothorax"].to_numpy()
+    listed = pd.read_csv(run / "enrichment.csv")
+    assert not set(listed["image_id"]) & set(validation["image_id"])
+    originals = training.assign(image=images).set_index("image_id")["image"]
+    alone = {name: Augmentation([name], 1) for name in PAPER["techniques"]}
+    copies = {
+        alone[row.technique](originals[row.image_id], seed=row.seed)["image"].tobytes() for row in listed.itertuples()
+    }
+    assert len(copies) == len(listed) == (~positive).sum() - positive.sum()
+    known, hidden = {image.tobytes() for image in images}, {image.tobytes() for image in kept_out}
+    assert len(shown) == 3
+    for _, _, batches in shown:
+        examples = [pair for batch, labels in batches for pair in zip(batch.numpy(), labels.numpy()[:, 0], strict=True)]
+        seen = {image.tobytes() for image, _ in examples}
+        assert seen == known | copies  # the same copies each epoch
+        assert not seen & hidden
+        assert [label for _, label in examples].count(1) == [label for _, label in examples].count(0)
+        assert all(label == 1 for image, label in examples if image.tobytes() in copies)
 
 
 def test_share_of_positives_slides_over_all_phases(settings_of, manifest, tmp_path, shown):
     settings = settings_of(positive_share={"first": 0.8, "last": 0.4})
     train_classifier(settings, manifest, tmp_path / "run", tmp_path)
-    split = pd.read_csv(tmp_path / "run/split.csv")
-    training = split.loc[split["side"] == "training", "image_id"]
-    labels = manifest.set_index("image_id")["has_pneumothorax"][training].to_numpy()
-    positives = labels.sum()
-    shares = [labels[epoch.rows].mean() for epoch, _ in shown]
-    assert shares == pytest.approx([positives / (positives + round(positives * n)) for n in (0.25, 4 / 6, 1.5)])
+    labels = [np.concatenate([labels for _, labels in batches]) for _, _, batches in shown]
+    positives = 5
+    assert [epoch.sum() for epoch in labels] == [positives] * 3
+    assert [epoch.size - positives for epoch in labels] == [round(5 * 0.25), round(5 * 4 / 6), round(5 * 1.5)]
 
 
 def test_class_weights_and_loss_reach_the_training(settings_of, manifest, tmp_path, monkeypatch):
@@ -133,11 +164,13 @@ def test_class_weight_scales_the_gradient():
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_with_plateau_and_gives_an_ordinary_bundle(settings_of, manifest, tmp_path, precision):
-    settings = settings_of(precision=precision, plateau={"patience": 1, "factor": 0.5})
+    phases = [{"epochs": 4, "learning_rate": 1e-9, "trainable": "all"}]  # nothing improves: the rate falls each epoch
+    settings = settings_of(precision=precision, plateau={"patience": 1, "factor": 0.5}, phases=phases)
     train_classifier(settings, manifest, tmp_path / "run", tmp_path)
     assert keras.config.dtype_policy().name == "float32"
     history = pd.read_csv(tmp_path / "run/history.csv")
     assert history["loss"].notna().all()
+    assert history["learning_rate"].iloc[-1] < 0.6e-9
     bundle = load_bundle(tmp_path / "run/best")
     assert {weights.dtype for weights in bundle.model.weights} == {"float32"}
 
@@ -166,37 +199,17 @@ def test_stopped_run_is_neither_overwritten_nor_mixed(settings_of, manifest, tmp
     assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2, 3]
 
 
-def test_each_image_is_predicted_by_the_network_that_did_not_see_it(settings_of, manifest, tmp_path):
-    settings = settings_of(cross_validate=True)
-    metrics = cross_validate_classifier(settings, manifest, tmp_path / "run", tmp_path)
-    table = pd.read_csv(tmp_path / "run/predictions.csv")
-    assert sorted(table["image_id"]) == manifest["image_id"].tolist()
-    assert metrics["mcc"] == pytest.approx(matthews_corrcoef(table["has_pneumothorax"], table["probability"] > 0.5))
-    assert len(metrics["folds"]) == 2
-    for fold, rows in table.groupby("fold"):
-        split = pd.read_csv(tmp_path / f"run/fold_{fold}/split.csv")
-        assert set(rows["image_id"]) == set(split.loc[split["side"] == "validation", "image_id"])
-    with pytest.raises(FileExistsError, match="finished run"):
-        cross_validate_classifier(settings, manifest, tmp_path / "run", tmp_path, resume=True)
+def test_two_processes_cannot_train_one_run(settings_of, manifest, tmp_path):
+    def second(run):
+        with pytest.raises(FileExistsError, match="is being trained by another process"):
+            train_classifier(settings_of(), manifest, run, tmp_path, resume=True)
+        return keras.callbacks.Callback()
+
+    train_classifier(settings_of(), manifest, tmp_path / "run", tmp_path, watch=second)
+    assert (tmp_path / "run/metrics.json").exists()
 
 
-def test_finished_folds_are_kept_when_resumed(settings_of, manifest, tmp_path, monkeypatch):
-    settings, trained = settings_of(cross_validate=True), []
-
-    def interrupted(*arguments, **options):
-        trained.append(arguments[3].name)
-        if trained == ["fold_1", "fold_2"]:
-            raise KeyboardInterrupt
-        return classifier.train_split(*arguments, **options)
-
-    monkeypatch.setattr("pneumoseg.training.cross_validation.train_split", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        cross_validate_classifier(settings, manifest, tmp_path / "run", tmp_path)
-    with pytest.raises(FileExistsError, match="--resume"):
-        cross_validate_classifier(settings, manifest, tmp_path / "run", tmp_path)
-    with pytest.raises(ValueError, match=r"fold_1 cannot go on, its settings\.yaml"):
-        cross_validate_classifier(
-            settings_of(cross_validate=True, seed=9), manifest, tmp_path / "run", tmp_path, resume=True
-        )
-    cross_validate_classifier(settings, manifest, tmp_path / "run", tmp_path, resume=True)
-    assert trained == ["fold_1", "fold_2", "fold_2"]
+def test_unknown_technique_is_named_before_anything_is_made(settings_of, manifest, tmp_path):
+    with pytest.raises(ValueError, match=r"techniques=\['blur'\]: expected some of clahe"):
+        train_classifier(settings_of(enrichment=PAPER | {"techniques": ["blur"]}), manifest, tmp_path / "run", tmp_path)
+    assert not (tmp_path / "run").exists()
