@@ -75,6 +75,12 @@ def test_what_goes_beyond_the_paper_changes_one_thing(name, key, value):
     assert other[key] == value
 
 
+def test_small_classifier_is_patient_grouped_with_folds():
+    settings = classifier("small")
+    assert settings.cross_validate
+    assert settings.split.group_by_patient
+
+
 def test_both_networks_keep_out_the_same_images():
     segmenter = load_segmenter_settings(EXPERIMENTS / "segmenter_plain.yaml")
     assert segmenter.split == classifier("augmentation").split
