@@ -10,21 +10,17 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import argparse
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from loader import BATCH, ROUNDS, jpeg_manifest, seconds
+from loader import BATCH, ROUNDS, films, seconds
 
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
 from pneumoseg.data.sampling import random_epoch
 from pneumoseg.dicom import read_image
-from pneumoseg.synthetic import write_dataset
 
 PAPER = ("clahe", "optical_distortion", "zoom_in", "zoom_out")
 
@@ -66,19 +62,7 @@ def loader(manifest: pd.DataFrame, cache: str) -> None:
     print(f"ratio: {ratio:.2f} (median of {ROUNDS} rounds taken in turn, {os.cpu_count()} cores)")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path)
-    folder = parser.parse_args().folder
-    with tempfile.TemporaryDirectory() as temporary:
-        if folder is None:
-            folder = Path(temporary) / "generated"
-            write_dataset(folder, train=10, test=60, seed=0)
-            folder /= "dicom-images-test"
-        manifest = jpeg_manifest(folder)
+if __name__ == "__main__":
+    with films(__doc__) as (manifest, temporary):
         techniques(read_image(manifest["path"][0]))
         loader(manifest, temporary)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,8 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -132,8 +133,10 @@ def compare(manifest: pd.DataFrame, cache: str) -> None:
         print(f"{name:28} {rate:7.0f} images/s   ratio to (a), (b) threads, (b) processes: {ratios}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@contextmanager
+def films(description: str | None) -> Iterator[tuple[pd.DataFrame, str]]:
+    """The manifest of the folder that the command line names, or of generated files, and a folder for a cache."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
     folder = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as temporary:
@@ -141,8 +144,9 @@ def main() -> None:
             folder = Path(temporary) / "generated"
             write_dataset(folder, train=10, test=60, seed=0)
             folder /= "dicom-images-test"
-        compare(jpeg_manifest(folder), temporary)
+        yield jpeg_manifest(folder), temporary
 
 
 if __name__ == "__main__":
-    main()
+    with films(__doc__) as (manifest, temporary):
+        compare(manifest, temporary)
