@@ -11,7 +11,7 @@ SAMPLE      ?= $(firstword $(wildcard $(DATA)/stage_2_sample_submission.csv $(DA
 ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
 
 CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_augmentation.yaml)
-SEGMENTER_EXPERIMENT  ?= $(or $(EXPERIMENT),experiments/segmenter_plain.yaml)
+SEGMENTER_EXPERIMENT  ?= $(or $(EXPERIMENT),experiments/segmenter_window_swa.yaml)
 
 # A run's folder bears the name of its experiment. A finished run is never overwritten, a stopped one goes on.
 CLASSIFIER_RUN := $(RUNS)/$(basename $(notdir $(CLASSIFIER_EXPERIMENT)))
@@ -95,7 +95,8 @@ $(SEGMENTER_RUN)/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_EXPERIMENT)
 	$(BIN)/pneumoseg train-segmenter $(SEGMENTER_EXPERIMENT) --manifest $< --out $(@D) --resume
 
 $(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json
-	$(BIN)/pneumoseg assemble --classifier $(CLASSIFIER_RUN)/best --segmenter $(SEGMENTER_RUN)/best --out $(@D)
+	$(BIN)/pneumoseg assemble --classifier $(CLASSIFIER_RUN)/best --out $(@D) \
+		--segmenter $$(test -d $(SEGMENTER_RUN)/swa && echo $(SEGMENTER_RUN)/swa || echo $(SEGMENTER_RUN)/best)
 
 submit: $(RUNS)/submission.csv ## Predict the test images and check the submission; trains what is missing
 	$(BIN)/pneumoseg validate-submission $< --expected $(SAMPLE)

@@ -145,12 +145,42 @@ def train_segmenter(
     from pneumoseg.config import load_segmenter_settings
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.live_curves import LiveCurves
+    from pneumoseg.training.phases import learning_rates
     from pneumoseg.training.segmenter import train_segmenter
 
     settings = load_segmenter_settings(experiment)
     cache, table = manifest.parent / "cache", load_manifest(manifest)
-    metrics = train_segmenter(settings, table, out, cache, resume=resume, watch=lambda run: LiveCurves(run, "iou"))
+    window = (settings.swa.start_epoch, settings.swa.end_epoch) if settings.swa else None
+    rates = learning_rates(settings.phases)
+
+    def watch(run: Path) -> LiveCurves:
+        return LiveCurves(run, "iou", window=window, learning_rates=rates)
+
+    metrics = train_segmenter(settings, table, out, cache, resume=resume, watch=watch)
     typer.echo(json.dumps(metrics, indent=2))
+
+
+@app.command()
+def swa(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished segmenter run that kept its epochs' weights.")],
+    epochs: Annotated[str, typer.Option(help="13-16, say; or best:4, the four with the best mean validation IoU.")],
+    manifest: Manifest,
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder; by default in the run's.")] = None,
+) -> None:
+    """Average the weights of some epochs of a segmenter run."""
+    import pandas as pd
+
+    from pneumoseg.data.index import load_manifest
+    from pneumoseg.report.curves import draw_curves
+    from pneumoseg.training.averaging import average_epochs
+
+    metrics = average_epochs(run, epochs, load_manifest(manifest), manifest.parent / "cache", out)
+    window = (metrics["start_epoch"], metrics["end_epoch"])
+    folder = out or run / f"swa_{window[0]}-{window[1]}"
+    history = pd.read_csv(run / "history.csv")
+    draw_curves(history, "iou", window=window).savefig(folder.with_name(f"{folder.name}.png"), dpi=120)
+    typer.echo(json.dumps(metrics, indent=2))
+    typer.echo(f"{folder}: validation IoU {metrics['val_iou']:.4f}, best single epoch {history['val_iou'].max():.4f}")
 
 
 @app.command()

@@ -24,12 +24,21 @@ class Split(Settings):
     group_by_patient: bool | None = None
 
 
+class Cosine(Settings):
+    """How the learning rate falls from a phase's own, step by step, see `callbacks.cosine_annealing`."""
+
+    cycle_epochs: PositiveInt
+    multiplier: Annotated[float, Field(ge=1)] = 1.0
+    minimum: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Phase(Settings):
     """Some epochs with one learning rate and one trainable part of the network, see `models.freezing`."""
 
     epochs: PositiveInt
     learning_rate: PositiveFloat
     trainable: Literal["all", "head", "second_half"]
+    cosine: Cosine | None = None
 
 
 class Plateau(Settings):
@@ -103,17 +112,35 @@ class ClassifierSettings(Settings):
 
 
 class SegmentationLoss(Settings):
-    """The weighted sum of focal and Dice loss, see `losses`."""
+    """A weighted sum of losses, see `losses`; a weight of 0 leaves its term out."""
 
     focal_weight: Annotated[float, Field(ge=0)]
     dice_weight: Annotated[float, Field(ge=0)]
+    cross_entropy_weight: Annotated[float, Field(ge=0)] = 0.0
+    tversky_weight: Annotated[float, Field(ge=0)] = 0.0
     alpha: Probability
     gamma: Annotated[float, Field(ge=0)]
+    tversky_alpha: Annotated[float, Field(ge=0)] = 0.3
+    tversky_beta: Annotated[float, Field(ge=0)] = 0.7
     per_image: bool
+
+    @model_validator(mode="after")
+    def _some_term(self) -> "SegmentationLoss":
+        if not (self.focal_weight or self.dice_weight or self.cross_entropy_weight or self.tversky_weight):
+            raise ValueError("one weight at least must be above 0")
+        return self
+
+
+class WeightAveraging(Settings):
+    """Which epochs' weights are averaged, one-based and inclusive, see `callbacks.swa`."""
+
+    start_epoch: PositiveInt
+    end_epoch: PositiveInt
+    every: PositiveInt = 1
 
 
 class SegmenterSettings(Settings):
-    """A segmenter's experiment."""
+    """A segmenter's experiment. What is left out is off."""
 
     kind: Literal["segmenter"]
     architecture: str
@@ -124,10 +151,23 @@ class SegmenterSettings(Settings):
     batch_size: PositiveInt
     seed: int
     split: Split
-    negatives_per_positive: Annotated[float, Field(ge=0)]
+    start_from: str | None = None
+    negatives_per_positive: Annotated[float, Field(ge=0)] | None
+    positive_share: SlidingShare | None = None
     loss: SegmentationLoss
     phases: Annotated[list[Phase], Field(min_length=1)]
     augmentation: RandomAugmentation | None = None
+    swa: WeightAveraging | None = None
+    epoch_weights_gigabytes: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _window_within_the_training(self) -> "SegmenterSettings":
+        epochs = sum(phase.epochs for phase in self.phases)
+        if self.swa and not self.swa.start_epoch <= self.swa.end_epoch <= epochs:
+            raise ValueError(
+                f"swa averages epochs {self.swa.start_epoch} to {self.swa.end_epoch}, and there are {epochs}"
+            )
+        return self
 
 
 Experiment = TypeVar("Experiment", ClassifierSettings, SegmenterSettings)

@@ -82,7 +82,7 @@ def test_small_classifier_is_patient_grouped_with_folds():
 
 
 def test_both_networks_keep_out_the_same_images():
-    segmenter = load_segmenter_settings(EXPERIMENTS / "segmenter_plain.yaml")
+    segmenter = load_segmenter_settings(EXPERIMENTS / "segmenter_window_swa.yaml")
     assert segmenter.split == classifier("augmentation").split
 
 
@@ -98,7 +98,7 @@ def test_k_fold_is_patient_grouped_with_five_folds():
 
 
 def test_segmenter_holds_the_papers_numbers():
-    settings = load_segmenter_settings(EXPERIMENTS / "segmenter_plain.yaml")
+    settings = load_segmenter_settings(EXPERIMENTS / "segmenter_window_swa.yaml")
     assert (settings.architecture, settings.backbone, settings.image_size) == ("fpn", "inceptionresnetv2", 512)
     assert (settings.loss.focal_weight, settings.loss.dice_weight) == (1, 1)
     phases = [(phase.epochs, phase.learning_rate, phase.trainable) for phase in settings.phases]

@@ -27,7 +27,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         path: The file, an uncompressed `.npz` without pickled objects.
-        counters: Names of attributes to keep, by callback: plain numbers or None.
+        counters: Names of attributes to keep, by callback: plain numbers, None, or lists of arrays.
 
     Attributes:
         epochs: How many epochs had ended when the file was written; 0 where there is none.
@@ -46,34 +46,49 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the file anew."""
         self._arrays = {}  # restored by now, and as large as the model with its optimizer
-        counters = [{name: getattr(callback, name) for name in names} for callback, names in self._counters.items()]
-        state = {"epochs": epoch + 1, "counters": counters}
         arrays = _values("model", self.model.variables) | _values("optimizer", self.model.optimizer.variables)
+        counters: list[dict[str, float | None]] = []
+        for callback, names in self._counters.items():
+            values = {name: getattr(callback, name) for name in names}
+            counters.append({name: value for name, value in values.items() if not isinstance(value, list)})
+            for name in values.keys() - counters[-1].keys():
+                arrays |= _values(f"{name} of callback {len(counters)} ", values[name])
+        state = {"epochs": epoch + 1, "counters": counters}
         with whole_file(self._path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, state=np.array(json.dumps(state, default=float)), **arrays)
 
     def restore_model(self) -> None:
-        """Give the model the saved variables.
+        """Give the model the saved variables, and the callbacks their counters.
 
         Raises:
             CheckpointError: They belong to another network.
         """
         self._assign("model", self.model.variables)
+        self._restore_counters()
 
     def restore_training(self) -> None:
-        """Give the optimizer and the callbacks, at the beginning of their training, what was saved of them.
+        """Give the optimizer what was saved of it, and the callbacks again, which may forget as a training begins.
 
         Raises:
             CheckpointError: They belong to another optimizer.
         """
         self.model.optimizer.build(self.model.trainable_variables)
         self._assign("optimizer", self.model.optimizer.variables)
-        for callback, counters in zip(self._counters, self._saved_counters, strict=True):
-            for name, value in counters.items():
-                setattr(callback, name, value)
+        self._restore_counters()
+
+    def _restore_counters(self) -> None:
+        for number, (callback, names) in enumerate(self._counters.items(), start=1):
+            for name in names:
+                if name in self._saved_counters[number - 1]:
+                    setattr(callback, name, self._saved_counters[number - 1][name])
+                else:
+                    setattr(callback, name, [v.copy() for v in self._saved(f"{name} of callback {number} ")])
+
+    def _saved(self, owner: str) -> list[np.ndarray]:
+        return [values for name, values in self._arrays.items() if name.startswith(owner)]
 
     def _assign(self, owner: str, variables: Sequence[Any]) -> None:
-        saved = [values for name, values in self._arrays.items() if name.startswith(owner)]
+        saved = self._saved(owner)
         if [values.shape for values in saved] != [tuple(variable.shape) for variable in variables]:
             raise CheckpointError(
                 f"{self._path} was written by another {owner}, or another version of it: "

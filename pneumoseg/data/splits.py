@@ -91,18 +91,20 @@ def stratified_folds(
 
 
 def positives_and_sampled_negatives(
-    manifest: pd.DataFrame, negatives_per_positive: float, *, seed: int = 0
+    manifest: pd.DataFrame, negatives_per_positive: float | None, *, seed: int = 0
 ) -> pd.DataFrame:
     """Choose the segmenter's images: all positives and randomly drawn negatives (section 3.2.1).
 
     Args:
         manifest: One side of a split.
-        negatives_per_positive: How many negatives to draw; all of them, if there are fewer.
+        negatives_per_positive: How many negatives to draw; all of them, if there are fewer, or if it is None.
         seed: Same seed, same choice.
 
     Returns:
         The chosen rows, in the manifest's order.
     """
+    if negatives_per_positive is None:
+        return manifest
     positive = manifest["has_pneumothorax"]
     count = min(round(negatives_per_positive * positive.sum()), int((~positive).sum()))
     drawn = manifest[~positive].sample(count, random_state=seed).index

@@ -1,4 +1,4 @@
-"""A run's history as curves (figure 3 of the paper)."""
+"""A run's history as curves (figures 3 and 4 of the paper)."""
 
 import math
 
@@ -6,7 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 
-def draw_curves(history: pd.DataFrame, monitor: str) -> Figure:
+def draw_curves(
+    history: pd.DataFrame,
+    monitor: str,
+    *,
+    window: tuple[int, int] | None = None,
+    learning_rates: pd.DataFrame | None = None,
+) -> Figure:
     """Draw losses and the monitored metric by epoch, the best epoch marked, the learning rate below.
 
     Args:
@@ -14,6 +20,9 @@ def draw_curves(history: pd.DataFrame, monitor: str) -> Figure:
             `val_`.
         monitor: The metric's name without `val_`, e.g. "mcc". The first epoch with its greatest validation value is
             marked by a vertical line.
+        window: The first and the last epoch whose weights are averaged, marked by red lines (figure 4).
+        learning_rates: `epoch`, where 2.5 is the middle of the third, and `learning_rate`, for one that changes within
+            an epoch; None draws the history's.
     """
     best_epoch = history["epoch"].iloc[best_row(history, monitor)]
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -25,9 +34,17 @@ def draw_curves(history: pd.DataFrame, monitor: str) -> Figure:
         axes.plot(epochs, history[f"val_{name}"], color=colour, linestyle=":", marker=".", label=f"validation {name}")
         axes.set_ylabel(name)
     top.axvline(best_epoch, color="black", linewidth=1, label=f"best epoch ({best_epoch})")
+    for number, epoch in enumerate(window or ()):
+        label = f"averaged epochs ({window[0]} to {window[1]})" if window and number == 0 else "_"
+        top.axvline(epoch, color="#d62728", linewidth=1, label=label)
     lines = [*top.get_lines(), *twin.get_lines()]
+    lines = [line for line in lines if not str(line.get_label()).startswith("_")]
     figure.legend(lines, [str(line.get_label()) for line in lines], loc="outside upper center", ncols=3, fontsize=8)
-    bottom.step(epochs, history["learning_rate"], where="mid", color="#0072b2")
+    if learning_rates is None:
+        bottom.step(epochs, history["learning_rate"], where="mid", color="#0072b2")
+    else:
+        # An epoch's values stand at its number, so that it reaches from half before it to half behind it.
+        bottom.plot(learning_rates["epoch"] + 0.5, learning_rates["learning_rate"], color="#0072b2")
     bottom.set_yscale("log")
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("epoch")

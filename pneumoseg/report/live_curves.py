@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import keras
 import pandas as pd
@@ -17,17 +18,19 @@ class LiveCurves(keras.callbacks.Callback):
     Args:
         run: The run's folder, in which an earlier callback has written `history.csv`.
         monitor: The metric that chooses the best epoch, see `draw_curves`.
+        further: Further arguments of `draw_curves`.
     """
 
-    def __init__(self, run: Path, monitor: str) -> None:
+    def __init__(self, run: Path, monitor: str, **further: Any) -> None:
         super().__init__()
-        self._run, self._monitor = run, monitor
+        self._run, self._monitor, self._further = run, monitor, further
         self._writer: tf.summary.SummaryWriter | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Draw anew."""
         picture = io.BytesIO()
-        draw_curves(pd.read_csv(self._run / "history.csv"), self._monitor).savefig(picture, dpi=120, format="png")
+        figure = draw_curves(pd.read_csv(self._run / "history.csv"), self._monitor, **self._further)
+        figure.savefig(picture, dpi=120, format="png")
         with whole_file(self._run / "curves.png") as temporary:
             temporary.write_bytes(picture.getvalue())
         if self._writer is None:

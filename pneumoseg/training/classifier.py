@@ -17,12 +17,12 @@ from pneumoseg.config import ClassifierSettings, ClassWeights, FocalLossSettings
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.enrichment import enrich
 from pneumoseg.data.loaders import classification_examples
-from pneumoseg.data.sampling import Epoch, enriched_epoch, random_epoch, sliding_share
+from pneumoseg.data.sampling import Epoch, enriched_epoch
 from pneumoseg.losses import FocalLoss
 from pneumoseg.metrics import MatthewsCorrelation
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
-from pneumoseg.training.phases import fit_phases
+from pneumoseg.training.phases import fit_phases, shown_epoch
 from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, open_run, split_manifest
 from pneumoseg.whole_file import whole_file
 
@@ -127,12 +127,7 @@ def _epoch(settings: ClassifierSettings, labels: np.ndarray, copies: pd.DataFram
     """What an epoch shows, by its number from 0."""
     if copies is not None:
         return enriched_epoch(len(labels), copies, number, seed=settings.seed)
-    positive_share = None
-    if settings.positive_share is not None:
-        epochs, share = sum(phase.epochs for phase in settings.phases), settings.positive_share
-        positive_share = sliding_share(share.first, share.last, number, epochs)
-    augmented = settings.augmentation is not None
-    return random_epoch(labels, number, seed=settings.seed, augmented=augmented, positive_share=positive_share)
+    return shown_epoch(settings, labels, number)
 
 
 def _save_copies(

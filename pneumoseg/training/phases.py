@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 
 from pneumoseg.callbacks.best_bundle import BestBundle
 from pneumoseg.callbacks.checkpoint import Checkpoint
+from pneumoseg.callbacks.cosine_annealing import CosineAnnealing, annealed_rate
+from pneumoseg.callbacks.epoch_weights import EpochWeights
 from pneumoseg.callbacks.history_file import HistoryFile
-from pneumoseg.config import Phase
+from pneumoseg.callbacks.swa import SWA
+from pneumoseg.config import ClassifierSettings, Phase, SegmenterSettings
+from pneumoseg.data.sampling import Epoch, random_epoch, sliding_share
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.run import CHECKPOINT
 
@@ -31,6 +36,8 @@ def fit_phases(
     scores: keras.callbacks.Callback | None = None,
     validation: tf.data.Dataset | None = None,
     plateau: keras.callbacks.ReduceLROnPlateau | None = None,
+    swa: SWA | None = None,
+    epoch_weights: EpochWeights | None = None,
     class_weights: dict[int, float] | None = None,
     watch: keras.callbacks.Callback | None = None,
 ) -> pd.DataFrame:
@@ -53,6 +60,8 @@ def fit_phases(
         scores: A callback that puts scores into the logs, called before those that read them.
         validation: Batches that Keras measures after each epoch; None where `scores` does.
         plateau: Lowers the learning rate.
+        swa: Averages weights.
+        epoch_weights: Keeps each epoch's weights.
         class_weights: What an image counts in the training loss, by label.
         watch: A callback that finds the history written and the best model kept.
 
@@ -62,13 +71,17 @@ def fit_phases(
     Raises:
         CheckpointError: If there is a checkpoint that cannot be read or was written by another network.
     """
-    counters = {plateau: ("best", "wait", "cooldown_counter")} if plateau else {}
+    counters: dict[keras.callbacks.Callback, tuple[str, ...]] = {}
+    if plateau is not None:
+        counters[plateau] = ("best", "wait", "cooldown_counter")
+    if swa is not None:
+        counters[swa] = ("count", "average")
     checkpoint = Checkpoint(folder / CHECKPOINT, counters)
     history = HistoryFile(folder / "history.csv", checkpoint.epochs)
     tensorboard = keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
     # The learning rate is noted before it falls. The checkpoint needs the history; it comes before the bundle, which
     # `BestBundle.resume` writes again where a process died between the two.
-    candidates = (scores, tensorboard, history, plateau, checkpoint, best, watch)
+    candidates = (scores, tensorboard, history, plateau, swa, epoch_weights, checkpoint, best, watch)
     callbacks = [callback for callback in candidates if callback is not None]
     if checkpoint.epochs:
         for callback in (checkpoint, best):
@@ -92,13 +105,14 @@ def fit_phases(
         _log.info(
             f"Phase {number}: epochs {first + 1} to {last}, {phase.trainable} trainable, Adam {phase.learning_rate}"
         )
+        annealing = _annealing(phase, last - phase.epochs)
         for epoch in range(first, last):
             model.fit(
                 epoch_batches(epoch),
                 validation_data=validation,
                 initial_epoch=epoch,
                 epochs=last,
-                callbacks=[_OneEpoch(callbacks)],
+                callbacks=[*annealing, _OneEpoch(callbacks)],
                 class_weight=class_weights,
                 shuffle=False,  # the batches come in their order
                 verbose=1 if sys.stdout.isatty() else 2,
@@ -106,6 +120,51 @@ def fit_phases(
         for callback in callbacks:
             callback.on_train_end()
     return history.table
+
+
+def shown_epoch(settings: ClassifierSettings | SegmenterSettings, labels: np.ndarray, number: int) -> Epoch:
+    """What an epoch of a training shows.
+
+    Args:
+        settings: Say the seed, whether images are augmented, and the share of positives.
+        labels: bool, (n,): which training images are positive.
+        number: The epoch's, from 0 over all phases.
+    """
+    positive_share = None
+    if settings.positive_share is not None:
+        epochs, share = sum(phase.epochs for phase in settings.phases), settings.positive_share
+        positive_share = sliding_share(share.first, share.last, number, epochs)
+    augmented = settings.augmentation is not None
+    return random_epoch(labels, number, seed=settings.seed, augmented=augmented, positive_share=positive_share)
+
+
+def learning_rates(phases: Sequence[Phase], points: int = 50) -> pd.DataFrame:
+    """The learning rate as the phases plan it.
+
+    Args:
+        phases: In order.
+        points: How many an epoch.
+
+    Returns:
+        `epoch`, float: 2.5 is the middle of the training's third epoch; and `learning_rate` there.
+    """
+    rows, first = [], 0
+    for phase in phases:
+        for point in range(phase.epochs * points):
+            position, rate = point / points, phase.learning_rate
+            if phase.cosine is not None:
+                cosine = phase.cosine
+                rate = annealed_rate(position, rate, cosine.cycle_epochs, cosine.multiplier, cosine.minimum)
+            rows.append({"epoch": first + position, "learning_rate": rate})
+        first += phase.epochs
+    return pd.DataFrame(rows)
+
+
+def _annealing(phase: Phase, first_epoch: int) -> list[keras.callbacks.Callback]:
+    if phase.cosine is None:
+        return []
+    cosine = phase.cosine
+    return [CosineAnnealing(phase.learning_rate, cosine.cycle_epochs, cosine.multiplier, cosine.minimum, first_epoch)]
 
 
 def compile_phase(

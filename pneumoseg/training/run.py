@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ _log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.npz"
 FINISHED = "metrics.json"
 PREDICTIONS = "predictions.csv"
+EPOCH_WEIGHTS = "epochs"
 _FILES = (
-    "best", CHECKPOINT, FINISHED, PREDICTIONS, "curves.png", "enrichment.csv", "environment.json", "history.csv",
+    "best", "swa", CHECKPOINT, FINISHED, PREDICTIONS, "curves.png", "enrichment.csv", "environment.json", "history.csv",
     "settings.yaml", "split.csv",
 )  # fmt: skip
 
@@ -117,9 +118,14 @@ def split_manifest(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, 
 
 
 def finish_run(
-    folder: Path, history: pd.DataFrame, best_epoch: int, training: pd.DataFrame, validation: pd.DataFrame
+    folder: Path,
+    history: pd.DataFrame,
+    best_epoch: int,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    further: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Write `metrics.json`: the best epoch's values and the size of each side.
+    """Write `metrics.json`: the best epoch's values, the size of each side, and `further` scores.
 
     It marks the run as finished, which then needs its checkpoint no more.
     """
@@ -127,7 +133,7 @@ def finish_run(
     metrics |= history.loc[history["epoch"] == best_epoch].drop(columns="epoch").iloc[0].to_dict()
     for name, side in (("training", training), ("validation", validation)):
         metrics |= {f"{name}_images": len(side), f"{name}_positives": int(side["has_pneumothorax"].sum())}
-    metrics = write_metrics(folder, metrics)
+    metrics = write_metrics(folder, metrics | dict(further or {}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return metrics
 

@@ -5,20 +5,22 @@ from typing import Any
 
 import keras
 import pandas as pd
-import tensorflow as tf
 
 from pneumoseg.callbacks.best_bundle import BestBundle
-from pneumoseg.config import SegmentationLoss, SegmenterSettings
+from pneumoseg.callbacks.epoch_weights import EpochWeights
+from pneumoseg.callbacks.swa import SWA
+from pneumoseg.config import SegmenterSettings
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.loaders import segmentation_examples
-from pneumoseg.data.sampling import random_epoch
 from pneumoseg.data.splits import positives_and_sampled_negatives
-from pneumoseg.losses import DiceLoss, FocalLoss
-from pneumoseg.metrics import FBeta, IoU
-from pneumoseg.models.bundle import save_bundle
+from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.segmenter import build_segmenter
-from pneumoseg.training.phases import fit_phases
-from pneumoseg.training.run import Watch, finish_run, open_run, split_manifest
+from pneumoseg.training.averaging import keep_average
+from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
+from pneumoseg.training.phases import fit_phases, shown_epoch
+from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, open_run, split_manifest
+
+_MONITOR = "val_iou"
 
 
 def train_segmenter(
@@ -33,6 +35,8 @@ def train_segmenter(
     """Train a segmenter in phases and keep the bundle of the epoch with the best validation IoU (section 4.1.2).
 
     It sees all positives and randomly drawn negatives, the same share on both sides of the split (section 3.2.1).
+    Where the settings average weights, the average is kept beside it, as `swa/`, with its batch statistics recomputed
+    over the training images as they are, and its scores go into `metrics.json`.
     Arguments, result and errors as `training.classifier.train_classifier`.
     """
     keras.utils.set_random_seed(settings.seed)
@@ -43,6 +47,8 @@ def train_segmenter(
         "decoder_filters": settings.decoder_filters,
     }
     model = build_segmenter(**arguments, weights=settings.weights)
+    if settings.start_from is not None:
+        model.set_weights(load_bundle(settings.start_from).model.get_weights())
     training, validation = (
         positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
         for side in split_manifest(manifest, settings.split)
@@ -57,32 +63,28 @@ def train_segmenter(
         examples, checked = (
             segmentation_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
         )
-        labels, best = training["has_pneumothorax"].to_numpy(), BestBundle("val_iou", save)
-
-        def epoch_batches(number: int) -> tf.data.Dataset:
-            epoch = random_epoch(labels, number, seed=settings.seed, augmented=bool(augmentations))
-            return examples.batches(settings.batch_size, epoch, augmentations)
-
+        labels, best = training["has_pneumothorax"].to_numpy(), BestBundle(_MONITOR, save)
+        validation_batches = checked.batches(settings.batch_size)
+        swa = SWA(**settings.swa.model_dump()) if settings.swa else None
+        budget = settings.epoch_weights_gigabytes
+        loss, metrics = segmentation_loss(settings.loss), segmentation_metrics()
         history = fit_phases(
             model,
             settings.phases,
-            epoch_batches,
-            _loss(settings.loss),
-            [
-                IoU(),
-                FBeta(beta=1, name="f1"),
-                FBeta(beta=2, name="f2"),
-                IoU(per_image=False, name="pooled_iou"),
-            ],
+            lambda n: examples.batches(settings.batch_size, shown_epoch(settings, labels, n), augmentations),
+            loss,
+            metrics,
             best,
             run,
-            validation=checked.batches(settings.batch_size),
+            validation=validation_batches,
+            swa=swa,
+            epoch_weights=EpochWeights(run / EPOCH_WEIGHTS, budget, _MONITOR) if budget else None,
             watch=watch(run) if watch else None,
         )
-        return finish_run(run, history, best.best_epoch, training, validation)
-
-
-def _loss(settings: SegmentationLoss) -> keras.losses.Loss:
-    focal = FocalLoss(alpha=settings.alpha, gamma=settings.gamma)
-    dice = DiceLoss(per_image=settings.per_image)
-    return settings.focal_weight * focal + settings.dice_weight * dice
+        averaged = {}
+        if swa is not None:
+            model.compile(loss=loss, metrics=metrics)
+            training_batches = examples.batches(settings.batch_size)
+            averaged = keep_average(run / "swa", model, swa.average, arguments, training_batches, validation_batches)
+        averaged = {f"swa_{name}": score for name, score in averaged.items()}
+        return finish_run(run, history, best.best_epoch, training, validation, averaged)

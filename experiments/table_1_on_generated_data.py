@@ -1,0 +1,106 @@
+"""Table 1 on generated data: IoU, F1 and F2 on test images, over seeds, for one schedule's weights and their averages.
+
+Each seed has its own chests, split and weights. Windows and epochs are chosen on validation images, as the paper does;
+scored are test images. Without the recomputed batch statistics an average stands beside itself.
+
+Run with: python experiments/table_1_on_generated_data.py FOLDER [SEED ...]
+Data and runs stay in the folder; where it is interrupted, the same command goes on.
+"""
+
+import argparse
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from pneumoseg.callbacks.epoch_weights import load_epoch_weights
+from pneumoseg.config import SegmenterSettings, load_segmenter_settings
+from pneumoseg.data.index import index_dataset
+from pneumoseg.data.loaders import segmentation_examples
+from pneumoseg.models.bundle import load_bundle
+from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.synthetic import write_dataset
+from pneumoseg.training.averaging import average_epochs
+from pneumoseg.training.objective import segmentation_metrics
+from pneumoseg.training.segmenter import train_segmenter
+
+EXPERIMENTS = ("generated_segmenter_window_swa", "generated_segmenter_classic_swa")
+SCORES = ["iou", "f1", "f2", "pooled_iou"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    rows = pd.concat([one_seed(arguments.folder / f"seed_{seed}", seed) for seed in arguments.seeds])
+    print(rows.to_string(index=False, float_format="%.3f"))
+    print("\nMean over seeds, and their standard deviation:")
+    print(rows.groupby("weights", sort=False)[SCORES].agg(["mean", "std"]).to_string(float_format="%.3f"))
+
+
+def one_seed(folder: Path, seed: int) -> pd.DataFrame:
+    """One row a kind of weights."""
+    data, cache = folder / "data", folder / "cache"
+    if not (data / "train-rle.csv").exists():
+        shutil.rmtree(data, ignore_errors=True)  # half-written
+        write_dataset(data, train=500, test=300, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the two files that no index accepts
+        manifest = index_dataset(data / "dicom-images-train", data / "train-rle.csv", id_map=data / "nih_id.csv")
+    test = index_dataset(data / "dicom-images-test", data / "test-rle.csv")
+    window, classic = (trained(folder / name, name, seed, manifest, cache) for name in EXPERIMENTS)
+    automatic = average_epochs(window, "best:4", manifest, cache, window / "swa_automatic")
+    chosen = f"{automatic['start_epoch']} to {automatic['end_epoch']}"
+    images = segmentation_examples(test, 128, cache_dir=cache).batches(16)
+    empty = {name: float((~test["has_pneumothorax"]).mean()) for name in SCORES[:-1]} | {"pooled_iou": 0.0}
+    keras.utils.set_random_seed(seed)
+    model = build_segmenter("unet", "compact", 128, weights=None)
+    model.compile(metrics=segmentation_metrics())
+    rows = [{"weights": "all empty", **empty}, {"weights": "untrained", **scored(model, images)}]
+    for name, bundle in {
+        "best epoch": window / "best",
+        "classic SWA": classic / "swa",
+        "window SWA, 13 to 16": window / "swa",
+        "automatic window SWA": window / "swa_automatic",
+    }.items():
+        model.set_weights(load_bundle(bundle).model.get_weights())
+        rows.append({"weights": name, **scored(model, images)})
+    model.set_weights(load_epoch_weights(window / "epochs", 37))
+    rows.insert(2, {"weights": "last epoch", **scored(model, images)})
+    model.set_weights(np.mean([load_epoch_weights(window / "epochs", n) for n in range(13, 17)], axis=0, dtype=object))
+    rows.append({"weights": "window SWA, statistics averaged", **scored(model, images)})
+    return pd.DataFrame(rows).assign(seed=seed, automatic=chosen)
+
+
+def trained(run: Path, name: str, seed: int, manifest: pd.DataFrame, cache: Path) -> Path:
+    """Train what is missing."""
+    settings = seeded(load_segmenter_settings(Path(__file__).with_name(f"{name}.yaml")), seed)
+    if not (run / "metrics.json").exists():
+        train_segmenter(settings, manifest, run, cache, resume=True)
+    elif load_segmenter_settings(run / "settings.yaml") != settings:
+        raise SystemExit(f"{run} was trained with other settings: remove it, or name another folder")
+    return run
+
+
+def seeded(settings: SegmenterSettings, seed: int) -> SegmenterSettings:
+    """The same experiment with another split and other weights."""
+    split = settings.split.model_copy(update={"seed": seed})
+    return settings.model_copy(update={"seed": seed, "split": split})
+
+
+def scored(model: keras.Model, images: tf.data.Dataset) -> dict[str, float]:
+    """Scores on the test images; IoU, F1 and F2 as means over images, empty of empty counting 1."""
+    scores = model.evaluate(images, verbose=0, return_dict=True)
+    return {name: scores[name] for name in SCORES}
+
+
+if __name__ == "__main__":
+    main()

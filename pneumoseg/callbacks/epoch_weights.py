@@ -1,0 +1,78 @@
+"""Keep the weights of each epoch, so that any of them can be averaged afterwards."""
+
+from pathlib import Path
+from zipfile import BadZipFile
+
+import keras
+import numpy as np
+
+from pneumoseg.whole_file import whole_file
+
+
+class EpochWeights(keras.callbacks.Callback):
+    """Write the weights to `epoch_001.npz` and so on, within a budget.
+
+    They are written as float16 where that changes no value by more than a thousandth, else as float32. What is over
+    the budget is deleted, the epoch with the lowest monitored value first.
+
+    Args:
+        folder: Where to write.
+        gigabytes: The budget, 10^9 bytes.
+        monitor: Name of a value in the logs; greater is better.
+    """
+
+    def __init__(self, folder: str | Path, gigabytes: float, monitor: str) -> None:
+        super().__init__()
+        self._folder, self._bytes, self._monitor = Path(folder), gigabytes * 1e9, monitor
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write this epoch's, then delete what is over the budget."""
+        arrays = {f"w{number:06}": _compact(values) for number, values in enumerate(self.model.get_weights())}
+        with whole_file(epoch_path(self._folder, epoch + 1)) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, monitored=np.array((logs or {})[self._monitor]), **arrays)
+        kept = sorted(self._folder.glob("epoch_*.npz"), key=_monitored)
+        while kept and sum(path.stat().st_size for path in kept) > self._bytes:
+            kept.pop(0).unlink()
+
+
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """The file of an epoch, one-based."""
+    return folder / f"epoch_{epoch:03}.npz"
+
+
+def load_epoch_weights(folder: str | Path, epoch: int) -> list[np.ndarray]:
+    """Read an epoch's weights.
+
+    Args:
+        folder: That an `EpochWeights` wrote to.
+        epoch: One-based.
+
+    Returns:
+        float32, as `model.get_weights()` orders them.
+
+    Raises:
+        ValueError: If they were not kept, or the file is damaged.
+    """
+    path = epoch_path(Path(folder), epoch)
+    if not path.exists():
+        raise ValueError(
+            f"{path}: the weights of epoch {epoch} were not kept; choose other epochs, or train with a larger "
+            "epoch_weights_gigabytes"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name].astype(np.float32) for name in file.files if name.startswith("w")]
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}): choose other epochs") from error
+
+
+def _compact(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.allclose(half, values, rtol=1e-3, atol=1e-7) else values.astype(np.float32)
+
+
+def _monitored(path: Path) -> float:
+    with np.load(path, allow_pickle=False) as file:
+        value = float(file["monitored"])
+    return -np.inf if np.isnan(value) else value

@@ -1,0 +1,126 @@
+"""Averages of epochs' weights: normalized anew, scored, kept as a bundle."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from pneumoseg.callbacks.epoch_weights import load_epoch_weights
+from pneumoseg.callbacks.swa import SWA
+from pneumoseg.config import load_segmenter_settings
+from pneumoseg.data.loaders import segmentation_examples
+from pneumoseg.models.batch_statistics import recompute_batch_statistics
+from pneumoseg.models.bundle import load_bundle, save_bundle
+from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
+from pneumoseg.training.run import EPOCH_WEIGHTS
+from pneumoseg.whole_file import whole_file
+
+
+def keep_average(
+    folder: Path,
+    model: keras.Model,
+    weights: Sequence[np.ndarray],
+    arguments: dict[str, Any],
+    training: tf.data.Dataset,
+    validation: tf.data.Dataset,
+) -> dict[str, float]:
+    """Give a segmenter averaged weights, recompute its batch statistics, score it, and save it.
+
+    Args:
+        folder: Of the bundle.
+        model: A compiled segmenter; has the averaged weights afterwards.
+        weights: As `model.get_weights()` orders them.
+        arguments: The builder's.
+        training: Batches for the statistics.
+        validation: Batches to score.
+
+    Returns:
+        The validation scores, and under `averaged_statistics_` those before the statistics were recomputed.
+    """
+    model.set_weights(weights)
+    before = model.evaluate(validation, verbose=0, return_dict=True)
+    recompute_batch_statistics(model, training)
+    scores = model.evaluate(validation, verbose=0, return_dict=True)
+    save_bundle(folder, model, "segmenter", arguments, {"probability": 0.5})
+    return {f"val_{name}": value for name, value in scores.items()} | {
+        f"averaged_statistics_val_{name}": value for name, value in before.items()
+    }
+
+
+def average_epochs(
+    run: str | Path, epochs: str, manifest: pd.DataFrame, cache_dir: str | Path, folder: str | Path | None = None
+) -> dict[str, Any]:
+    """Average epochs of a finished segmenter run whose weights were kept (section 4.1.2).
+
+    Args:
+        run: Its folder.
+        epochs: "13-16", one-based and inclusive; or "best:4", the window of four with the best mean validation IoU.
+        manifest: That the run was trained on.
+        cache_dir: Folder for images that need transcoding.
+        folder: Of the bundle; by default `swa_13-16`, say, in the run's. The scores go beside it, as `.json`.
+
+    Returns:
+        The scores, see `keep_average`, with the window's `start_epoch` and `end_epoch`.
+
+    Raises:
+        ValueError: If `epochs` is malformed or names epochs that were not kept, or the manifest lacks the run's images.
+    """
+    run = Path(run)
+    settings = load_segmenter_settings(run / "settings.yaml")
+    start, end = chosen_window(epochs, pd.read_csv(run / "history.csv"))
+    average = SWA(start, end)
+    bundle = load_bundle(run / "best")
+    for epoch in range(start, end + 1):
+        bundle.model.set_weights(load_epoch_weights(run / EPOCH_WEIGHTS, epoch))
+        average.set_model(bundle.model)
+        average.on_epoch_end(epoch - 1)
+    bundle.model.compile(loss=segmentation_loss(settings.loss), metrics=segmentation_metrics())
+    training, validation = (
+        segmentation_examples(side, settings.image_size, cache_dir=cache_dir).batches(settings.batch_size)
+        for side in _sides(run, manifest)
+    )
+    folder = Path(folder or run / f"swa_{start}-{end}")
+    scores = keep_average(folder, bundle.model, average.average, bundle.arguments, training, validation)
+    metrics = {"start_epoch": start, "end_epoch": end, **scores}
+    with whole_file(folder.with_name(f"{folder.name}.json")) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    return metrics
+
+
+def chosen_window(epochs: str, history: pd.DataFrame) -> tuple[int, int]:
+    """Read "13-16" or "best:4" as the first and the last epoch of a window, one-based and inclusive.
+
+    Of several windows with the best mean validation IoU the first is taken.
+
+    Raises:
+        ValueError: If the text is neither, or the window is not within the history.
+    """
+    last = int(history["epoch"].iloc[-1])
+    if best := re.fullmatch(r"best:(\d+)", epochs):
+        length = int(best[1])
+        if 1 <= length <= last:
+            means = history["val_iou"].rolling(length).mean().fillna(-np.inf)
+            end = int(history["epoch"].iloc[means.argmax()])
+            return max(end, length) - length + 1, max(end, length)
+    elif window := re.fullmatch(r"(\d+)-(\d+)", epochs):
+        start, end = int(window[1]), int(window[2])
+        if 1 <= start <= end <= last:
+            return start, end
+    raise ValueError(f"epochs {epochs!r}: expected a window such as 13-16, or best:4, within {last} epochs")
+
+
+def _sides(run: Path, manifest: pd.DataFrame) -> list[pd.DataFrame]:
+    split = pd.read_csv(run / "split.csv", dtype=str, keep_default_na=False)
+    missing = ~split["image_id"].isin(manifest["image_id"])
+    if missing.any():
+        raise ValueError(
+            f"{missing.sum()} of {len(split)} images of {run} are not in the manifest: name the one it was trained on"
+        )
+    names = ("training", "validation")
+    return [manifest[manifest["image_id"].isin(split.loc[split["side"] == name, "image_id"])] for name in names]
