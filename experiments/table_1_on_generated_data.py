@@ -75,7 +75,8 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
         rows.append({"weights": name, **scored(model, images)})
     model.set_weights(load_epoch_weights(window / "epochs", 37))
     rows.insert(2, {"weights": "last epoch", **scored(model, images)})
-    model.set_weights(np.mean([load_epoch_weights(window / "epochs", n) for n in range(13, 17)], axis=0, dtype=object))
+    samples = [load_epoch_weights(window / "epochs", epoch) for epoch in range(13, 17)]
+    model.set_weights([np.mean(values, axis=0) for values in zip(*samples, strict=True)])
     rows.append({"weights": "window SWA, statistics averaged", **scored(model, images)})
     return pd.DataFrame(rows).assign(seed=seed, automatic=chosen)
 

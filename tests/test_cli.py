@@ -179,6 +179,17 @@ def test_runs_are_compared(runs, tmp_path):
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_epochs_are_averaged_by_command(runs, tmp_path):
+    settings = yaml.safe_load((runs / "segmenter.yaml").read_text()) | {"epoch_weights_gigabytes": 1.0}
+    (tmp_path / "kept.yaml").write_text(yaml.safe_dump(settings))
+    manifest = runs / "manifest.csv"
+    invoke("train-segmenter", tmp_path / "kept.yaml", "--manifest", manifest, "--out", tmp_path / "run")
+    said = invoke("swa", tmp_path / "run", "--epochs", "2-3", "--manifest", manifest)
+    assert "swa_2-3: validation IoU" in said
+    assert load_bundle(tmp_path / "run/swa_2-3").builder == "segmenter"
+    assert (tmp_path / "run/swa_2-3.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_cross_validation_by_command(runs, tmp_path):
     settings = yaml.safe_load((runs / "classifier.yaml").read_text()) | {"cross_validate": True}
     (tmp_path / "folds.yaml").write_text(yaml.safe_dump(settings))

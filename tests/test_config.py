@@ -82,8 +82,7 @@ def test_small_classifier_is_patient_grouped_with_folds():
 
 
 def test_both_networks_keep_out_the_same_images():
-    segmenter = load_segmenter_settings(EXPERIMENTS / "segmenter_window_swa.yaml")
-    assert segmenter.split == classifier("augmentation").split
+    assert segmenter("window_swa").split == classifier("augmentation").split
 
 
 def test_make_trains_the_papers_classifier():
@@ -97,13 +96,75 @@ def test_k_fold_is_patient_grouped_with_five_folds():
     assert round(1 / folds["split"]["validation_fraction"]) == 5
 
 
+def segmenter(name):
+    return load_segmenter_settings(EXPERIMENTS / f"segmenter_{name}.yaml")
+
+
 def test_segmenter_holds_the_papers_numbers():
-    settings = load_segmenter_settings(EXPERIMENTS / "segmenter_window_swa.yaml")
+    settings = segmenter("window_swa")
     assert (settings.architecture, settings.backbone, settings.image_size) == ("fpn", "inceptionresnetv2", 512)
+    assert (settings.weights, settings.split.validation_fraction) == ("imagenet", 0.2)
     assert (settings.loss.focal_weight, settings.loss.dice_weight) == (1, 1)
-    phases = [(phase.epochs, phase.learning_rate, phase.trainable) for phase in settings.phases]
-    assert phases == [(2, 1e-3, "second_half"), (35, 1e-4, "all")]
-    assert sum(phase.epochs for phase in settings.phases) == 37
+    assert (settings.loss.cross_entropy_weight, settings.loss.tversky_weight) == (0, 0)
+    first, second = settings.phases
+    assert (first.epochs, first.learning_rate, first.trainable, first.cosine) == (2, 1e-3, "second_half", None)
+    assert (second.epochs, second.learning_rate, second.trainable) == (35, 1e-4, "all")
+    assert second.cosine.cycle_epochs == 35
+    assert (settings.swa.start_epoch, settings.swa.end_epoch, settings.swa.every) == (13, 16, 1)
+
+
+def test_classic_swa_samples_the_end_of_each_cycle():
+    classic, window = segmenter("classic_swa"), segmenter("window_swa")
+    first, second = classic.phases
+    ends = [first.epochs + second.cosine.cycle_epochs * n for n in range(1, 6)]
+    swa = classic.swa
+    assert list(range(swa.start_epoch, swa.end_epoch + 1, swa.every)) == ends == [9, 16, 23, 30, 37]
+    assert (first, second.epochs, second.learning_rate) == (window.phases[0], 35, 1e-4)
+    one, other = classic.model_dump(), window.model_dump()
+    assert {key for key in one if one[key] != other[key]} == {"phases", "swa"}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("unet", {"architecture"}), ("pspnet", {"architecture", "image_size"}), ("efficientnet", {"backbone"}),
+        ("seresnet", {"backbone"}), ("resnext", {"backbone"}), ("tversky", {"loss"}), ("first_place_loss", {"loss"}),
+        ("sliding_sample_rate", {"negatives_per_positive", "positive_share"}), ("distortion", {"augmentation"}),
+        ("positives_alone", {"negatives_per_positive"}),
+        ("1024", {"start_from", "image_size", "batch_size", "phases", "swa"}),
+    ],
+)  # fmt: skip
+def test_other_segmenters_change_what_they_say(name, keys):
+    one, other = segmenter("window_swa").model_dump(), segmenter(name).model_dump()
+    assert {key for key in one if one[key] != other[key]} == keys
+
+
+def test_first_places_share_and_distortions():
+    share = segmenter("sliding_sample_rate")
+    assert (share.positive_share.first, share.positive_share.last) == (0.8, 0.4)
+    assert share.negatives_per_positive is None
+    assert segmenter("distortion").augmentation.techniques == ["elastic_transform", "grid_distortion"]
+    assert segmenter("positives_alone").negatives_per_positive == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"swa": {"start_epoch": 13, "end_epoch": 38}}, "swa averages epochs 13 to 38, and there are 37"),
+        ({"swa": {"start_epoch": 5, "end_epoch": 4}}, "swa averages epochs 5 to 4"),
+        ({"swa": {"start_epoch": 0, "end_epoch": 4}}, r"swa\.start_epoch"),
+        (
+            {"loss": {"focal_weight": 0.0, "dice_weight": 0.0, "alpha": 0.5, "gamma": 2.0, "per_image": False}},
+            "one weight",
+        ),
+    ],
+)
+def test_wrong_segmenter_settings_are_named(tmp_path, change, message):
+    (tmp_path / "e.yaml").write_text(
+        yaml.safe_dump({"based_on": str(EXPERIMENTS / "segmenter_window_swa.yaml")} | change)
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_segmenter_settings(tmp_path / "e.yaml")
 
 
 @pytest.mark.parametrize(

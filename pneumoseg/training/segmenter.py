@@ -67,13 +67,13 @@ def train_segmenter(
         validation_batches = checked.batches(settings.batch_size)
         swa = SWA(**settings.swa.model_dump()) if settings.swa else None
         budget = settings.epoch_weights_gigabytes
-        loss, metrics = segmentation_loss(settings.loss), segmentation_metrics()
+        loss = segmentation_loss(settings.loss)
         history = fit_phases(
             model,
             settings.phases,
             lambda n: examples.batches(settings.batch_size, shown_epoch(settings, labels, n), augmentations),
             loss,
-            metrics,
+            segmentation_metrics(),
             best,
             run,
             validation=validation_batches,
@@ -83,7 +83,8 @@ def train_segmenter(
         )
         averaged = {}
         if swa is not None:
-            model.compile(loss=loss, metrics=metrics)
+            # New metrics: Keras does not reset those of before when a model is compiled anew.
+            model.compile(loss=loss, metrics=segmentation_metrics())
             training_batches = examples.batches(settings.batch_size)
             averaged = keep_average(run / "swa", model, swa.average, arguments, training_batches, validation_batches)
         averaged = {f"swa_{name}": score for name, score in averaged.items()}

@@ -1,0 +1,64 @@
+"""The learning rate, step by step, against the formula."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pneumoseg.callbacks.cosine_annealing import CosineAnnealing, annealed_rate
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        (0, 1.0),
+        (1, 0.55),
+        (0.5, 0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2),
+        (2, 1.0),
+        (4, 0.55),
+        (6, 1.0),
+        (10, 0.55),
+    ],
+)
+def test_by_hand_with_restarts_and_growing_cycles(position, expected):
+    # Cycles of 2, 4 and 8 epochs: they begin at 0, 2 and 6.
+    assert annealed_rate(position, 1.0, 2, 2, 0.1) == pytest.approx(expected)
+
+
+def test_end_of_a_cycle_approaches_the_minimum():
+    assert annealed_rate(4.999999, 1e-4, 5, 1, 1e-6) == pytest.approx(1e-6, rel=1e-3)
+    assert annealed_rate(5, 1e-4, 5, 1, 1e-6) == 1e-4
+
+
+class Rates(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+def test_every_step_has_its_rate_whatever_the_length_of_the_epochs():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    annealing, noted, expected = CosineAnnealing(0.01, 3, 1, 0.001, first_epoch=2), Rates(), []
+    for epoch, steps in ((2, 4), (3, 10), (4, 5), (5, 4)):
+        batches = tf.data.Dataset.from_tensor_slices((np.zeros((steps, 1, 1)), np.zeros((steps, 1, 1))))
+        model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, callbacks=[annealing, noted], verbose=0)
+        for step in range(steps):
+            fraction = ((epoch - 2) % 3 + step / steps) / 3
+            expected.append(0.001 + 0.009 * (1 + math.cos(math.pi * fraction)) / 2)
+    assert noted.rates == pytest.approx(expected, rel=1e-6)
+    assert noted.rates[0] == noted.rates[19] == pytest.approx(0.01)  # the restart
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"cycle": 0}, {"cycle": 2, "multiplier": 0.5}, {"cycle": 2, "minimum": 0.2}, {"cycle": 2, "minimum": -1}],
+)
+def test_wrong_numbers(numbers):
+    with pytest.raises(ValueError, match="CosineAnnealing needs cycle > 0"):
+        CosineAnnealing(0.1, **numbers)

@@ -1,0 +1,218 @@
+"""Runs of a small segmenter on generated data: schedule, averages, resume, windows chosen afterwards."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pneumoseg.callbacks.epoch_weights import load_epoch_weights
+from pneumoseg.config import load_segmenter_settings
+from pneumoseg.data import loaders
+from pneumoseg.models.batch_statistics import recompute_batch_statistics
+from pneumoseg.models.bundle import load_bundle
+from pneumoseg.models.freezing import flat_layers
+from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.training.averaging import average_epochs, chosen_window
+from pneumoseg.training.phases import learning_rates
+from pneumoseg.training.segmenter import train_segmenter
+from tests.training.conftest import EXPERIMENTS
+
+STEPS = 2  # 8 training images and as many negatives, of 16 at most, in batches of 8
+
+
+@pytest.fixture
+def segmenter_settings(tmp_path):
+    """Settings of the demo's segmenter, made small, with changes."""
+
+    def load(**changes):
+        content = yaml.safe_load((EXPERIMENTS / "demo_segmenter.yaml").read_text())
+        content |= {"image_size": 32, "batch_size": 8}
+        content["split"] = {"validation_fraction": 0.5, "seed": 0, "group_by_patient": False}
+        content["phases"] = [
+            {"epochs": 1, "learning_rate": 0.01, "trainable": "second_half"},
+            {"epochs": 4, "learning_rate": 0.002, "trainable": "all", "cosine": {"cycle_epochs": 2}},
+        ]
+        content |= {"swa": {"start_epoch": 2, "end_epoch": 4}, "epoch_weights_gigabytes": 1.0}
+        path = tmp_path / "segmenter.yaml"
+        path.write_text(yaml.safe_dump(content | changes))
+        return load_segmenter_settings(path)
+
+    return load
+
+
+class Noted(keras.callbacks.Callback):
+    """What learns and the weights at the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.learning, self.weights = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.learning.append([layer.name for layer in flat_layers(self.model) if layer.trainable_weights])
+        self.weights.append(self.model.get_weights())
+
+
+@pytest.fixture
+def trained(segmenter_settings, manifest, tmp_path):
+    noted = Noted()
+    metrics = train_segmenter(segmenter_settings(), manifest, tmp_path / "run", tmp_path, watch=lambda run: noted)
+    return metrics, noted, tmp_path / "run"
+
+
+def sides(manifest, run, cache):
+    split = pd.read_csv(run / "split.csv")
+    for side in ("training", "validation"):
+        rows = manifest[manifest["image_id"].isin(split.loc[split["side"] == side, "image_id"])]
+        yield loaders.segmentation_examples(rows, 32, cache_dir=cache).batches(8)
+
+
+def test_average_is_that_of_the_window_with_statistics_of_the_training_images(trained, manifest, tmp_path):
+    metrics, noted, run = trained
+    training, validation = sides(manifest, run, tmp_path)
+    expected = build_segmenter("unet", "compact", 32, weights=None)
+    expected.set_weights([np.mean(values, axis=0) for values in zip(*noted.weights[1:4], strict=True)])
+    before = expected.predict(validation, verbose=0)
+    recompute_batch_statistics(expected, training)
+    bundle = load_bundle(run / "swa")
+    for values, wanted in zip(bundle.model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5)
+    masks = np.concatenate([masks for _, masks in validation]).astype(bool)
+    for name, predicted in (
+        ("swa_val_iou", expected.predict(validation, verbose=0)),
+        ("swa_averaged_statistics_val_iou", before),
+    ):
+        ious = []
+        for mask, drawn in zip(masks, predicted > 0.5, strict=True):
+            union = (mask | drawn).sum()
+            ious.append((mask & drawn).sum() / union if union else 1.0)
+        assert metrics[name] == pytest.approx(np.mean(ious), abs=1e-3)
+
+
+def test_half_is_frozen_then_nothing(trained):
+    _, noted, _ = trained
+    names = [layer.name for layer in flat_layers(build_segmenter("unet", "compact", 32, weights=None)) if layer.weights]
+    assert len(names) == 19  # nine convolutions, their normalizations, and the last convolution
+    assert [len(learning) for learning in noted.learning] == [10, 19, 19, 19, 19]
+
+
+def test_frozen_half_of_the_papers_architecture_layer_by_layer():
+    from pneumoseg.models.freezing import set_trainable
+
+    model = build_segmenter("fpn", "resnet18", 64, weights=None)
+    learning = [layer for layer in flat_layers(model) if layer.trainable_weights]
+    set_trainable(model, "second_half")
+    half = len(learning) // 2
+    for number, layer in enumerate(learning):
+        assert layer.trainable == (number >= half), layer.name
+    set_trainable(model, "all")
+    assert all(layer.trainable for layer in learning)
+
+
+def test_rates_follow_the_cosine_from_the_second_phase_on(trained, segmenter_settings):
+    _, _, run = trained
+    history = pd.read_csv(run / "history.csv")
+    half = 0.002 * (1 + math.cos(math.pi / 2)) / 2
+    assert history["learning_rate"].tolist() == pytest.approx([0.01, 0.002, half, 0.002, half])
+    planned = learning_rates(segmenter_settings().phases, points=4)
+    assert planned["epoch"].tolist() == [n / 4 for n in range(20)]
+    assert planned["learning_rate"].tolist()[:5] == pytest.approx([0.01] * 4 + [0.002])
+    assert planned["learning_rate"][9] == pytest.approx(0.002 * (1 + math.cos(math.pi * 1.25 / 2)) / 2)
+
+
+def test_window_chosen_afterwards(trained, manifest, tmp_path):
+    metrics, noted, run = trained
+    again = average_epochs(run, "2-4", manifest, tmp_path)
+    for name in ("val_iou", "val_f1", "val_f2", "val_pooled_iou"):
+        assert again[name] == pytest.approx(metrics[f"swa_{name}"], abs=5e-3)  # half precision on the disk
+    assert json.loads((run / "swa_2-4.json").read_text()) == again
+    load_bundle(run / "swa_2-4")
+    best = average_epochs(run, "best:2", manifest, tmp_path, tmp_path / "best_two")
+    ious = pd.read_csv(run / "history.csv")["val_iou"]
+    means = [(ious[n] + ious[n + 1]) / 2 for n in range(4)]
+    assert best["start_epoch"] == int(np.argmax(means)) + 1
+    assert best["end_epoch"] == best["start_epoch"] + 1
+    kept = load_epoch_weights(run / "epochs", 3)
+    for values, expected in zip(kept, noted.weights[2], strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-7)
+    with pytest.raises(ValueError, match=r"images of .* are not in the manifest"):
+        average_epochs(run, "2-4", manifest.iloc[::2], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [
+        ("13-16", (13, 16)),
+        ("1-1", (1, 1)),
+        ("best:1", (5, 5)),
+        ("best:2", (4, 5)),
+        ("best:3", (13, 15)),
+        ("best:20", (1, 20)),
+    ],
+)
+def test_windows(text, window):
+    ious = [0.1] * 20
+    ious[3:5] = [0.6, 0.9]  # epochs 4 and 5
+    ious[12:16] = [0.7] * 4
+    assert chosen_window(text, pd.DataFrame({"epoch": range(1, 21), "val_iou": ious})) == window
+
+
+def test_first_of_equal_windows_and_no_number():
+    history = pd.DataFrame({"epoch": [1, 2, 3, 4], "val_iou": [0.5, 0.5, 0.5, np.nan]})
+    assert chosen_window("best:2", history) == (1, 2)
+    assert chosen_window("best:4", history) == (1, 4)
+
+
+@pytest.mark.parametrize("text", ["0-3", "3-2", "18-21", "best:0", "best:21", "best", "13", "a-b", ""])
+def test_what_is_no_window(text):
+    with pytest.raises(ValueError, match="expected a window such as 13-16, or best:4, within 20 epochs"):
+        chosen_window(text, pd.DataFrame({"epoch": range(1, 21), "val_iou": 0.5}))
+
+
+def test_stopped_training_goes_on_with_its_sums(segmenter_settings, manifest, tmp_path):
+    settings = segmenter_settings()
+    noted = Noted()
+    train_segmenter(settings, manifest, tmp_path / "whole", tmp_path, watch=lambda run: noted)
+
+    def stop(epoch, logs):
+        if epoch == 2:  # in the middle of the window
+            raise KeyboardInterrupt
+
+    interrupt = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(settings, manifest, tmp_path / "broken", tmp_path, watch=lambda run: interrupt)
+    train_segmenter(settings, manifest, tmp_path / "broken", tmp_path, resume=True)
+    for name in ("best", "swa"):
+        one, other = (load_bundle(tmp_path / run / name).model.get_weights() for run in ("whole", "broken"))
+        for values, same in zip(one, other, strict=True):
+            np.testing.assert_allclose(values, same, rtol=1e-3, atol=1e-4)
+
+
+def test_other_losses_shares_augmentation_and_start(segmenter_settings, manifest, tmp_path):
+    alone = {
+        "swa": None,
+        "epoch_weights_gigabytes": 0.0,
+        "phases": [{"epochs": 1, "learning_rate": 1e-9, "trainable": "all"}],
+    }
+    loss = {"focal_weight": 4.0, "dice_weight": 1.0, "cross_entropy_weight": 3.0, "tversky_weight": 0.5}
+    loss |= {"alpha": 0.25, "gamma": 2.0, "per_image": False}
+    augmentation = {"techniques": ["elastic_transform", "grid_distortion"], "probability": 1.0, "zoom": [0.05, 0.1]}
+    first = segmenter_settings(
+        **alone, loss=loss, augmentation=augmentation, negatives_per_positive=None,
+        positive_share={"first": 0.8, "last": 0.4},
+    )  # fmt: skip
+    metrics = train_segmenter(first, manifest, tmp_path / "first", tmp_path)
+    assert metrics["training_images"] == 20  # all negatives to draw from
+    assert np.isfinite(metrics["loss"])
+    second = segmenter_settings(**alone, start_from=str(tmp_path / "first/best"), image_size=64, seed=7)
+    train_segmenter(second, manifest, tmp_path / "second", tmp_path)
+    one, other = (load_bundle(tmp_path / run / "best") for run in ("first", "second"))
+    assert (one.arguments["image_size"], other.arguments["image_size"]) == (32, 64)
+    for name, values, same in zip(
+        [w.path for w in one.model.weights], one.model.get_weights(), other.model.get_weights(), strict=True
+    ):
+        if "moving" not in name:
+            np.testing.assert_allclose(values, same, atol=1e-6)
