@@ -1,7 +1,7 @@
 """What augmentation costs: milliseconds a technique, and images per second of the classifier's loader with and without.
 
 Baseline: the same loader without augmentation, in the same run; both decode every file anew. Whether the training waits
-for it, benchmarks/classifier_step.py tells.
+for it, benchmarks/training_step.py tells.
 
 Run with: python benchmarks/augmentation.py [FOLDER OF DICOM FILES]   (without one, on generated files)
 """

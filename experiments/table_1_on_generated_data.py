@@ -63,7 +63,7 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
     empty = {name: float((~test["has_pneumothorax"]).mean()) for name in SCORES[:-1]} | {"pooled_iou": 0.0}
     keras.utils.set_random_seed(seed)
     model = build_segmenter("unet", "compact", 128, weights=None)
-    model.compile(metrics=segmentation_metrics())
+    model.compile(loss="binary_crossentropy", metrics=segmentation_metrics())
     rows = [{"weights": "all empty", **empty}, {"weights": "untrained", **scored(model, images)}]
     for name, bundle in {
         "best epoch": window / "best",

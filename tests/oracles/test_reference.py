@@ -1,4 +1,4 @@
-"""The losses and metrics against numbers of tensorflow-addons and segmentation-models; reference.py makes them."""
+"""Losses, metrics and weight averages against numbers of tensorflow-addons and segmentation-models (reference.py)."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from pneumoseg.callbacks.swa import SWA
 from pneumoseg.losses import DiceLoss, FocalLoss
 from pneumoseg.metrics import FBeta, IoU, MatthewsCorrelation
 
@@ -64,3 +65,26 @@ def test_overlap(name):
     assert metric_of(IoU(per_image=per_image)) == pytest.approx(SM[f"iou_{name}"], abs=3e-6)
     assert metric_of(FBeta(beta=1, per_image=per_image)) == pytest.approx(SM[f"f1_{name}"], abs=3e-6)
     assert metric_of(FBeta(beta=2, per_image=per_image)) == pytest.approx(SM[f"f2_{name}"], abs=3e-6)
+
+
+class Weights:
+    """A model of nothing but two weights."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def get_weights(self):
+        return [np.array(self.values, "float32")]
+
+
+@pytest.mark.parametrize("schedule", sorted(REFERENCE["weight averaging"]))
+def test_weights_are_averaged_as_tensorflow_addons_does(schedule):
+    reference = REFERENCE["weight averaging"][schedule]
+    # It counts steps from 0, and its first sample is after step `start_averaging`.
+    swa = SWA(reference["start_averaging"] + 1, 9, reference["average_period"])
+    for step, weights in enumerate(reference["weights_after_step"]):
+        swa.set_model(Weights(weights))
+        swa.on_epoch_end(step)
+        if swa.count:
+            np.testing.assert_allclose(swa.average[0], reference["average_after_step"][step], rtol=1e-6)
+    np.testing.assert_allclose(swa.average[0], reference["assigned"], rtol=1e-6)
