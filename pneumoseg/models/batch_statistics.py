@@ -11,7 +11,8 @@ from pneumoseg.models.freezing import flat_layers
 def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
     """Replace each `BatchNormalization`'s moving mean and variance by those over all of the batches.
 
-    The network runs in training mode, each layer normalizing with its batch, as it would train. The statistics are
+    The network runs in training mode, each layer normalizing with its batch, as it trains. A frozen layer trains with
+    its moving statistics, which therefore stay. The statistics are
     cumulative and not moving ones, so that each image counts the same: the mean of the batches' means, and the mean of
     their variances plus the variance of their means (law of total variance), weighted by the batches' sizes. Izmailov
     et al. 2018 (section 3.2) need such a pass after weight averaging.
@@ -23,16 +24,17 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
     Raises:
         ValueError: If there is no batch.
     """
-    layers = [layer for layer in flat_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = [
+        layer for layer in flat_layers(model) if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
     if not layers:
         return
-    before = [(layer.momentum, layer.trainable) for layer in layers]
+    momenta = [layer.momentum for layer in layers]
     count = 0
     means, squares = [0.0] * len(layers), [0.0] * len(layers)
     try:
         for layer in layers:
-            # Without momentum a layer's moving statistics are those of the last batch; a frozen layer has none.
-            layer.momentum, layer.trainable = 0.0, True
+            layer.momentum = 0.0  # so that its moving statistics are those of the last batch
         for batch in batches:
             images = batch[0] if isinstance(batch, tuple) else batch
             model(images, training=True)
@@ -46,8 +48,8 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
                 means[number] = means[number] + size * mean
                 squares[number] = squares[number] + size * (variance + mean**2)
     finally:
-        for layer, (momentum, trainable) in zip(layers, before, strict=True):
-            layer.momentum, layer.trainable = momentum, trainable
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
     if not count:
         raise ValueError("there is no batch to compute statistics of")
     for layer, mean_sum, square_sum in zip(layers, means, squares, strict=True):

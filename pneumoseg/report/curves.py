@@ -46,6 +46,8 @@ def draw_curves(
         # An epoch's values stand at its number, so that it reaches from half before it to half behind it.
         bottom.plot(learning_rates["epoch"] + 0.5, learning_rates["learning_rate"], color="#0072b2")
     bottom.set_yscale("log")
+    # A cosine ends near 0, which would leave no room for the rest.
+    bottom.set_ylim(bottom=max(float(history["learning_rate"].max()) * 1e-4, bottom.get_ylim()[0]))
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("epoch")
     bottom.xaxis.get_major_locator().set_params(integer=True)

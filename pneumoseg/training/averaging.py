@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from pneumoseg.callbacks.epoch_weights import load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
-from pneumoseg.config import load_segmenter_settings
+from pneumoseg.config import Phase, load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle, save_bundle
+from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.run import EPOCH_WEIGHTS
 from pneumoseg.whole_file import whole_file
@@ -76,6 +77,7 @@ def average_epochs(
     start, end = chosen_window(epochs, pd.read_csv(run / "history.csv"))
     average = SWA(start, end)
     bundle = load_bundle(run / "best")
+    set_trainable(bundle.model, _part(settings.phases, end))
     for epoch in range(start, end + 1):
         bundle.model.set_weights(load_epoch_weights(run / EPOCH_WEIGHTS, epoch))
         average.set_model(bundle.model)
@@ -113,6 +115,16 @@ def chosen_window(epochs: str, history: pd.DataFrame) -> tuple[int, int]:
         if 1 <= start <= end <= last:
             return start, end
     raise ValueError(f"epochs {epochs!r}: expected a window such as 13-16, or best:4, within {last} epochs")
+
+
+def _part(phases: Sequence[Phase], epoch: int) -> str:
+    """Which part of the network was trainable in an epoch, one-based."""
+    last = 0
+    for phase in phases:
+        last += phase.epochs
+        if epoch <= last:
+            break
+    return phase.trainable
 
 
 def _sides(run: Path, manifest: pd.DataFrame) -> list[pd.DataFrame]:

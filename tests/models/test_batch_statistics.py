@@ -44,13 +44,16 @@ def test_deeper_layer_has_those_of_inputs_normalized_by_batch():
 
 def test_all_else_stays_as_it_was():
     model, first, second = normalizing(momentum=0.7)
-    second.trainable = False
+    second.trainable = False  # it trains with its moving statistics, so they stay
+    second.moving_mean.assign([1.0, 2.0, 3.0, 4.0])
     before = [np.array(weights) for weights in [*model.layers[1].weights, first.gamma, first.beta]]
     recompute_batch_statistics(model, batches(8))
     after = [*model.layers[1].weights, first.gamma, first.beta]
     for values, same in zip(before, after, strict=True):
         np.testing.assert_array_equal(values, same)
     assert (first.momentum, second.momentum, second.trainable) == (0.7, 0.99, False)
+    assert np.array(second.moving_mean).tolist() == [1, 2, 3, 4]
+    assert np.array(second.moving_variance).tolist() == [1, 1, 1, 1]
 
 
 def test_whole_segmenter_agrees_with_its_own_training_mode_on_one_batch():
