@@ -59,23 +59,25 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
     window, classic = (trained(folder / name, name, seed, manifest, cache) for name in EXPERIMENTS)
     automatic = average_epochs(window, "best:4", manifest, cache, window / "swa_automatic")
     chosen = f"{automatic['start_epoch']} to {automatic['end_epoch']}"
-    images = segmentation_examples(test, 128, cache_dir=cache).batches(16)
+    settings, bundle = load_segmenter_settings(window / "settings.yaml"), load_bundle(window / "best")
+    images = segmentation_examples(test, settings.image_size, cache_dir=cache).batches(16)
     empty = {name: float((~test["has_pneumothorax"]).mean()) for name in SCORES[:-1]} | {"pooled_iou": 0.0}
     keras.utils.set_random_seed(seed)
-    model = build_segmenter("unet", "compact", 128, weights=None)
+    model = build_segmenter(**bundle.arguments, weights=None)
     model.compile(loss="binary_crossentropy", metrics=segmentation_metrics())
     rows = [{"weights": "all empty", **empty}, {"weights": "untrained", **scored(model, images)}]
-    for name, bundle in {
+    for name, folder in {
         "best epoch": window / "best",
         "classic SWA": classic / "swa",
-        "window SWA, 13 to 16": window / "swa",
+        "window SWA": window / "swa",
         "automatic window SWA": window / "swa_automatic",
     }.items():
-        model.set_weights(load_bundle(bundle).model.get_weights())
+        model.set_weights(load_bundle(folder).model.get_weights())
         rows.append({"weights": name, **scored(model, images)})
-    model.set_weights(load_epoch_weights(window / "epochs", 37))
+    model.set_weights(load_epoch_weights(window / "epochs", sum(phase.epochs for phase in settings.phases)))
     rows.insert(2, {"weights": "last epoch", **scored(model, images)})
-    samples = [load_epoch_weights(window / "epochs", epoch) for epoch in range(13, 17)]
+    averaged = range(settings.swa.start_epoch, settings.swa.end_epoch + 1)
+    samples = [load_epoch_weights(window / "epochs", epoch) for epoch in averaged]
     model.set_weights([np.mean(values, axis=0) for values in zip(*samples, strict=True)])
     rows.append({"weights": "window SWA, statistics averaged", **scored(model, images)})
     return pd.DataFrame(rows).assign(seed=seed, automatic=chosen)

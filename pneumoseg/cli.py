@@ -150,11 +150,12 @@ def train_segmenter(
 
     settings = load_segmenter_settings(experiment)
     cache, table = manifest.parent / "cache", load_manifest(manifest)
-    window = (settings.swa.start_epoch, settings.swa.end_epoch) if settings.swa else None
+    chosen = settings.swa
+    averaged = range(chosen.start_epoch, chosen.end_epoch + 1, chosen.every) if chosen else ()
     rates = learning_rates(settings.phases)
 
     def watch(run: Path) -> LiveCurves:
-        return LiveCurves(run, "iou", window=window, learning_rates=rates)
+        return LiveCurves(run, "iou", averaged=averaged, learning_rates=rates)
 
     metrics = train_segmenter(settings, table, out, cache, resume=resume, watch=watch)
     typer.echo(json.dumps(metrics, indent=2))
@@ -170,15 +171,18 @@ def swa(
     """Average the weights of some epochs of a segmenter run."""
     import pandas as pd
 
+    from pneumoseg.config import load_segmenter_settings
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.curves import draw_curves
     from pneumoseg.training.averaging import average_epochs
+    from pneumoseg.training.phases import learning_rates
 
     metrics = average_epochs(run, epochs, load_manifest(manifest), manifest.parent / "cache", out)
-    window = (metrics["start_epoch"], metrics["end_epoch"])
-    folder = out or run / f"swa_{window[0]}-{window[1]}"
-    history = pd.read_csv(run / "history.csv")
-    draw_curves(history, "iou", window=window).savefig(folder.with_name(f"{folder.name}.png"), dpi=120)
+    history, folder = pd.read_csv(run / "history.csv"), Path(metrics["folder"])
+    rates = learning_rates(load_segmenter_settings(run / "settings.yaml").phases)
+    averaged = range(metrics["start_epoch"], metrics["end_epoch"] + 1)
+    figure = draw_curves(history, "iou", averaged=averaged, learning_rates=rates)
+    figure.savefig(folder.with_name(f"{folder.name}.png"), dpi=120)
     typer.echo(json.dumps(metrics, indent=2))
     typer.echo(f"{folder}: validation IoU {metrics['val_iou']:.4f}, best single epoch {history['val_iou'].max():.4f}")
 

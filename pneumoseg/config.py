@@ -40,6 +40,12 @@ class Phase(Settings):
     trainable: Literal["all", "head", "second_half"]
     cosine: Cosine | None = None
 
+    @model_validator(mode="after")
+    def _falling(self) -> "Phase":
+        if self.cosine and self.cosine.minimum > self.learning_rate:
+            raise ValueError(f"cosine.minimum {self.cosine.minimum} is above learning_rate {self.learning_rate}")
+        return self
+
 
 class Plateau(Settings):
     """When the learning rate falls: Keras' ReduceLROnPlateau on the monitored validation metric."""
@@ -105,9 +111,11 @@ class ClassifierSettings(Settings):
     deterministic: bool = False
 
     @model_validator(mode="after")
-    def _one_set_of_examples(self) -> "ClassifierSettings":
+    def _no_contradiction(self) -> "ClassifierSettings":
         if self.enrichment and (self.augmentation or self.positive_share):
             raise ValueError("enrichment fixes the training set: leave augmentation and positive_share out, or it")
+        if self.plateau and any(phase.cosine for phase in self.phases):
+            raise ValueError("a cosine sets the learning rate at each step: leave plateau out, or it")
         return self
 
 

@@ -104,12 +104,15 @@ def test_segmenter_holds_the_papers_numbers():
     settings = segmenter("window_swa")
     assert (settings.architecture, settings.backbone, settings.image_size) == ("fpn", "inceptionresnetv2", 512)
     assert (settings.weights, settings.split.validation_fraction) == ("imagenet", 0.2)
-    assert (settings.loss.focal_weight, settings.loss.dice_weight) == (1, 1)
-    assert (settings.loss.cross_entropy_weight, settings.loss.tversky_weight) == (0, 0)
+    assert (settings.batch_size, settings.negatives_per_positive, settings.augmentation) == (8, 1.0, None)
+    loss = settings.loss
+    assert (loss.focal_weight, loss.dice_weight, loss.cross_entropy_weight, loss.tversky_weight) == (1, 1, 0, 0)
+    assert (loss.alpha, loss.gamma, loss.per_image) == (0.25, 2, False)
     first, second = settings.phases
     assert (first.epochs, first.learning_rate, first.trainable, first.cosine) == (2, 1e-3, "second_half", None)
     assert (second.epochs, second.learning_rate, second.trainable) == (35, 1e-4, "all")
-    assert second.cosine.cycle_epochs == 35
+    assert (second.cosine.cycle_epochs, second.cosine.multiplier, second.cosine.minimum) == (35, 1, 0)
+    assert settings.epoch_weights_gigabytes >= 37 * 57.5e6 * 2 / 1e9  # all epochs of 57.5 million float16 numbers
     assert (settings.swa.start_epoch, settings.swa.end_epoch, settings.swa.every) == (13, 16, 1)
 
 
@@ -131,12 +134,26 @@ def test_classic_swa_samples_the_end_of_each_cycle():
         ("seresnet", {"backbone"}), ("resnext", {"backbone"}), ("tversky", {"loss"}), ("first_place_loss", {"loss"}),
         ("sliding_sample_rate", {"negatives_per_positive", "positive_share"}), ("distortion", {"augmentation"}),
         ("positives_alone", {"negatives_per_positive"}),
-        ("1024", {"start_from", "image_size", "batch_size", "phases", "swa"}),
+        ("1024", {"start_from", "weights", "image_size", "batch_size", "phases", "swa"}),
     ],
 )  # fmt: skip
 def test_other_segmenters_change_what_they_say(name, keys):
     one, other = segmenter("window_swa").model_dump(), segmenter(name).model_dump()
     assert {key for key in one if one[key] != other[key]} == keys
+
+
+def test_values_beyond_the_paper():
+    assert (segmenter("unet").architecture, segmenter("pspnet").architecture) == ("unet", "pspnet")
+    backbones = [segmenter(name).backbone for name in ("efficientnet", "seresnet", "resnext")]
+    assert backbones == ["efficientnetb4", "seresnet50", "resnext50"]
+    tversky, first = segmenter("tversky").loss, segmenter("first_place_loss").loss
+    assert (tversky.tversky_weight, tversky.dice_weight) == (1, 0)
+    assert (tversky.tversky_alpha, tversky.tversky_beta) == (0.3, 0.7)
+    assert (first.focal_weight, first.dice_weight, first.cross_entropy_weight) == (4, 1, 3)
+    small = segmenter("small")
+    assert (small.split.group_by_patient, small.negatives_per_positive) == (True, 0)
+    full = segmenter("1024")
+    assert (full.start_from, full.image_size) == ("runs/segmenter_window_swa/swa", 1024)
 
 
 def test_first_places_share_and_distortions():
@@ -150,6 +167,19 @@ def test_first_places_share_and_distortions():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {
+                "phases": [
+                    {
+                        "epochs": 37,
+                        "learning_rate": 0.1,
+                        "trainable": "all",
+                        "cosine": {"cycle_epochs": 2, "minimum": 0.2},
+                    }
+                ]
+            },
+            r"phases\.0: .*cosine\.minimum 0\.2 is above learning_rate 0\.1",
+        ),
         ({"swa": {"start_epoch": 13, "end_epoch": 38}}, "swa averages epochs 13 to 38, and there are 37"),
         ({"swa": {"start_epoch": 5, "end_epoch": 4}}, "swa averages epochs 5 to 4"),
         ({"swa": {"start_epoch": 0, "end_epoch": 4}}, r"swa\.start_epoch"),
@@ -246,6 +276,13 @@ def test_wrong_base_is_named(tmp_path, other, message):
         ({"augmentation": {"techniques": ["clahe"], "zoom": [0.05, 0.1], "probability": 0.0}}, "greater than 0"),
         ({"plateau": {"patience": 3, "factor": 1.5}}, r"plateau\.factor: .*less than 1"),
         ({"precision": "float16"}, "precision: .*'mixed_float16'"),
+        (
+            {
+                "plateau": {"patience": 3, "factor": 0.2},
+                "phases": [{"epochs": 2, "learning_rate": 0.1, "trainable": "all", "cosine": {"cycle_epochs": 2}}],
+            },
+            "leave plateau out",
+        ),
         ({"positive_share": {"first": 0.8, "last": 0.0}}, r"positive_share\.last"),
         (
             {"enrichment": {"techniques": ["clahe"], "zoom": [0, 0.1]}, "positive_share": {"first": 0.8, "last": 0.4}},

@@ -12,8 +12,8 @@ from pneumoseg.whole_file import whole_file
 class EpochWeights(keras.callbacks.Callback):
     """Write the weights to `epoch_001.npz` and so on, within a budget.
 
-    They are written as float16 where that changes no value by more than a thousandth, else as float32. What is over
-    the budget is deleted, the epoch with the lowest monitored value first.
+    An array is written as float16 where that changes no value by more than a thousandth or 1e-7, else as float32. What
+    is over the budget is deleted, the epoch with the lowest monitored value first.
 
     Args:
         folder: Where to write.
@@ -26,10 +26,20 @@ class EpochWeights(keras.callbacks.Callback):
         self._folder, self._bytes, self._monitor = Path(folder), gigabytes * 1e9, monitor
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write this epoch's, then delete what is over the budget."""
+        """Write this epoch's, then delete what is over the budget.
+
+        Raises:
+            ValueError: If the budget does not hold a single epoch.
+        """
         arrays = {f"w{number:06}": _compact(values) for number, values in enumerate(self.model.get_weights())}
         with whole_file(epoch_path(self._folder, epoch + 1)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, monitored=np.array((logs or {})[self._monitor]), **arrays)
+        size = epoch_path(self._folder, epoch + 1).stat().st_size
+        if size > self._bytes:
+            raise ValueError(
+                f"an epoch's weights take {size / 1e9:.3g} gigabytes, and epoch_weights_gigabytes is "
+                f"{self._bytes / 1e9:.3g}: raise it, or set it to 0 to keep none"
+            )
         kept = sorted(self._folder.glob("epoch_*.npz"), key=_monitored)
         while kept and sum(path.stat().st_size for path in kept) > self._bytes:
             kept.pop(0).unlink()

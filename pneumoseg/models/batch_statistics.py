@@ -35,6 +35,8 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
     try:
         for layer in layers:
             layer.momentum = 0.0  # so that its moving statistics are those of the last batch
+            layer.moving_variance.assign(keras.ops.ones_like(layer.moving_variance))  # 0 times infinity is NaN
+            layer.moving_mean.assign(keras.ops.zeros_like(layer.moving_mean))
         for batch in batches:
             images = batch[0] if isinstance(batch, tuple) else batch
             model(images, training=True)

@@ -1,6 +1,7 @@
 """A run's history as curves (figures 3 and 4 of the paper)."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ def draw_curves(
     history: pd.DataFrame,
     monitor: str,
     *,
-    window: tuple[int, int] | None = None,
+    averaged: Sequence[int] = (),
     learning_rates: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw losses and the monitored metric by epoch, the best epoch marked, the learning rate below.
@@ -20,7 +21,8 @@ def draw_curves(
             `val_`.
         monitor: The metric's name without `val_`, e.g. "mcc". The first epoch with its greatest validation value is
             marked by a vertical line.
-        window: The first and the last epoch whose weights are averaged, marked by red lines (figure 4).
+        averaged: The epochs whose weights are averaged, marked by red lines: the first and the last of a window (figure
+            4), each one where there are others between.
         learning_rates: `epoch`, where 2.5 is the middle of the third, and `learning_rate`, for one that changes within
             an epoch; None draws the history's.
     """
@@ -34,8 +36,10 @@ def draw_curves(
         axes.plot(epochs, history[f"val_{name}"], color=colour, linestyle=":", marker=".", label=f"validation {name}")
         axes.set_ylabel(name)
     top.axvline(best_epoch, color="black", linewidth=1, label=f"best epoch ({best_epoch})")
-    for number, epoch in enumerate(window or ()):
-        label = f"averaged epochs ({window[0]} to {window[1]})" if window and number == 0 else "_"
+    in_a_row = list(averaged) == list(range(min(averaged, default=0), max(averaged, default=-1) + 1))
+    shown, between = ([averaged[0], averaged[-1]], " to ") if averaged and in_a_row else (list(averaged), ", ")
+    for number, epoch in enumerate(shown):
+        label = "_" if number else f"averaged epochs ({between.join(map(str, shown))})"
         top.axvline(epoch, color="#d62728", linewidth=1, label=label)
     lines = [*top.get_lines(), *twin.get_lines()]
     lines = [line for line in lines if not str(line.get_label()).startswith("_")]

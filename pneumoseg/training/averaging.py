@@ -1,6 +1,7 @@
 """Averages of epochs' weights: normalized anew, scored, kept as a bundle."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pneumoseg.callbacks.epoch_weights import load_epoch_weights
+from pneumoseg.callbacks.epoch_weights import epoch_path, load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import Phase, load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
@@ -28,6 +29,7 @@ def keep_average(
     model: keras.Model,
     weights: Sequence[np.ndarray],
     arguments: dict[str, Any],
+    part: str,
     training: tf.data.Dataset,
     validation: tf.data.Dataset,
 ) -> dict[str, float]:
@@ -38,12 +40,14 @@ def keep_average(
         model: A compiled segmenter; has the averaged weights afterwards.
         weights: As `model.get_weights()` orders them.
         arguments: The builder's.
+        part: Of the network, that was trained, see `models.freezing`: batch statistics of the rest stay.
         training: Batches for the statistics.
         validation: Batches to score.
 
     Returns:
         The validation scores, and under `averaged_statistics_` those before the statistics were recomputed.
     """
+    set_trainable(model, part)
     model.set_weights(weights)
     before = model.evaluate(validation, verbose=0, return_dict=True)
     recompute_batch_statistics(model, training)
@@ -67,17 +71,20 @@ def average_epochs(
         folder: Of the bundle; by default `swa_13-16`, say, in the run's. The scores go beside it, as `.json`.
 
     Returns:
-        The scores, see `keep_average`, with the window's `start_epoch` and `end_epoch`.
+        The scores, see `keep_average`, with the bundle's `folder` and the window's `start_epoch` and `end_epoch`.
 
     Raises:
-        ValueError: If `epochs` is malformed or names epochs that were not kept, or the manifest lacks the run's images.
+        ValueError: If `epochs` is malformed or names epochs that were not kept, the manifest lacks the run's images, or
+            the folder is that of the run's own bundles.
     """
     run = Path(run)
     settings = load_segmenter_settings(run / "settings.yaml")
-    start, end = chosen_window(epochs, pd.read_csv(run / "history.csv"))
+    history = pd.read_csv(run / "history.csv")
+    # "best:4" is to choose among what was kept.
+    not_kept = [not epoch_path(run / EPOCH_WEIGHTS, epoch).exists() for epoch in history["epoch"]]
+    start, end = chosen_window(epochs, history.assign(val_iou=history["val_iou"].mask(not_kept)))
     average = SWA(start, end)
     bundle = load_bundle(run / "best")
-    set_trainable(bundle.model, _part(settings.phases, end))
     for epoch in range(start, end + 1):
         bundle.model.set_weights(load_epoch_weights(run / EPOCH_WEIGHTS, epoch))
         average.set_model(bundle.model)
@@ -88,8 +95,11 @@ def average_epochs(
         for side in _sides(run, manifest)
     )
     folder = Path(folder or run / f"swa_{start}-{end}")
-    scores = keep_average(folder, bundle.model, average.average, bundle.arguments, training, validation)
-    metrics = {"start_epoch": start, "end_epoch": end, **scores}
+    if folder in (run / "best", run / "swa"):
+        raise ValueError(f"{folder} is the run's own: name another folder")
+    part = part_of(settings.phases, end)
+    scores = keep_average(folder, bundle.model, average.average, bundle.arguments, part, training, validation)
+    metrics = {"folder": str(folder), "start_epoch": start, "end_epoch": end, **scores}
     with whole_file(folder.with_name(f"{folder.name}.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     return metrics
@@ -98,26 +108,29 @@ def average_epochs(
 def chosen_window(epochs: str, history: pd.DataFrame) -> tuple[int, int]:
     """Read "13-16" or "best:4" as the first and the last epoch of a window, one-based and inclusive.
 
-    Of several windows with the best mean validation IoU the first is taken.
+    Of several windows with the best mean validation IoU the first is taken; one with a NaN is not.
 
     Raises:
-        ValueError: If the text is neither, or the window is not within the history.
+        ValueError: If the text is neither, or no such window is within the history.
     """
     last = int(history["epoch"].iloc[-1])
     if best := re.fullmatch(r"best:(\d+)", epochs):
         length = int(best[1])
-        if 1 <= length <= last:
-            means = history["val_iou"].rolling(length).mean().fillna(-np.inf)
-            end = int(history["epoch"].iloc[means.argmax()])
-            return max(end, length) - length + 1, max(end, length)
+        values = history["val_iou"].tolist()
+        starts = [start for start in range(last - length + 1) if not np.isnan(values[start : start + length]).any()]
+        if length >= 1 and starts:
+            start = max(starts, key=lambda start: math.fsum(values[start : start + length]))
+            return start + 1, start + length
     elif window := re.fullmatch(r"(\d+)-(\d+)", epochs):
         start, end = int(window[1]), int(window[2])
         if 1 <= start <= end <= last:
             return start, end
-    raise ValueError(f"epochs {epochs!r}: expected a window such as 13-16, or best:4, within {last} epochs")
+    raise ValueError(
+        f"epochs {epochs!r}: expected a window such as 13-16, or best:4, within {last} epochs that were kept"
+    )
 
 
-def _part(phases: Sequence[Phase], epoch: int) -> str:
+def part_of(phases: Sequence[Phase], epoch: int) -> str:
     """Which part of the network was trainable in an epoch, one-based."""
     last = 0
     for phase in phases:

@@ -23,5 +23,12 @@ def segmentation_loss(settings: SegmentationLoss) -> keras.losses.Loss:
 
 
 def segmentation_metrics() -> list[keras.metrics.Metric]:
-    """IoU, F1 and F2 as means over images, empty of empty counting 1, and the IoU of all pixels pooled."""
-    return [IoU(), FBeta(beta=1, name="f1"), FBeta(beta=2, name="f2"), IoU(per_image=False, name="pooled_iou")]
+    """IoU, F1 and F2: as means over images, empty of empty counting 1, and of all pixels pooled."""
+    return [
+        IoU(),
+        FBeta(beta=1),
+        FBeta(beta=2),
+        IoU(per_image=False, name="pooled_iou"),
+        FBeta(beta=1, per_image=False, name="pooled_f1"),
+        FBeta(beta=2, per_image=False, name="pooled_f2"),
+    ]

@@ -68,6 +68,8 @@ def open_run(
         for name in _FILES:
             for leftover in folder.glob(f".{name}.*"):  # of a write that a killed process did not end
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for leftover in (folder / EPOCH_WEIGHTS).glob(".epoch_*"):
+            leftover.unlink()
         for name, text in texts.items():
             with whole_file(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from pneumoseg.data.loaders import segmentation_examples
 from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.segmenter import build_segmenter
-from pneumoseg.training.averaging import keep_average
+from pneumoseg.training.averaging import keep_average, part_of
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.phases import fit_phases, shown_epoch
 from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, open_run, split_manifest
@@ -86,6 +86,9 @@ def train_segmenter(
             # New metrics: Keras does not reset those of before when a model is compiled anew.
             model.compile(loss=loss, metrics=segmentation_metrics())
             training_batches = examples.batches(settings.batch_size)
-            averaged = keep_average(run / "swa", model, swa.average, arguments, training_batches, validation_batches)
+            part = part_of(settings.phases, swa.end_epoch)
+            averaged = keep_average(
+                run / "swa", model, swa.average, arguments, part, training_batches, validation_batches
+            )
         averaged = {f"swa_{name}": score for name, score in averaged.items()}
         return finish_run(run, history, best.best_epoch, training, validation, averaged)

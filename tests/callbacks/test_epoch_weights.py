@@ -32,14 +32,21 @@ def test_weights_come_back_within_a_thousandth(tmp_path):
 
 def test_what_half_precision_cannot_hold_is_kept_whole(tmp_path):
     model = network()
-    for variance in (1e6, 1e-5):
-        weights = model.get_weights()
-        weights[-1][:] = variance + np.linspace(0, variance, 100)
-        model.set_weights(weights)
-        callback = EpochWeights(tmp_path, 1, "val_iou")
-        callback.set_model(model)
-        callback.on_epoch_end(0, {"val_iou": 0.5})
-        np.testing.assert_allclose(load_epoch_weights(tmp_path, 1)[-1], weights[-1], rtol=1e-2)
+    weights = model.get_weights()
+    weights[-1][:] = np.linspace(1e6, 2e6, 100)  # float16 ends at 65504
+    weights[-2][:] = np.linspace(1e-5, 2e-5, 100)  # held to 1e-7
+    model.set_weights(weights)
+    callback = EpochWeights(tmp_path, 1, "val_iou")
+    callback.set_model(model)
+    callback.on_epoch_end(0, {"val_iou": 0.5})
+    *_, mean, variance = load_epoch_weights(tmp_path, 1)
+    np.testing.assert_array_equal(variance, weights[-1])
+    np.testing.assert_allclose(mean, weights[-2], rtol=0, atol=1e-7)
+
+
+def test_budget_for_no_epoch_is_told_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"epoch_weights_gigabytes is 1e-06: raise it"):
+        kept(tmp_path, [0.5], 1e-6)
 
 
 def test_budget_drops_the_worst_epochs(tmp_path):

@@ -64,3 +64,21 @@ def test_augmentations_are_drawn_beside_the_original_with_their_mask(tmp_path):
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), image)
     assert [len(axes.collections) for axes in figure.axes] == [1] * 7 + [0] * 7
     assert len({axes.images[0].get_array().tobytes() for axes in figure.axes[:7]}) == 7
+
+
+@pytest.mark.parametrize(
+    ("averaged", "lines", "label"),
+    [
+        (range(2, 5), [2, 4], "averaged epochs (2 to 4)"),
+        ([1, 3, 5], [1, 3, 5], "averaged epochs (1, 3, 5)"),
+        ((), [], None),
+    ],
+)
+def test_averaged_epochs_and_the_rate_within_them_are_marked(averaged, lines, label, history_of):
+    rates = pd.DataFrame({"epoch": [0.0, 0.5, 1.0], "learning_rate": [0.1, 0.05, 0.025]})
+    top, bottom, _ = draw_curves(history_of([0.1] * 5), "mcc", averaged=averaged, learning_rates=rates).axes
+    red = [line for line in top.get_lines() if line.get_color() == "#d62728"]
+    assert [line.get_xdata()[0] for line in red] == lines
+    assert [line.get_label() for line in red][:1] == ([label] if label else [])
+    assert bottom.get_lines()[0].get_xdata().tolist() == [0.5, 1.0, 1.5]  # the first epoch is around 1
+    assert bottom.get_lines()[0].get_ydata().tolist() == [0.1, 0.05, 0.025]

@@ -16,12 +16,11 @@ from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.models.freezing import flat_layers
 from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.training import phases
 from pneumoseg.training.averaging import average_epochs, chosen_window
 from pneumoseg.training.phases import learning_rates
 from pneumoseg.training.segmenter import train_segmenter
 from tests.training.conftest import EXPERIMENTS
-
-STEPS = 2  # 8 training images and as many negatives, of 16 at most, in batches of 8
 
 
 @pytest.fixture
@@ -123,6 +122,20 @@ def test_rates_follow_the_cosine_from_the_second_phase_on(trained, segmenter_set
     assert planned["learning_rate"][9] == pytest.approx(0.002 * (1 + math.cos(math.pi * 1.25 / 2)) / 2)
 
 
+def test_each_step_of_a_run_has_its_own_rate(segmenter_settings, manifest, tmp_path, monkeypatch):
+    rates = []
+
+    class Steps(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    annealing = phases._annealing
+    monkeypatch.setattr(phases, "_annealing", lambda *arguments: [*annealing(*arguments), Steps()])
+    train_segmenter(segmenter_settings(), manifest, tmp_path / "run", tmp_path)
+    half = [0.002 * (1 + math.cos(math.pi * n / 4)) / 2 for n in range(4)]  # two epochs of two steps a cycle
+    assert rates == pytest.approx([0.01] * 2 + half * 2)
+
+
 def test_window_chosen_afterwards(trained, manifest, tmp_path):
     metrics, noted, run = trained
     again = average_epochs(run, "2-4", manifest, tmp_path)
@@ -138,6 +151,10 @@ def test_window_chosen_afterwards(trained, manifest, tmp_path):
     kept = load_epoch_weights(run / "epochs", 3)
     for values, expected in zip(kept, noted.weights[2], strict=True):
         np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-7)
+    with pytest.raises(ValueError, match="is the run's own"):
+        average_epochs(run, "2-4", manifest, tmp_path, run / "best")
+    (run / "epochs" / f"epoch_{best['end_epoch']:03}.npz").unlink()
+    assert average_epochs(run, "best:2", manifest, tmp_path, tmp_path / "b")["end_epoch"] != best["end_epoch"]
     with pytest.raises(ValueError, match=r"images of .* are not in the manifest"):
         average_epochs(run, "2-4", manifest.iloc[::2], tmp_path)
 
@@ -163,7 +180,8 @@ def test_windows(text, window):
 def test_first_of_equal_windows_and_no_number():
     history = pd.DataFrame({"epoch": [1, 2, 3, 4], "val_iou": [0.5, 0.5, 0.5, np.nan]})
     assert chosen_window("best:2", history) == (1, 2)
-    assert chosen_window("best:4", history) == (1, 4)
+    with pytest.raises(ValueError, match="within 4 epochs that were kept"):
+        chosen_window("best:4", history)
 
 
 @pytest.mark.parametrize("text", ["0-3", "3-2", "18-21", "best:0", "best:21", "best", "13", "a-b", ""])
@@ -172,23 +190,32 @@ def test_what_is_no_window(text):
         chosen_window(text, pd.DataFrame({"epoch": range(1, 21), "val_iou": 0.5}))
 
 
-def test_stopped_training_goes_on_with_its_sums(segmenter_settings, manifest, tmp_path):
-    settings = segmenter_settings()
+@pytest.mark.parametrize(
+    ("stopped_after", "last_part"), [(3, "all"), (5, "all"), (5, "second_half")]
+)  # in the middle of the window, and after the last epoch
+def test_stopped_training_goes_on_with_its_sums(stopped_after, last_part, segmenter_settings, manifest, tmp_path):
+    chosen = [
+        {"epochs": 1, "learning_rate": 0.01, "trainable": "all"},
+        {"epochs": 4, "learning_rate": 0.002, "trainable": last_part, "cosine": {"cycle_epochs": 2}},
+    ]
+    settings = segmenter_settings(phases=chosen)
     noted = Noted()
     train_segmenter(settings, manifest, tmp_path / "whole", tmp_path, watch=lambda run: noted)
 
     def stop(epoch, logs):
-        if epoch == 2:  # in the middle of the window
+        if epoch + 1 == stopped_after:
             raise KeyboardInterrupt
 
     interrupt = keras.callbacks.LambdaCallback(on_epoch_end=stop)
     with pytest.raises(KeyboardInterrupt):
         train_segmenter(settings, manifest, tmp_path / "broken", tmp_path, watch=lambda run: interrupt)
+    (tmp_path / "broken/epochs/.epoch_003.npz.12345").write_bytes(b"half")
     train_segmenter(settings, manifest, tmp_path / "broken", tmp_path, resume=True)
     for name in ("best", "swa"):
         one, other = (load_bundle(tmp_path / run / name).model.get_weights() for run in ("whole", "broken"))
         for values, same in zip(one, other, strict=True):
             np.testing.assert_allclose(values, same, rtol=1e-3, atol=1e-4)
+    assert not list((tmp_path / "broken/epochs").glob(".*"))
 
 
 def test_other_losses_shares_augmentation_and_start(segmenter_settings, manifest, tmp_path):
