@@ -10,8 +10,9 @@ ANNOTATIONS ?= $(firstword $(wildcard $(DATA)/stage_2_train.csv $(DATA)/train-rl
 SAMPLE      ?= $(firstword $(wildcard $(DATA)/stage_2_sample_submission.csv $(DATA)/sample_submission.csv) $(DATA)/stage_2_sample_submission.csv)
 ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
 
-CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_augmentation.yaml)
-SEGMENTER_EXPERIMENT  ?= $(or $(EXPERIMENT),experiments/segmenter_window_swa.yaml)
+# EXPERIMENT belongs to the training that is asked for.
+CLASSIFIER_EXPERIMENT ?= $(or $(if $(filter train-classifier,$(MAKECMDGOALS)),$(EXPERIMENT)),experiments/classifier_augmentation.yaml)
+SEGMENTER_EXPERIMENT  ?= $(or $(if $(filter train-segmenter,$(MAKECMDGOALS)),$(EXPERIMENT)),experiments/segmenter_window_swa.yaml)
 
 # A run's folder bears the name of its experiment. A finished run is never overwritten, a stopped one goes on.
 CLASSIFIER_RUN := $(RUNS)/$(basename $(notdir $(CLASSIFIER_EXPERIMENT)))

@@ -1,5 +1,6 @@
 """Experiment files: what is refused, and that the published ones hold the paper's numbers."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -85,9 +86,23 @@ def test_both_networks_keep_out_the_same_images():
     assert segmenter("window_swa").split == classifier("augmentation").split
 
 
-def test_make_trains_the_papers_classifier():
-    makefile = (EXPERIMENTS.parent / "Makefile").read_text()
-    assert "CLASSIFIER_EXPERIMENT ?= $(or $(EXPERIMENT),experiments/classifier_augmentation.yaml)" in makefile
+@pytest.mark.parametrize(
+    ("goal", "chosen", "trained"),
+    [
+        ("train-classifier", "", "train-classifier experiments/classifier_augmentation.yaml"),
+        ("train-segmenter", "", "train-segmenter experiments/segmenter_window_swa.yaml"),
+        ("train-classifier", "experiments/classifier_small.yaml", "train-classifier experiments/classifier_small.yaml"),
+        ("train-segmenter", "experiments/segmenter_small.yaml", "train-segmenter experiments/segmenter_small.yaml"),
+    ],
+)
+def test_make_trains_the_papers_experiment_or_the_chosen_one(goal, chosen, trained, tmp_path):
+    (tmp_path / "train-rle.csv").touch()
+    command = ["make", "-n", goal, f"DATA={tmp_path}", f"RUNS={tmp_path}", f"EXPERIMENT={chosen}"]
+    finished = subprocess.run(command, cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=True)
+    (line,) = [line for line in finished.stdout.splitlines() if "pneumoseg train" in line]
+    assert f"pneumoseg {trained} --manifest {tmp_path}/manifest.csv" in line
+    assert line.endswith("--resume")
+    assert "overriding" not in finished.stderr
 
 
 def test_k_fold_is_patient_grouped_with_five_folds():
