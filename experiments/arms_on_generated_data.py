@@ -9,8 +9,6 @@ Data and runs stay in the folder; where it is interrupted, the same command goes
 
 import argparse
 import os
-import shutil
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,14 +16,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import pandas as pd
+from generated_data import manifests, seeded
 
-from pneumoseg.config import ClassifierSettings, load_classifier_settings
-from pneumoseg.data.index import index_dataset
+from pneumoseg.config import load_classifier_settings
 from pneumoseg.data.loaders import classification_examples
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.scores import classification_scores
-from pneumoseg.synthetic import write_dataset
 from pneumoseg.training.classifier import train_classifier
 
 ARMS = {
@@ -49,14 +46,7 @@ def main() -> None:
 
 def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
     """One row an arm."""
-    data = folder / "data"
-    if not (data / "train-rle.csv").exists():
-        shutil.rmtree(data, ignore_errors=True)  # half-written
-        write_dataset(data, train=500, test=300, seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the two files that no index accepts
-        manifest = index_dataset(data / "dicom-images-train", data / "train-rle.csv", id_map=data / "nih_id.csv")
-    test = index_dataset(data / "dicom-images-test", data / "test-rle.csv")
+    manifest, test = manifests(folder / "data", seed)
     labels = test["has_pneumothorax"].to_numpy()
     rows: list[dict[str, object]] = []
     for arm, experiment in ARMS.items():
@@ -76,12 +66,6 @@ def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
     majority_scores = {"mcc": classification_scores(labels, majority)["mcc"], "auc": 0.5}
     rows.append({"seed": seed, "arm": "majority"} | majority_scores | {"mcc_at_bundle_threshold": 0.0})
     return rows
-
-
-def seeded(settings: ClassifierSettings, seed: int) -> ClassifierSettings:
-    """The same experiment with another split and other weights."""
-    split = settings.split.model_copy(update={"seed": seed})
-    return settings.model_copy(update={"seed": seed, "split": split})
 
 
 def scored(model: keras.Model, threshold: float, test: pd.DataFrame, folder: Path) -> dict[str, float]:

@@ -9,8 +9,6 @@ Data and runs stay in the folder; where it is interrupted, the same command goes
 
 import argparse
 import os
-import shutil
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,14 +17,13 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from generated_data import manifests, seeded
 
 from pneumoseg.callbacks.epoch_weights import load_epoch_weights
-from pneumoseg.config import SegmenterSettings, load_segmenter_settings
-from pneumoseg.data.index import index_dataset
+from pneumoseg.config import load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.models.segmenter import build_segmenter
-from pneumoseg.synthetic import write_dataset
 from pneumoseg.training.averaging import average_epochs
 from pneumoseg.training.objective import segmentation_metrics
 from pneumoseg.training.segmenter import train_segmenter
@@ -48,14 +45,8 @@ def main() -> None:
 
 def one_seed(folder: Path, seed: int) -> pd.DataFrame:
     """One row a kind of weights."""
-    data, cache = folder / "data", folder / "cache"
-    if not (data / "train-rle.csv").exists():
-        shutil.rmtree(data, ignore_errors=True)  # half-written
-        write_dataset(data, train=500, test=300, seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the two files that no index accepts
-        manifest = index_dataset(data / "dicom-images-train", data / "train-rle.csv", id_map=data / "nih_id.csv")
-    test = index_dataset(data / "dicom-images-test", data / "test-rle.csv")
+    cache = folder / "cache"
+    manifest, test = manifests(folder / "data", seed)
     window, classic = (trained(folder / name, name, seed, manifest, cache) for name in EXPERIMENTS)
     automatic = average_epochs(window, "best:4", manifest, cache, window / "swa_automatic")
     chosen = f"{automatic['start_epoch']} to {automatic['end_epoch']}"
@@ -91,12 +82,6 @@ def trained(run: Path, name: str, seed: int, manifest: pd.DataFrame, cache: Path
     elif load_segmenter_settings(run / "settings.yaml") != settings:
         raise SystemExit(f"{run} was trained with other settings: remove it, or name another folder")
     return run
-
-
-def seeded(settings: SegmenterSettings, seed: int) -> SegmenterSettings:
-    """The same experiment with another split and other weights."""
-    split = settings.split.model_copy(update={"seed": seed})
-    return settings.model_copy(update={"seed": seed, "split": split})
 
 
 def scored(model: keras.Model, images: tf.data.Dataset) -> dict[str, float]:

@@ -40,12 +40,8 @@ def train_segmenter(
     Arguments, result and errors as `training.classifier.train_classifier`.
     """
     keras.utils.set_random_seed(settings.seed)
-    arguments: dict[str, Any] = {
-        "architecture": settings.architecture,
-        "backbone": settings.backbone,
-        "image_size": settings.image_size,
-        "decoder_filters": settings.decoder_filters,
-    }
+    names = ("architecture", "backbone", "image_size", "decoder_filters")
+    arguments: dict[str, Any] = {name: getattr(settings, name) for name in names}
     model = build_segmenter(**arguments, weights=settings.weights)
     if settings.start_from is not None:
         model.set_weights(load_bundle(settings.start_from).model.get_weights())
