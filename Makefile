@@ -23,7 +23,7 @@ INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench oracles index show-masks show-augmentations show-predictions train-classifier train-segmenter evaluate submit clean
+.PHONY: always help install demo test lint bench oracles index show-masks show-augmentations show-predictions train-classifier train-segmenter evaluate submit clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -95,7 +95,12 @@ train-segmenter: $(SEGMENTER_RUN)/metrics.json ## Train the segmenter
 $(SEGMENTER_RUN)/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_EXPERIMENT)
 	$(BIN)/pneumoseg train-segmenter $(SEGMENTER_EXPERIMENT) --manifest $< --out $(@D) --resume
 
-$(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json
+# Which two runs the pipeline is made of: newer than it where others are named than before.
+$(RUNS)/pipeline.runs: always
+	@mkdir -p $(@D)
+	@echo '$(CLASSIFIER_RUN) $(SEGMENTER_RUN)' | cmp -s - $@ || echo '$(CLASSIFIER_RUN) $(SEGMENTER_RUN)' > $@
+
+$(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json $(RUNS)/pipeline.runs
 	$(BIN)/pneumoseg assemble --classifier $(CLASSIFIER_RUN)/best --out $(@D) \
 		--segmenter $$(test -d $(SEGMENTER_RUN)/swa && echo $(SEGMENTER_RUN)/swa || echo $(SEGMENTER_RUN)/best)
 

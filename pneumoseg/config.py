@@ -239,5 +239,8 @@ def _explain(error: ValidationError) -> str:
             if problem["type"] == "float_type" and isinstance(problem["input"], str)
             else ""
         )
+        if problem["type"] == "value_error":  # a rule of our own, which tells all
+            problems.append(f"{key}: {problem['ctx']['error']}")
+            continue
         problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}{hint}")
     return "; ".join(problems)

@@ -1,6 +1,7 @@
 """Experiment files: what is refused, and that the published ones hold the paper's numbers."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,31 @@ def test_make_trains_the_papers_experiment_or_the_chosen_one(goal, chosen, train
     assert f"pneumoseg {trained} --manifest {tmp_path}/manifest.csv" in line
     assert line.endswith("--resume")
     assert "overriding" not in finished.stderr
+
+
+def test_make_assembles_anew_where_other_runs_are_named(tmp_path):
+    """With a command in place of ours that notes what it is asked."""
+    for run in ("one", "two", "segmenter"):
+        (tmp_path / run).mkdir()
+    for name in ("train-rle.csv", "manifest.csv", "one.yaml", "two.yaml", "segmenter.yaml"):
+        (tmp_path / name).touch()
+    for run in ("one", "two", "segmenter"):
+        (tmp_path / run / "metrics.json").touch()
+    command, asked = tmp_path / "pneumoseg", tmp_path / "asked"
+    command.write_text(
+        f'#!/bin/sh\necho "$@" >> {asked}\nmkdir -p {tmp_path}/pipeline\ntouch {tmp_path}/pipeline/pipeline.json\n'
+    )
+    command.chmod(0o755)
+    for classifier in ("one", "one", "two", "two", "one"):
+        arguments = [f"BIN={tmp_path}", f"INSTALLED={command}", f"DATA={tmp_path}", f"RUNS={tmp_path}"]
+        arguments += [
+            f"SEGMENTER_EXPERIMENT={tmp_path}/segmenter.yaml",
+            f"CLASSIFIER_EXPERIMENT={tmp_path}/{classifier}.yaml",
+        ]
+        time.sleep(0.02)
+        subprocess.run(["make", *arguments, f"{tmp_path}/pipeline/pipeline.json"], cwd=EXPERIMENTS.parent, check=True)
+    classifiers = [line.split("--classifier ")[1].split()[0] for line in asked.read_text().splitlines()]
+    assert classifiers == [f"{tmp_path}/{name}/best" for name in ("one", "two", "one")]
 
 
 def test_k_fold_is_patient_grouped_with_five_folds():

@@ -82,6 +82,8 @@ def average_epochs(
     history = pd.read_csv(run / "history.csv")
     # "best:4" is to choose among what was kept.
     not_kept = [not epoch_path(run / EPOCH_WEIGHTS, epoch).exists() for epoch in history["epoch"]]
+    if all(not_kept):
+        raise ValueError(f"{run} kept no epoch's weights: train it with epoch_weights_gigabytes above 0")
     start, end = chosen_window(epochs, history.assign(val_iou=history["val_iou"].mask(not_kept)))
     average = SWA(start, end)
     bundle = load_bundle(run / "best")

@@ -23,7 +23,7 @@ from pneumoseg.metrics import MatthewsCorrelation
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.training.phases import fit_phases, shown_epoch
-from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, open_run, split_manifest
+from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -47,16 +47,17 @@ def train_classifier(
         folder: The run's folder; gets the settings, the split, `history.csv`, `best/`, `predictions.csv` (of the
             validation images, by the best bundle) and `metrics.json`.
         cache_dir: Folder for images that need transcoding.
-        resume: Whether to go on from the last epoch that ended, if the folder holds a stopped run.
+        resume: Whether to go on from the last epoch that ended, if the folder holds a stopped run; a finished one is
+            left as it is.
         watch: Makes a further callback for the run's folder, called last.
 
     Returns:
         What `metrics.json` holds: the best epoch's values, and how many images each side had.
 
     Raises:
-        FileExistsError: If the folder holds a finished run, or a stopped one that is not to be resumed.
-        ValueError: If the manifest cannot be split, the settings do not fit the network, the stopped run had others, or
-            they cross-validate.
+        FileExistsError: If the folder holds a run and is not to be resumed.
+        ValueError: If the manifest cannot be split, the settings do not fit the network, the run to be resumed had
+            others, or they cross-validate.
     """
     if settings.cross_validate:
         raise ValueError("cross_validate is true: call cross_validate_classifier")
@@ -75,6 +76,9 @@ def train_split(
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train on given sides; all else as `train_classifier`."""
+    finished = metrics_of_finished(Path(folder), settings, training, validation) if resume else None
+    if finished is not None:
+        return finished
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)

@@ -86,6 +86,29 @@ def refuse_finished(folder: Path) -> None:
         raise FileExistsError(f"{folder} holds a finished run: choose another folder, or remove it to train anew")
 
 
+def metrics_of_finished(
+    folder: Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame
+) -> dict[str, Any] | None:
+    """What an earlier process that finished the same run found, so that going on with it is no mistake.
+
+    Its `metrics.json` becomes as new as what was checked, for make.
+
+    Returns:
+        None if the run is not finished.
+
+    Raises:
+        ValueError: If it is, and had other settings or images.
+    """
+    path = folder / FINISHED
+    if not path.exists():
+        return None
+    check_unchanged(folder, settings, training, validation)
+    _log.info(f"{folder} is finished already")
+    path.touch()
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return metrics
+
+
 def check_unchanged(folder: Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> None:
     """Refuse to build on a run that had other settings, or other images on its sides.
 

@@ -18,7 +18,7 @@ from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.averaging import keep_average, part_of
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.phases import fit_phases, shown_epoch
-from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, open_run, split_manifest
+from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
 
 _MONITOR = "val_iou"
 
@@ -39,16 +39,19 @@ def train_segmenter(
     over the training images as they are, and its scores go into `metrics.json`.
     Arguments, result and errors as `training.classifier.train_classifier`.
     """
+    training, validation = (
+        positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
+        for side in split_manifest(manifest, settings.split)
+    )
+    finished = metrics_of_finished(Path(folder), settings, training, validation) if resume else None
+    if finished is not None:
+        return finished
     keras.utils.set_random_seed(settings.seed)
     names = ("architecture", "backbone", "image_size", "decoder_filters")
     arguments: dict[str, Any] = {name: getattr(settings, name) for name in names}
     model = build_segmenter(**arguments, weights=settings.weights)
     if settings.start_from is not None:
         model.set_weights(load_bundle(settings.start_from).model.get_weights())
-    training, validation = (
-        positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
-        for side in split_manifest(manifest, settings.split)
-    )
     chosen = settings.augmentation
     augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)] if chosen else []
 

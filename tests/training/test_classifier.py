@@ -1,6 +1,7 @@
 """Runs of a small classifier on generated data: what each setting shows the network, and what is kept."""
 
 import json
+import os
 
 import keras
 import numpy as np
@@ -197,6 +198,20 @@ def test_stopped_run_is_neither_overwritten_nor_mixed(settings_of, manifest, tmp
     train_classifier(settings_of(), manifest, run, tmp_path, resume=True)
     assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
     assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2, 3]
+
+
+def test_finished_run_is_left_as_it_is_when_resumed(settings_of, manifest, tmp_path):
+    run = tmp_path / "run"
+    metrics = train_classifier(settings_of(), manifest, run, tmp_path)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    os.utime(run / "metrics.json", (1, 1))
+    assert train_classifier(settings_of(), manifest, run, tmp_path, resume=True) == metrics
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert (run / "metrics.json").stat().st_mtime > 1  # make need not try again
+    with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
+        train_classifier(settings_of(seed=3), manifest, run, tmp_path, resume=True)
+    with pytest.raises(FileExistsError, match="finished run"):
+        train_classifier(settings_of(), manifest, run, tmp_path)
 
 
 def test_two_processes_cannot_train_one_run(settings_of, manifest, tmp_path):

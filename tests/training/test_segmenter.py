@@ -218,6 +218,15 @@ def test_stopped_training_goes_on_with_its_sums(stopped_after, last_part, segmen
     assert not list((tmp_path / "broken/epochs").glob(".*"))
 
 
+def test_finished_run_is_left_and_one_without_epochs_is_told(segmenter_settings, manifest, tmp_path):
+    settings = segmenter_settings(epoch_weights_gigabytes=0.0, swa=None)
+    metrics = train_segmenter(settings, manifest, tmp_path / "run", tmp_path)
+    assert train_segmenter(settings, manifest, tmp_path / "run", tmp_path, resume=True) == metrics
+    for epochs in ("2-3", "best:2"):
+        with pytest.raises(ValueError, match="kept no epoch's weights: train it with epoch_weights_gigabytes"):
+            average_epochs(tmp_path / "run", epochs, manifest, tmp_path)
+
+
 def test_other_losses_shares_augmentation_and_start(segmenter_settings, manifest, tmp_path):
     alone = {
         "swa": None,
