@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pneumoseg.callbacks.epoch_weights import epoch_path, load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
-from pneumoseg.config import Phase, load_segmenter_settings
+from pneumoseg.config import Phase, SegmentationLoss, load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle, save_bundle
@@ -30,6 +30,7 @@ def keep_average(
     weights: Sequence[np.ndarray],
     arguments: dict[str, Any],
     part: str,
+    loss: SegmentationLoss,
     training: tf.data.Dataset,
     validation: tf.data.Dataset,
 ) -> dict[str, float]:
@@ -37,10 +38,11 @@ def keep_average(
 
     Args:
         folder: Of the bundle.
-        model: A compiled segmenter; has the averaged weights afterwards.
+        model: A segmenter; has the averaged weights afterwards.
         weights: As `model.get_weights()` orders them.
         arguments: The builder's.
         part: Of the network, that was trained, see `models.freezing`: batch statistics of the rest stay.
+        loss: Scored, too.
         training: Batches for the statistics.
         validation: Batches to score.
 
@@ -48,6 +50,8 @@ def keep_average(
         The validation scores, and under `averaged_statistics_` those before the statistics were recomputed.
     """
     set_trainable(model, part)
+    # New metrics: Keras does not reset those of before when a model is compiled anew.
+    model.compile(loss=segmentation_loss(loss), metrics=segmentation_metrics())
     model.set_weights(weights)
     before = model.evaluate(validation, verbose=0, return_dict=True)
     recompute_batch_statistics(model, training)
@@ -85,22 +89,21 @@ def average_epochs(
     if all(not_kept):
         raise ValueError(f"{run} kept no epoch's weights: train it with epoch_weights_gigabytes above 0")
     start, end = chosen_window(epochs, history.assign(val_iou=history["val_iou"].mask(not_kept)))
+    folder = Path(folder or run / f"swa_{start}-{end}")
+    if folder in (run / "best", run / "swa"):
+        raise ValueError(f"{folder} is the run's own: name another folder")
     average = SWA(start, end)
     bundle = load_bundle(run / "best")
     for epoch in range(start, end + 1):
         bundle.model.set_weights(load_epoch_weights(run / EPOCH_WEIGHTS, epoch))
         average.set_model(bundle.model)
         average.on_epoch_end(epoch - 1)
-    bundle.model.compile(loss=segmentation_loss(settings.loss), metrics=segmentation_metrics())
     training, validation = (
         segmentation_examples(side, settings.image_size, cache_dir=cache_dir).batches(settings.batch_size)
         for side in _sides(run, manifest)
     )
-    folder = Path(folder or run / f"swa_{start}-{end}")
-    if folder in (run / "best", run / "swa"):
-        raise ValueError(f"{folder} is the run's own: name another folder")
-    part = part_of(settings.phases, end)
-    scores = keep_average(folder, bundle.model, average.average, bundle.arguments, part, training, validation)
+    part, loss = part_of(settings.phases, end), settings.loss
+    scores = keep_average(folder, bundle.model, average.average, bundle.arguments, part, loss, training, validation)
     metrics = {"folder": str(folder), "start_epoch": start, "end_epoch": end, **scores}
     with whole_file(folder.with_name(f"{folder.name}.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")

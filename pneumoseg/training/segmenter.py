@@ -66,12 +66,11 @@ def train_segmenter(
         validation_batches = checked.batches(settings.batch_size)
         swa = SWA(**settings.swa.model_dump()) if settings.swa else None
         budget = settings.epoch_weights_gigabytes
-        loss = segmentation_loss(settings.loss)
         history = fit_phases(
             model,
             settings.phases,
             lambda n: examples.batches(settings.batch_size, shown_epoch(settings, labels, n), augmentations),
-            loss,
+            segmentation_loss(settings.loss),
             segmentation_metrics(),
             best,
             run,
@@ -82,12 +81,9 @@ def train_segmenter(
         )
         averaged = {}
         if swa is not None:
-            # New metrics: Keras does not reset those of before when a model is compiled anew.
-            model.compile(loss=loss, metrics=segmentation_metrics())
-            training_batches = examples.batches(settings.batch_size)
-            part = part_of(settings.phases, swa.end_epoch)
+            part, shown = part_of(settings.phases, swa.end_epoch), examples.batches(settings.batch_size)
             averaged = keep_average(
-                run / "swa", model, swa.average, arguments, part, training_batches, validation_batches
+                run / "swa", model, swa.average, arguments, part, settings.loss, shown, validation_batches
             )
         averaged = {f"swa_{name}": score for name, score in averaged.items()}
         return finish_run(run, history, best.best_epoch, training, validation, averaged)
