@@ -5,11 +5,18 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pneumoseg.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pneumoseg.evaluation import Evaluation
+    from pneumoseg.inference import PipelineFolder
+    from pneumoseg.predictions import Predictions
 
 # Read when TensorFlow is imported, which happens only inside the commands that need it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,6 +33,7 @@ app = typer.Typer(
 _STAGES = {
     "classifier": "below the classifier's threshold",
     "segmenter": "without a segmented pixel",
+    "triplet": "with too few confident pixels",
     "elimination": "with small regions only",
     "mask": "with a mask",
     "error": "unreadable",
@@ -36,7 +44,8 @@ ExcludedRuns = Annotated[
     list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run after its last finished epoch.")]
-PipelineFolder = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
+PipelinePath = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
+KeptPredictions = Annotated[Path, typer.Option(help="Folder made by `pneumoseg predict`.")]
 
 
 @app.command()
@@ -205,12 +214,13 @@ def compare(
 
 @app.command()
 def assemble(
-    classifier: Annotated[Path, typer.Option(help="The classifier's bundle.")],
-    segmenter: Annotated[Path, typer.Option(help="The segmenter's bundle.")],
+    classifier: Annotated[list[Path], typer.Option(help="The classifier's bundle; of several the mean is taken.")],
+    segmenter: Annotated[list[Path], typer.Option(help="The segmenter's bundle; of several the mean is taken.")],
     out: Annotated[Path, typer.Option(help="The pipeline's folder.")],
     classifier_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
     mask_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
     minimum_area: Annotated[float, typer.Option(help="Smallest component kept, in pixels at 1024 x 1024.")] = 3500,
+    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirrored image, too.")] = False,
 ) -> None:
     """Join a classifier and a segmenter."""
     from pneumoseg.inference import assemble_pipeline
@@ -222,14 +232,68 @@ def assemble(
         classifier_threshold=classifier_threshold,
         mask_threshold=mask_threshold,
         minimum_area=minimum_area,
+        flip=flip,
     )
-    typer.echo(f"{out}: pipeline of {classifier} and {segmenter}")
+    typer.echo(f"{out}: pipeline of {', '.join(map(str, [*classifier, *segmenter]))}")
+
+
+@app.command()
+def predict(
+    manifest: Manifest,
+    pipeline: PipelinePath,
+    out: Annotated[Path, typer.Option(help="Folder of predictions to write.")],
+    exclude_training: ExcludedRuns = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirrored image, too.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
+) -> None:
+    """Run both networks once over annotated images and keep what they say."""
+    import dataclasses
+
+    from pneumoseg.data.index import load_manifest
+    from pneumoseg.data.splits import without_training_images
+    from pneumoseg.inference import PipelineFolder, load_pipeline
+    from pneumoseg.predictions import predict
+
+    runs = exclude_training or []
+    table = without_training_images(load_manifest(manifest), runs)
+    networks = load_pipeline(pipeline, batch_size)
+    networks = dataclasses.replace(networks, flip=networks.flip or flip)
+    kept = predict(networks, PipelineFolder.read(pipeline).networks, table, out, progress=True)
+    trained = f", none of them trained on by {', '.join(map(str, runs))}" if runs else ""
+    typer.echo(f"{out}: {len(table)} images, {table['has_pneumothorax'].sum()} positive{trained}")
+    _tell_unreadable(kept.errors)
+
+
+@app.command()
+def tune(
+    predictions: KeptPredictions,
+    pipeline: PipelinePath,
+    share: Annotated[float, typer.Option(help="Choose on this share of the images, the rest is for reporting.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same share of the images.")] = 0,
+) -> None:
+    """Choose the pipeline's thresholds and areas on validation images."""
+    import dataclasses
+
+    from pneumoseg.evaluation.tuning import tune
+    from pneumoseg.inference import PipelineFolder, save_tuning
+
+    record = PipelineFolder.read(pipeline)
+    tuning = tune(_predictions_of(record, predictions, pipeline), record.assembled, share=share, seed=seed)
+    save_tuning(pipeline, tuning)
+    scores = tuning.scores
+    typer.echo(
+        f"{pipeline}: rule chosen on {len(tuning.image_ids)} images, {scores['positives']} positive: mean Dice there "
+        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, all empty {scores['floor']:.4f}"
+    )
+    before = dataclasses.asdict(record.assembled)
+    for name, value in dataclasses.asdict(tuning.rule).items():
+        typer.echo(f"  {name}: {value:g} (before {before[name]:g})")
 
 
 @app.command()
 def submit(
     dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
-    pipeline: PipelineFolder,
+    pipeline: PipelinePath,
     out: Annotated[Path, typer.Option(help="Submission to write.")] = Path("submission.csv"),
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
 ) -> None:
@@ -276,40 +340,90 @@ def validate_submission(
 
 @app.command()
 def evaluate(
-    manifest: Manifest,
-    pipeline: PipelineFolder,
-    out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
-    exclude_training: ExcludedRuns = None,
-    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
+    predictions: KeptPredictions,
+    pipeline: PipelinePath,
+    out: Annotated[Path | None, typer.Option(help="Folder to write all tables to, as CSV.")] = None,
 ) -> None:
-    """Score a pipeline on annotated images.
+    """Score a pipeline on kept predictions: every table, in seconds.
 
-    Beside it stand its segmenter alone and the floor of predicting nothing.
+    Beside it stand its segmenter alone, both without elimination, and the floor of predicting nothing.
     """
-    import dataclasses
-
-    from rich.progress import track
-
-    from pneumoseg.data.index import load_manifest
-    from pneumoseg.data.splits import without_training_images
-    from pneumoseg.evaluation import score_arms
-    from pneumoseg.inference import load_pipeline
-
-    runs = exclude_training or []
-    truth = without_training_images(load_manifest(manifest), runs)
-    staged = load_pipeline(pipeline, batch_size)
-    pipelines = {"staged": staged, "segmentation alone": dataclasses.replace(staged, classifier=None)}
-    arms = {name: track(arm.predict_many(truth["path"]), name, len(truth)) for name, arm in pipelines.items()}
-    table = score_arms(arms, truth)
-    trained = f", none of them trained on by {', '.join(map(str, runs))}" if runs else ""
-    typer.echo(f"{len(truth)} images, {truth['has_pneumothorax'].sum()} positive{trained}")
-    typer.echo(table.to_string(float_format="%.4f"))
+    evaluation = _evaluated(predictions, pipeline)
+    cases = evaluation.cases
+    typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; 95% intervals by patient\n")
+    for title, table in evaluation.summaries().items():
+        typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
     if out is not None:
-        with whole_file(out) as temporary:
-            table.to_csv(temporary, index_label="arm")
-    if table["unreadable"].any():
-        typer.secho("UNREADABLE FILES were scored as predicted empty: index the data set anew", fg="red", err=True)
+        for name, table in evaluation.tables().items():
+            with whole_file(out / f"{name}.csv") as temporary:
+                table.to_csv(temporary)
+        typer.echo(f"{out}: all tables")
+    if _tell_unreadable(evaluation.predictions.errors):
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    predictions: KeptPredictions,
+    pipeline: PipelinePath,
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
+    run: Annotated[
+        list[Path] | None, typer.Option(help="Run whose curves and scores to show; can be repeated.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Other predictions of the same images to set beside; can be repeated.")
+    ] = None,
+    cases: Annotated[int, typer.Option(help="Most images in the gallery.", min=0)] = 500,
+) -> None:
+    """Write one page with every score, table and curve, and a gallery of the images."""
+    from pneumoseg.evaluation import compare_predictions
+    from pneumoseg.predictions import load_predictions
+    from pneumoseg.report.page import write_report
+
+    evaluation = _evaluated(predictions, pipeline)
+    others = {path.name: load_predictions(path) for path in compare or []}
+    variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
+    write_report(evaluation, out, pipeline=pipeline, runs=run or [], variants=variants, cases=cases)
+    typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _predictions_of(record: "PipelineFolder", predictions: Path, pipeline: Path) -> "Predictions":
+    """Kept predictions, refused if they are another pipeline's."""
+    from pneumoseg.predictions import load_predictions
+
+    kept = load_predictions(predictions)
+    if (dict(kept.networks), kept.flip) != (record.networks, record.flip):
+        raise ValueError(
+            f"{predictions} holds what other networks than those in {pipeline} say, or mirrored otherwise: predict anew"
+        )
+    return kept
+
+
+def _evaluated(predictions: Path, pipeline: Path) -> "Evaluation":
+    """Kept predictions scored, without the images that the rule was chosen on."""
+    from pneumoseg.evaluation import evaluate
+    from pneumoseg.evaluation.tuning import without_tuning_images
+    from pneumoseg.inference import PipelineFolder
+
+    record = PipelineFolder.read(pipeline)
+    kept = _predictions_of(record, predictions, pipeline)
+    scored = without_tuning_images(kept, record.tuning)
+    left_out = len(kept.manifest) - len(scored.manifest)
+    if left_out:
+        typer.echo(f"{left_out} images left out: the pipeline's rule was chosen on them, or their patients", err=True)
+    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None)
+
+
+def _tell_unreadable(errors: "Sequence[str]") -> bool:
+    unreadable = [error for error in errors if error]
+    if unreadable:
+        typer.secho(
+            f"{len(unreadable)} UNREADABLE FILES are scored as predicted empty, the first: {unreadable[0]}: "
+            "index the data set anew",
+            fg="red",
+            err=True,
+        )
+    return bool(unreadable)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""Scores of a classifier on arrays: one confusion matrix, the exact area under the ROC curve, the best threshold."""
+"""Scores of a classifier on arrays: one confusion matrix, the area under the ROC curve, calibration, best threshold."""
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 
 def classification_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
@@ -14,16 +15,17 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray, thresho
         threshold: In [0, 1].
 
     Returns:
-        `mcc` (see `matthews_correlation`), `precision`, `recall`, `accuracy`, `f1` and `auc`, floats. A ratio without
-        a denominator is 0, as in scikit-learn; `auc`, which no threshold changes, is NaN where a class is missing.
-        After a NaN probability all are NaN.
+        `mcc` (see `matthews_correlation`), `precision`, `recall` (sensitivity), `specificity`, `accuracy`, `f1` and
+        `auc`, floats. A ratio without a denominator is 0, as in scikit-learn; `auc`, which no threshold changes, is NaN
+        where a class is missing. After a NaN probability all are NaN.
 
     Raises:
         ValueError: If there are none, or not as many labels as probabilities.
     """
     labels, probabilities = _checked(labels, probabilities)
     if np.isnan(probabilities).any():
-        return dict.fromkeys(("mcc", "precision", "recall", "accuracy", "f1", "auc"), float("nan"))
+        names = ("mcc", "precision", "recall", "specificity", "accuracy", "f1", "auc")
+        return dict.fromkeys(names, float("nan"))
     predicted = probabilities > threshold
     tp, fp = int((predicted & labels).sum()), int((predicted & ~labels).sum())
     fn, tn = int((~predicted & labels).sum()), int((~predicted & ~labels).sum())
@@ -31,6 +33,7 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray, thresho
         "mcc": float(matthews_correlation(tp, fp, fn, tn)),
         "precision": tp / (tp + fp) if tp + fp else 0.0,
         "recall": tp / (tp + fn) if tp + fn else 0.0,
+        "specificity": tn / (tn + fp) if tn + fp else 0.0,
         "accuracy": (tp + tn) / labels.size,
         "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0,
         "auc": float(roc_auc_score(labels, probabilities)) if 0 < labels.sum() < labels.size else float("nan"),
@@ -83,6 +86,67 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float
     best = np.flatnonzero(correlations == correlations.max())
     chosen = best[np.abs(cuts[best] - 0.5).argmin()]
     return float(cuts[chosen]), float(correlations[chosen])
+
+
+def sensitivity_at_specificity(labels: np.ndarray, probabilities: np.ndarray, specificity: float) -> float:
+    """Find the greatest sensitivity that a threshold reaches at no less than this specificity.
+
+    Args:
+        labels: bool, (n,).
+        probabilities: (n,), in [0, 1].
+        specificity: In [0, 1].
+
+    Returns:
+        In [0, 1]; NaN where a class is missing or a probability is NaN.
+
+    Raises:
+        ValueError: As `classification_scores`.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    if np.isnan(probabilities).any() or labels.all() or not labels.any():
+        return float("nan")
+    false_alarms, found, _ = roc_curve(labels, probabilities, drop_intermediate=False)
+    # A share of n negatives is a fraction that rounding may put just beside the one that was meant.
+    return float(found[false_alarms <= 1 - specificity + 1e-9].max())
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Compare predicted probabilities with how often they come true, in bins of equal width.
+
+    Args:
+        labels: bool, (n,).
+        probabilities: (n,), in [0, 1], none NaN.
+        bins: How many; a probability on a bound belongs to the bin above it, 1 to the last.
+
+    Returns:
+        One row a bin that is not empty: `low`, `high`, `images`, the mean `probability` and the `share` of positives.
+
+    Raises:
+        ValueError: As `classification_scores`, or if a probability is not in [0, 1].
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("a probability is not in [0, 1]: leave out the images without one")
+    edges = np.linspace(0, 1, bins + 1)
+    number = np.clip(np.searchsorted(edges, probabilities, "right") - 1, 0, bins - 1)
+    table = pd.DataFrame({"bin": number, "probability": probabilities, "share": labels.astype(float)})
+    means = table.groupby("bin").agg(
+        images=("share", "size"), probability=("probability", "mean"), share=("share", "mean")
+    )
+    means.insert(0, "low", edges[means.index])
+    means.insert(1, "high", edges[means.index + 1])
+    return means.reset_index(drop=True)
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """Return the expected calibration error (Naeini et al. 2015; Guo et al. 2017), in [0, 1].
+
+    The mean over images of how far the share of positives lies from the mean probability in their bin; arguments and
+    errors as `reliability`.
+    """
+    table = reliability(labels, probabilities, bins)
+    gaps = (table["share"] - table["probability"]).abs()
+    return float((gaps * table["images"]).sum() / table["images"].sum())
 
 
 def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pneumoseg.evaluation import bootstrap_interval
+from pneumoseg.evaluation.bootstrap import bootstrap_interval, patients_of
 from pneumoseg.report.curves import best_row
 from pneumoseg.scores import classification_scores
 
@@ -104,5 +104,5 @@ def _interval(tables: list[pd.DataFrame], name: str) -> tuple[float, float]:
         own, *other = (classification_scores(labels[rows], column[rows])[name] for column in columns)
         return own - other[0] if other else own
 
-    patients = tables[0]["patient_id"].where(tables[0]["patient_id"] != "", tables[0]["image_id"])
-    return bootstrap_interval(score, patients.to_numpy())
+    low, high = bootstrap_interval(score, patients_of(tables[0]))
+    return float(low), float(high)

@@ -1,0 +1,202 @@
+"""The staged decision: classify, segment what is positive, upscale, drop small regions (figure 1 of the paper)."""
+
+import html
+import itertools
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from pneumoseg import rle
+from pneumoseg.data.loaders import resize_to_square
+from pneumoseg.dicom import DicomError, read_image
+from pneumoseg.inference.result import Result
+from pneumoseg.postprocessing import DecisionRule, draw_mask, quantize
+
+Source = str | Path | np.ndarray
+
+
+class Probabilities(NamedTuple):
+    """What the networks say of one image, before anything is decided.
+
+    Attributes:
+        image_id: The file's stem; empty for an array.
+        probability: The classifier's; NaN where there is none or an error.
+        levels: The segmenter's map, uint8 (size, size), see `quantize`; None after an error.
+        error: Why the image could not be read; None otherwise.
+    """
+
+    image_id: str
+    probability: float
+    levels: np.ndarray | None
+    error: DicomError | None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Both networks and the rule that decides.
+
+    Attributes:
+        classifiers: Decide whether an image is segmented, by the mean of their probabilities; none to segment all.
+        segmenters: Draw the mask, by the mean of their maps; all of one image size.
+        rule: From probabilities to a mask.
+        flip: Whether each network also sees the mirrored image, and both outputs are averaged (test-time augmentation).
+        batch_size: Images a batch, in both stages.
+        origin: What is known of where the networks and the rule come from, by name; for show.
+    """
+
+    classifiers: Sequence[keras.Model]
+    segmenters: Sequence[keras.Model]
+    rule: DecisionRule = field(default_factory=DecisionRule)
+    flip: bool = False
+    batch_size: int = 4
+    origin: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check what cannot be averaged or batched."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
+        sizes = {model.input_shape[1] for model in self.segmenters}
+        if len(sizes) != 1:
+            raise ValueError(f"segmenters are averaged pixel by pixel: they need one image size, got {sorted(sizes)}")
+
+    def predict(self, source: Source) -> Result:
+        """Decide on one image.
+
+        Args:
+            source: A DICOM file, or an image as `read_image` gives it: uint8, (H, W), white is dense.
+
+        Raises:
+            DicomError: If the file cannot be read.
+            ValueError: If an array is no such image.
+        """
+        result = next(self.predict_many([source]))
+        if result.error is not None:
+            raise result.error
+        return result
+
+    def predict_many(self, sources: Iterable[Source]) -> Iterator[Result]:
+        """Decide on many images, reading ahead, in batches, at constant memory.
+
+        Args:
+            sources: As for `predict`.
+
+        Yields:
+            One result an image, in order. A file that cannot be read is a result with an `error`.
+
+        Raises:
+            ValueError: If an array is no image, or one path is given instead of many.
+        """
+        for chunk in self._chunks(sources):
+            yield from self._decide(chunk)
+
+    def probabilities(self, sources: Iterable[Source]) -> Iterator[Probabilities]:
+        """Run both networks over all images and decide nothing; arguments, order and errors as `predict_many`."""
+        for chunk in self._chunks(sources):
+            images = [read.image for read in chunk if read.error is None]
+            answers = zip(self._classify(images), self._segment(images), strict=True)
+            for read in chunk:
+                probability, levels = (math.nan, None) if read.error is not None else next(answers)
+                yield Probabilities(read.image_id, probability, levels, read.error)
+
+    def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_Read"]]:
+        if isinstance(sources, str | Path):
+            raise ValueError(f"this takes many sources, got one: predict({str(sources)!r}) takes one")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from _read_ahead(sources, 8 * self.batch_size, pool)
+
+    def _decide(self, chunk: list["_Read"]) -> list[Result]:
+        readable = [number for number, read in enumerate(chunk) if read.error is None]
+        probabilities = dict(zip(readable, self._classify([chunk[n].image for n in readable]), strict=True))
+        threshold = self.rule.classifier_threshold
+        chosen = [n for n, probability in probabilities.items() if not self.classifiers or probability > threshold]
+        maps = dict(zip(chosen, self._segment([chunk[n].image for n in chosen]), strict=True))
+        results = []
+        for number, read in enumerate(chunk):
+            code, stage, shape = rle.EMPTY, "classifier" if read.error is None else "error", read.image.shape
+            if number in maps:
+                mask, stage = draw_mask(maps[number], shape, self.rule)
+                code = rle.encode(mask)
+            probability = probabilities.get(number, math.nan)
+            results.append(Result(read.image_id, probability, code, shape, stage, read.error, source=read.source))
+        return results
+
+    def _classify(self, images: list[np.ndarray]) -> list[float]:
+        if not self.classifiers:
+            return [math.nan] * len(images)
+        return [float(output[0]) for output in self._outputs(self.classifiers, images)]
+
+    def _segment(self, images: list[np.ndarray]) -> Iterator[np.ndarray]:
+        for output in self._outputs(self.segmenters, images):
+            yield quantize(output[..., 0])
+
+    def _outputs(self, models: Sequence[keras.Model], images: list[np.ndarray]) -> Iterator[np.ndarray]:
+        for first in range(0, len(images), self.batch_size):
+            batch = images[first : first + self.batch_size]
+            squares = {
+                size: np.stack([resize_to_square(image[..., None], size) for image in batch])
+                for size in {model.input_shape[1] for model in models}
+            }
+            outputs = [output for model in models for output in self._seen(model, squares[model.input_shape[1]])]
+            yield from np.mean(outputs, axis=0)
+
+    def _seen(self, model: keras.Model, squares: np.ndarray) -> Iterator[np.ndarray]:
+        """The network's output, and that of the mirrored images, mirrored back if it is a map."""
+        yield np.asarray(model.predict_on_batch(squares))
+        if self.flip:
+            output = np.asarray(model.predict_on_batch(np.ascontiguousarray(squares[:, :, ::-1])))
+            yield output[:, :, ::-1] if output.ndim == 4 else output
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows of a pipeline."""
+        networks = [
+            (kind, model.name, f"{model.input_shape[1]} × {model.input_shape[2]}", f"{model.count_params():,}")
+            for kind, models in (("classifier", self.classifiers), ("segmenter", self.segmenters))
+            for model in models
+        ]
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in network)}</tr>" for network in networks
+        )
+        rule = ", ".join(f"{name} {value:g}" for name, value in asdict(self.rule).items())
+        facts = {"rule": rule, "mirrored images averaged": "yes" if self.flip else "no", **self.origin}
+        lines = "".join(f"<br>{html.escape(name)}: {html.escape(value)}" for name, value in facts.items())
+        header = "".join(f"<th>{name}</th>" for name in ("network", "name", "sees", "weights"))
+        return f"<p><b>Pipeline</b>{lines}</p><table><tr>{header}</tr>{rows}</table>"
+
+
+class _Read(NamedTuple):
+    image_id: str
+    source: Source
+    image: np.ndarray
+    error: DicomError | None
+
+
+def _read(source: Source) -> _Read:
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.dtype != np.uint8 or source.size == 0:
+            raise ValueError(f"an image is uint8, (H, W), this array is {source.dtype}, {source.shape}")
+        return _Read("", source, source, None)
+    try:
+        return _Read(Path(source).stem, source, read_image(source), None)
+    except DicomError as error:
+        return _Read(Path(source).stem, source, np.zeros((0, 0), np.uint8), error)
+
+
+def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_Read]]:
+    """Chunks of images; the next one is being read while the caller works on this one."""
+    remaining = iter(sources)
+
+    def submit() -> list[Future[_Read]]:
+        return [pool.submit(_read, source) for source in itertools.islice(remaining, size)]
+
+    pending = submit()
+    while pending:
+        following = submit()
+        yield [future.result() for future in pending]
+        pending = following

@@ -1,0 +1,186 @@
+"""Both networks run once over a set of images; what they say is kept, so that a rule can be tried in no time.
+
+A folder of predictions holds `predictions.json` (which networks), `manifest.csv` (which images, with their truth),
+`predictions.csv` (the classifier's probabilities, written image by image) and `maps/` (the segmenter's maps, a PNG an
+image: a pixel's probability times 255).
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from rich.progress import track
+
+from pneumoseg.data.index import load_manifest
+from pneumoseg.inference import Pipeline
+
+_IDENTITY, _MANIFEST, _TABLE, _MAPS = "predictions.json", "manifest.csv", "predictions.csv", "maps"
+_COLUMNS = ("image_id", "probability", "seconds", "error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What two networks say of a set of images.
+
+    Attributes:
+        folder: Where it is kept.
+        manifest: One row an image, see `index_dataset`.
+        probability: The classifier's, float64 (n,), in the manifest's order; NaN of an image that could not be read.
+        errors: Why an image could not be read, (n,); empty where it could.
+        networks: SHA-256 of each bundle's spec, by name, see `PipelineFolder`.
+        flip: Whether the mirrored images were averaged in.
+        seconds: What an image took, in the mean.
+    """
+
+    folder: Path
+    manifest: pd.DataFrame
+    probability: np.ndarray
+    errors: Sequence[str]
+    networks: Mapping[str, str]
+    flip: bool
+    seconds: float
+
+    def rows(self, chosen: np.ndarray) -> "Predictions":
+        """Some of the images only.
+
+        Args:
+            chosen: bool, (n,).
+        """
+        manifest = self.manifest[chosen].reset_index(drop=True)
+        errors = [error for error, keep in zip(self.errors, chosen, strict=True) if keep]
+        return dataclasses.replace(self, manifest=manifest, probability=self.probability[chosen], errors=errors)
+
+    def levels(self, row: int) -> np.ndarray | None:
+        """The segmenter's map of the image in a row of the manifest.
+
+        Returns:
+            uint8 (size, size), see `quantize`; None of an image that could not be read.
+
+        Raises:
+            ValueError: If its file is missing or damaged.
+        """
+        if self.errors[row]:
+            return None
+        path = _map_path(self.folder, self.manifest["image_id"].iloc[row])
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image)
+        except OSError as error:
+            raise ValueError(f"{path}: {error}; remove {self.folder} and predict anew") from error
+
+
+def predict(
+    pipeline: Pipeline,
+    networks: Mapping[str, str],
+    manifest: pd.DataFrame,
+    folder: str | Path,
+    *,
+    progress: bool = False,
+) -> Predictions:
+    """Run both networks over images and keep what they say, at constant memory.
+
+    Where a process was stopped, the next one with the same networks and images goes on; a folder with predictions of
+    others is replaced.
+
+    Args:
+        pipeline: Its rule is not used: each image is classified and segmented.
+        networks: See `PipelineFolder`.
+        manifest: One row an image, see `index_dataset`.
+        folder: Where to keep them.
+        progress: Whether to show a bar.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+        ValueError: If the manifest is empty.
+    """
+    folder = Path(folder)
+    if manifest.empty:
+        raise ValueError("the manifest has no row: nothing to predict")
+    done = _open(folder, {"networks": dict(networks), "flip": pipeline.flip}, manifest)
+    todo = manifest[~manifest["image_id"].isin(done)]
+    if len(todo):
+        # The first batch builds the networks' graphs, which is no part of what an image costs.
+        list(pipeline.probabilities([np.zeros((8, 8), np.uint8)] * pipeline.batch_size))
+    answers = track(pipeline.probabilities(todo["path"]), "Predicting", len(todo), disable=not progress)
+    with open(folder / _TABLE, "a", newline="", encoding="utf-8") as file:
+        writer, before = csv.writer(file, lineterminator="\n"), time.perf_counter()
+        for image_id, answer in zip(todo["image_id"], answers, strict=True):
+            if answer.levels is not None:
+                Image.fromarray(answer.levels).save(_map_path(folder, image_id))
+            now = time.perf_counter()
+            # An image counts as done once its row is there, which is after its map.
+            error = " ".join(str(answer.error or "").split())
+            writer.writerow((image_id, answer.probability, round(now - before, 6), error))
+            file.flush()
+            before = now
+    return load_predictions(folder)
+
+
+def load_predictions(folder: str | Path) -> Predictions:
+    """Read what `predict` kept.
+
+    Raises:
+        FileNotFoundError: If there is no such folder of predictions.
+        ValueError: If they are not complete, or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / _IDENTITY).is_file():
+        raise FileNotFoundError(f"{folder}: holds no predictions; make them with `pneumoseg predict`")
+    try:
+        identity = json.loads((folder / _IDENTITY).read_text(encoding="utf-8"))
+        networks, flip = dict(identity["networks"]), bool(identity["flip"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / _IDENTITY}: {error!r}; remove {folder} and predict anew") from error
+    manifest = load_manifest(folder / _MANIFEST)
+    table = _finished_rows(folder / _TABLE).drop_duplicates("image_id").set_index("image_id")
+    missing = len(manifest) - manifest["image_id"].isin(table.index).sum()
+    if missing:
+        raise ValueError(f"{folder}: {missing} of {len(manifest)} images are missing; run `pneumoseg predict` again")
+    table = table.loc[manifest["image_id"]]
+    probability = pd.to_numeric(table["probability"].replace("", "nan")).to_numpy(np.float64)
+    seconds = float(pd.to_numeric(table["seconds"]).mean())
+    return Predictions(folder, manifest, probability, table["error"].tolist(), networks, flip, seconds)
+
+
+def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set[str]:
+    """Make the folder ready to be added to.
+
+    Returns:
+        The images that are done.
+    """
+    texts = {_IDENTITY: json.dumps(identity, indent=2), _MANIFEST: manifest.to_csv(index=False)}
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _IDENTITY).is_file():
+            raise FileExistsError(f"{folder} exists and holds something else than predictions: choose another folder")
+        if all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items()):
+            rows = _finished_rows(folder / _TABLE)
+            rows.to_csv(folder / _TABLE, index=False)  # without a line that was cut off
+            return set(rows["image_id"])
+        shutil.rmtree(folder)
+    # Made under another name, so that a folder with an identity is a whole one.
+    draft = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / _MAPS).mkdir(parents=True)
+    for name, text in {**texts, _TABLE: ",".join(_COLUMNS) + "\n"}.items():
+        (draft / name).write_text(text, encoding="utf-8")
+    draft.replace(folder)
+    return set()
+
+
+def _finished_rows(path: Path) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    return pd.read_csv(io.StringIO(whole), dtype=str, keep_default_na=False)
+
+
+def _map_path(folder: Path, image_id: str) -> Path:
+    return folder / _MAPS / f"{image_id}.png"
