@@ -3,6 +3,10 @@ PYTHON ?= python3
 ORACLES_PYTHON ?= python3.11
 DATA   ?= data
 RUNS   ?= runs
+# Whether the pipeline's rule is chosen on validation images, and whether the report also shows what averaging over the
+# mirrored images gains and costs.
+TUNE   ?= yes
+FLIP   ?= no
 
 TRAIN       ?= $(DATA)/dicom-images-train
 TEST        ?= $(firstword $(wildcard $(DATA)/stage_2_images $(DATA)/dicom-images-test) $(DATA)/dicom-images-test)
@@ -23,13 +27,14 @@ INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: always help install demo test lint bench oracles index show-masks show-augmentations show-predictions train-classifier train-segmenter evaluate submit clean
+.PHONY: always help install demo test lint bench oracles index show-masks show-augmentations show-predictions train-classifier train-segmenter tune submit evaluate report clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 	@echo
 	@echo '  DATA=$(DATA)  the competition'"'"'s folder        RUNS=$(RUNS)  where manifests, runs and results go'
 	@echo '  EXPERIMENT=    file for train-classifier or train-segmenter, see experiments/'
+	@echo '  TUNE=no        keep the pipeline as it was assembled        FLIP=yes  mirrored images in the report, too'
 
 install: $(INSTALLED) ## Make .venv with the exact tested set of packages
 
@@ -42,7 +47,8 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 demo: $(INSTALLED) ## Everything once, on generated data, in under ten minutes
 	test -f demo/data/train-rle.csv || rm -rf demo/data
 	test -f demo/data/train-rle.csv || $(BIN)/pneumoseg synthesize demo/data --train 500 --test 120 --seed 0
-	$(MAKE) --no-print-directory submit evaluate show-predictions DATA=demo/data RUNS=demo/runs TEST=demo/data/dicom-images-test \
+	$(MAKE) --no-print-directory submit evaluate report show-predictions FLIP=yes \
+		DATA=demo/data RUNS=demo/runs TEST=demo/data/dicom-images-test \
 		CLASSIFIER_EXPERIMENT=experiments/demo_classifier.yaml SEGMENTER_EXPERIMENT=experiments/demo_segmenter.yaml
 
 test: $(INSTALLED) ## Run the tests
@@ -100,35 +106,67 @@ $(RUNS)/pipeline.runs: always
 	@mkdir -p $(@D)
 	@echo '$(CLASSIFIER_RUN) $(SEGMENTER_RUN)' | cmp -s - $@ || echo '$(CLASSIFIER_RUN) $(SEGMENTER_RUN)' > $@
 
+# A cross-validated run has a bundle a fold; they are averaged.
+bundles = $$(ls -d $(2) 2>/dev/null | sed 's/^/--$(1) /')
+
 $(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json $(RUNS)/pipeline.runs
-	$(BIN)/pneumoseg assemble --classifier $(CLASSIFIER_RUN)/best --out $(@D) \
+	$(BIN)/pneumoseg assemble --out $(@D) $(call bundles,classifier,$(CLASSIFIER_RUN)/best $(CLASSIFIER_RUN)/fold_*/best) \
 		--segmenter $$(test -d $(SEGMENTER_RUN)/swa && echo $(SEGMENTER_RUN)/swa || echo $(SEGMENTER_RUN)/best)
+
+# The networks run once over the images that neither was trained on; all that follows takes seconds.
+# Where the truth of the test images is known, these are scored, and the rule is chosen on the others. Else it is chosen
+# on half of the others, and the other half is scored.
+VALIDATION := $(RUNS)/predictions/validation
+ifneq ($(wildcard $(DATA)/test-rle.csv),)
+SCORED := $(RUNS)/predictions/test
+SCORED_MANIFEST := $(RUNS)/test/manifest.csv
+SHARE := 1
+$(SCORED_MANIFEST): $(DATA)/test-rle.csv | $(INSTALLED)
+	$(BIN)/pneumoseg index $(TEST) $< --out $@
+else
+SCORED := $(VALIDATION)
+SCORED_MANIFEST := $(RUNS)/manifest.csv
+SHARE := 0.5
+endif
+
+UNTRAINED := --exclude-training $(CLASSIFIER_RUN) --exclude-training $(SEGMENTER_RUN)
+PREDICT = $(BIN)/pneumoseg predict --pipeline $(RUNS)/pipeline --out $(@D) $(UNTRAINED)
+
+$(VALIDATION)/predictions.csv: $(RUNS)/pipeline/pipeline.json $(RUNS)/manifest.csv
+	$(PREDICT) --manifest $(RUNS)/manifest.csv
+
+ifneq ($(SCORED),$(VALIDATION))
+$(SCORED)/predictions.csv: $(RUNS)/pipeline/pipeline.json $(SCORED_MANIFEST)
+	$(PREDICT) --manifest $(SCORED_MANIFEST)
+endif
+
+$(RUNS)/predictions/flip/predictions.csv: $(RUNS)/pipeline/pipeline.json $(SCORED_MANIFEST)
+	$(PREDICT) --manifest $(SCORED_MANIFEST) --flip
+
+tune: $(RUNS)/pipeline/tuning.json ## Choose the thresholds and areas on validation images
+
+$(RUNS)/pipeline/tuning.json: $(VALIDATION)/predictions.csv
+	$(BIN)/pneumoseg tune --predictions $(<D) --pipeline $(@D) --share $(SHARE)
+
+PIPELINE := $(RUNS)/pipeline/$(if $(filter yes,$(TUNE)),tuning,pipeline).json
 
 submit: $(RUNS)/submission.csv ## Predict the test images and check the submission; trains what is missing
 	$(BIN)/pneumoseg validate-submission $< --expected $(SAMPLE)
 
-$(RUNS)/submission.csv: $(RUNS)/pipeline/pipeline.json
+$(RUNS)/submission.csv: $(PIPELINE)
 	$(BIN)/pneumoseg submit $(TEST) --pipeline $(<D) --out $@
 
-evaluate: $(RUNS)/scores.csv ## Score the pipeline beside segmentation alone and the all-empty floor
-	@cat $<
+evaluate: $(PIPELINE) $(SCORED)/predictions.csv ## Score the pipeline: ablation, tables 1 and 2, classifier, groups, beside the all-empty floor
+	$(BIN)/pneumoseg evaluate --predictions $(SCORED) --pipeline $(<D) --out $(RUNS)/scores
 
-# Where the truth of the test images is known they are scored, else those of the training folder that no run trained on.
-ifneq ($(wildcard $(DATA)/test-rle.csv),)
-SCORED := $(RUNS)/test/manifest.csv
-$(SCORED): $(DATA)/test-rle.csv | $(INSTALLED)
-	$(BIN)/pneumoseg index $(TEST) $< --out $@
-else
-SCORED := $(RUNS)/manifest.csv
-endif
+report: $(RUNS)/report.html ## The same as a page with curves and every image
 
-$(RUNS)/scores.csv: $(RUNS)/pipeline/pipeline.json $(SCORED)
-	$(BIN)/pneumoseg evaluate --manifest $(SCORED) --pipeline $(<D) --out $@ \
-		--exclude-training $(CLASSIFIER_RUN) --exclude-training $(SEGMENTER_RUN)
+$(RUNS)/report.html: $(PIPELINE) $(SCORED)/predictions.csv $(if $(filter yes,$(FLIP)),$(RUNS)/predictions/flip/predictions.csv)
+	$(BIN)/pneumoseg report --predictions $(SCORED) --pipeline $(<D) --out $@ --run $(CLASSIFIER_RUN) --run $(SEGMENTER_RUN) \
+		$(if $(filter yes,$(FLIP)),--compare $(RUNS)/predictions/flip)
 
-$(RUNS)/predictions.png: $(RUNS)/pipeline/pipeline.json $(SCORED)
-	$(BIN)/pneumoseg show-masks --manifest $(SCORED) --pipeline $(<D) --out $@ \
-		--exclude-training $(CLASSIFIER_RUN) --exclude-training $(SEGMENTER_RUN)
+$(RUNS)/predictions.png: $(PIPELINE) $(SCORED_MANIFEST)
+	$(BIN)/pneumoseg show-masks --manifest $(SCORED_MANIFEST) --pipeline $(<D) --out $@ $(UNTRAINED)
 
 clean: ## Remove the environments, the demo and caches; runs stay
 	rm -rf .venv .venv-oracles demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -129,13 +129,21 @@ def draw_mask(levels: np.ndarray, shape: tuple[int, int], rule: DecisionRule) ->
         above the top threshold), "elimination" (only small components), or "mask" (a mask was left).
     """
     restored = restore(levels, *shape)
-    drawn = restored > rule.mask_threshold * LEVELS
+    drawn = above(restored, rule.mask_threshold)
     if not drawn.any():
         return drawn, "segmenter"
-    if np.count_nonzero(restored > rule.top_threshold * LEVELS) < on_grid(rule.top_area, restored.size):
+    if np.count_nonzero(above(restored, rule.top_threshold)) < on_grid(rule.top_area, restored.size):
         return np.zeros_like(drawn), "triplet"
     mask = remove_small_components(drawn, rule.minimum_area)
     return mask, "mask" if mask.any() else "elimination"
+
+
+def above(levels: np.ndarray, threshold: float) -> np.ndarray:
+    """Tell which pixels of a map in 1/255 are above a probability: bool, of the same shape.
+
+    In float32 whatever kind of float the threshold is, so that wherever a map is cut, it is cut alike.
+    """
+    return levels > np.float32(threshold * LEVELS)
 
 
 def on_grid(area: ArrayLike, pixels: ArrayLike) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Both networks run once over a set of images; what they say is kept, so that a rule can be tried in no time.
 
 A folder of predictions holds `predictions.json` (which networks), `manifest.csv` (which images, with their truth),
-`predictions.csv` (the classifier's probabilities, written image by image) and `maps/` (the segmenter's maps, a PNG an
+`predictions.csv` (the classifier's probabilities; `partial.csv` until all are there) and `maps/` (the segmenter's maps, a PNG an
 image: a pixel's probability times 255).
 """
 
@@ -23,7 +23,8 @@ from rich.progress import track
 from pneumoseg.data.index import load_manifest
 from pneumoseg.inference import Pipeline
 
-_IDENTITY, _MANIFEST, _TABLE, _MAPS = "predictions.json", "manifest.csv", "predictions.csv", "maps"
+_IDENTITY, _MANIFEST, _MAPS = "predictions.json", "manifest.csv", "maps"
+_TABLE, _PARTIAL = "predictions.csv", "partial.csv"
 _COLUMNS = ("image_id", "probability", "seconds", "error")
 
 
@@ -111,7 +112,7 @@ def predict(
         # The first batch builds the networks' graphs, which is no part of what an image costs.
         list(pipeline.probabilities([np.zeros((8, 8), np.uint8)] * pipeline.batch_size))
     answers = track(pipeline.probabilities(todo["path"]), "Predicting", len(todo), disable=not progress)
-    with open(folder / _TABLE, "a", newline="", encoding="utf-8") as file:
+    with open(folder / _PARTIAL, "a", newline="", encoding="utf-8") as file:
         writer, before = csv.writer(file, lineterminator="\n"), time.perf_counter()
         for image_id, answer in zip(todo["image_id"], answers, strict=True):
             if answer.levels is not None:
@@ -122,6 +123,7 @@ def predict(
             writer.writerow((image_id, answer.probability, round(now - before, 6), error))
             file.flush()
             before = now
+    (folder / _PARTIAL).replace(folder / _TABLE)
     return load_predictions(folder)
 
 
@@ -141,11 +143,11 @@ def load_predictions(folder: str | Path) -> Predictions:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / _IDENTITY}: {error!r}; remove {folder} and predict anew") from error
     manifest = load_manifest(folder / _MANIFEST)
-    table = _finished_rows(folder / _TABLE).drop_duplicates("image_id").set_index("image_id")
-    missing = len(manifest) - manifest["image_id"].isin(table.index).sum()
-    if missing:
-        raise ValueError(f"{folder}: {missing} of {len(manifest)} images are missing; run `pneumoseg predict` again")
-    table = table.loc[manifest["image_id"]]
+    if not (folder / _TABLE).exists():
+        raise ValueError(f"{folder}: not all images are predicted; go on with the same `pneumoseg predict`")
+    table = _whole_lines(folder / _TABLE)
+    if not table["image_id"].equals(manifest["image_id"]):
+        raise ValueError(f"{folder}: its tables are of different images; remove it and predict anew")
     probability = pd.to_numeric(table["probability"].replace("", "nan")).to_numpy(np.float64)
     seconds = float(pd.to_numeric(table["seconds"]).mean())
     return Predictions(folder, manifest, probability, table["error"].tolist(), networks, flip, seconds)
@@ -162,21 +164,24 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
         if not (folder / _IDENTITY).is_file():
             raise FileExistsError(f"{folder} exists and holds something else than predictions: choose another folder")
         if all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items()):
-            rows = _finished_rows(folder / _TABLE)
-            rows.to_csv(folder / _TABLE, index=False)  # without a line that was cut off
+            if (folder / _TABLE).exists():
+                (folder / _TABLE).replace(folder / _PARTIAL)
+            rows = _whole_lines(folder / _PARTIAL)
+            rows.to_csv(folder / _PARTIAL, index=False)
             return set(rows["image_id"])
         shutil.rmtree(folder)
     # Made under another name, so that a folder with an identity is a whole one.
     draft = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     (draft / _MAPS).mkdir(parents=True)
-    for name, text in {**texts, _TABLE: ",".join(_COLUMNS) + "\n"}.items():
+    for name, text in {**texts, _PARTIAL: ",".join(_COLUMNS) + "\n"}.items():
         (draft / name).write_text(text, encoding="utf-8")
     draft.replace(folder)
     return set()
 
 
-def _finished_rows(path: Path) -> pd.DataFrame:
+def _whole_lines(path: Path) -> pd.DataFrame:
+    """The rows of a table, without one that was cut off."""
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     return pd.read_csv(io.StringIO(whole), dtype=str, keep_default_na=False)

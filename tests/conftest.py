@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -75,9 +76,36 @@ def manifest_of(paths, images, codes):
             "area_px": [sum(map(int, code.split()[1::2])) for code in codes],
             "patient_id": [f"p{number}" for number in range(len(paths))],
             "patient_source": "header",
+            "view": "PA",
+            "sex": "F",
+            "age": 50.0,
             "rows": [image.shape[0] for image in images],
             "columns": [image.shape[1] for image in images],
+            "pixel_spacing": 0.2,
             "frame_offset": np.int64(0),
             "frame_length": np.int64(0),
         }
     )
+
+
+def predictions_of(folder, maps, masks, probabilities, **columns):
+    """Kept predictions made by hand; an image without a map is one that could not be read.
+
+    Args:
+        folder: Where the maps are written.
+        maps: The segmenter's, uint8 (size, size) each, or None.
+        masks: The true ones, bool (H, W) each.
+        probabilities: The classifier's.
+        **columns: Other values of the manifest's columns.
+    """
+    from pneumoseg import rle
+    from pneumoseg.predictions import Predictions
+
+    (folder / "maps").mkdir(parents=True)
+    paths = [folder / f"i{number}.dcm" for number in range(len(maps))]
+    for path, levels in zip(paths, maps, strict=True):
+        if levels is not None:
+            Image.fromarray(levels).save(folder / "maps" / f"{path.stem}.png")
+    manifest = manifest_of(paths, masks, [rle.encode(mask) for mask in masks]).assign(**columns)
+    errors = ["damaged" if levels is None else "" for levels in maps]
+    return Predictions(folder, manifest, np.asarray(probabilities, float), errors, {}, False, 0.5)

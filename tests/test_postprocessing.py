@@ -1,9 +1,21 @@
-"""Geometry and small-region elimination against hand-drawn cases."""
+"""Geometry, the rule's stages and small-region elimination against hand-drawn cases."""
+
+import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from pneumoseg.postprocessing import Fit, fit_square, remove_small_components, restore
+from pneumoseg.postprocessing import (
+    DecisionRule,
+    Fit,
+    above,
+    draw_mask,
+    fit_square,
+    quantize,
+    remove_small_components,
+    restore,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +94,132 @@ def test_degenerate_masks():
     assert remove_small_components(np.ones((4, 4), dtype=bool)).all()
     mask = boxes(8, (1, 1, 2, 2))
     np.testing.assert_array_equal(remove_small_components(mask, 0), mask)
+
+
+def test_default_rule_is_the_papers():
+    assert dataclasses.astuple(DecisionRule()) == (0.5, 0.5, 3500, 0.5, 0)
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, math.nan, math.inf, True, "0.5", None, np.float32(0.5)])
+@pytest.mark.parametrize("name", ["classifier_threshold", "mask_threshold", "top_threshold"])
+def test_thresholds_out_of_range(name, value):
+    with pytest.raises(ValueError, match=rf"{name} is .*, expected a number from 0 to 1\.0"):
+        DecisionRule(**{name: value})
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, -math.inf, False, "9", None])
+@pytest.mark.parametrize("name", ["minimum_area", "top_area"])
+def test_areas_out_of_range(name, value):
+    with pytest.raises(ValueError, match=rf"{name} is .*, expected a number from 0 to inf"):
+        DecisionRule(**{name: value})
+
+
+def test_bounds_of_the_ranges_are_within():
+    DecisionRule(0, 0, 0, 0, 0)
+    DecisionRule(1, 1.0, 2**20, 1, 2**20)
+
+
+NUMBERS = dataclasses.asdict(DecisionRule(0.1, 0.2, 3, 0.4, 5))
+
+
+def test_rule_from_numbers():
+    assert DecisionRule.from_numbers(NUMBERS) == DecisionRule(0.1, 0.2, 3, 0.4, 5)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({}, "expected the numbers classifier_threshold, mask_threshold, minimum_area, top_threshold, top_area"),
+        ({name: value for name, value in NUMBERS.items() if name != "top_area"}, "expected the numbers"),
+        (NUMBERS | {"further": 1}, "expected the numbers"),
+        (list(NUMBERS.values()), "expected the numbers"),
+        (None, "expected the numbers"),
+        (NUMBERS | {"minimum_area": "3500"}, "minimum_area is '3500'"),
+        (NUMBERS | {"top_threshold": 1.5}, r"top_threshold is 1\.5"),
+    ],
+)
+def test_numbers_that_are_no_rule(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        DecisionRule.from_numbers(numbers)
+
+
+def test_quantize_by_hand():
+    probability = np.array([[0, 1, math.nan], [0.2, 0.0019, 0.0021]])  # 51, .48 and .54 of 255
+    for dtype in (np.float64, np.float32, np.float16):
+        levels = quantize(probability.astype(dtype))
+        assert levels.dtype == np.uint8
+        np.testing.assert_array_equal(levels, [[0, 255, 0], [51, 0, 1]])
+
+
+def test_quantize_is_off_by_half_a_level_at_most():
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(quantize(levels / np.float32(255)), levels)
+    probability = np.random.default_rng(0).random(10_000)
+    assert np.abs(quantize(probability) / 255 - probability).max() < 0.5001 / 255
+
+
+def test_above_is_the_same_for_every_kind_of_number():
+    level = np.float32(77.3)
+    for threshold in ((float(level) - 1e-7) / 255, float(level) / 255, (float(level) + 1e-7) / 255):
+        # All three are the level itself in float32.
+        assert not above(np.array([level]), threshold).any()
+        assert not above(np.array([level]), np.float64(threshold)).any()
+    assert above(np.array([level]), 77.29 / 255).all()
+
+
+def levels_of(size, *boxes_and_levels):
+    levels = np.zeros((size, size), np.uint8)
+    for (top, left, height, width), level in boxes_and_levels:
+        levels[top : top + height, left : left + width] = level
+    return levels
+
+
+# At 64 x 64 an area counts 256 times as many pixels at 1024 x 1024: 10 px for top, 14 px to keep.
+RULE = DecisionRule(mask_threshold=0.6, minimum_area=14 * 256, top_threshold=0.8, top_area=10 * 256)
+
+
+@pytest.mark.parametrize(
+    ("boxes_and_levels", "stage", "kept"),
+    [
+        ([], "segmenter", 0),
+        ([((0, 0, 9, 9), 153)], "segmenter", 0),  # .6 itself is not above it
+        ([((0, 0, 9, 9), 154), ((0, 0, 1, 9), 255)], "triplet", 0),
+        ([((0, 0, 9, 9), 154), ((0, 0, 2, 5), 204)], "triplet", 0),  # nor is .8
+        ([((0, 0, 9, 9), 154), ((0, 0, 2, 5), 205)], "mask", 81),
+        ([((0, 0, 2, 4), 205)], "triplet", 0),  # too small as well, but this comes first
+        ([((0, 0, 1, 13), 205)], "elimination", 0),
+        ([((0, 0, 1, 14), 205)], "mask", 14),
+        ([((0, 0, 1, 13), 205), ((5, 0, 1, 13), 205)], "elimination", 0),  # 26 in all
+        ([((0, 0, 1, 13), 205), ((5, 0, 1, 14), 154)], "mask", 14),  # what is confident may lie elsewhere
+    ],
+)
+def test_each_stage_of_drawing(boxes_and_levels, stage, kept):
+    mask, decided = draw_mask(levels_of(64, *boxes_and_levels), (64, 64), RULE)
+    assert (decided, np.count_nonzero(mask)) == (stage, kept)
+    assert mask.dtype == bool
+    assert mask.shape == (64, 64)
+
+
+@pytest.mark.parametrize(("shape", "pixels"), [((64, 64), 64), ((128, 128), 256), ((128, 64), 256), ((32, 32), 16)])
+def test_areas_are_scaled_to_the_images_grid(shape, pixels):
+    # A block of 8 x 8 where the image lies in the square, whole pixels on every grid; half of 255 is not above .5.
+    levels = levels_of(64, ((24, 24, 8, 8), 255))
+    area = pixels * 1024**2 // (shape[0] * shape[1])
+    for number, kept in ((area, pixels), (area + 1, 0)):
+        mask, stage = draw_mask(levels, shape, DecisionRule(minimum_area=number))
+        assert (stage, np.count_nonzero(mask)) == ("mask" if kept else "elimination", kept)
+        mask, stage = draw_mask(levels, shape, DecisionRule(minimum_area=0, top_area=number))
+        assert (stage, np.count_nonzero(mask)) == ("mask" if kept else "triplet", kept)
+
+
+def test_what_lies_in_the_padding_is_not_drawn():
+    levels = levels_of(16, ((0, 0, 16, 16), 255), ((0, 4, 16, 8), 0))  # a 32 x 16 image lies in columns 4 to 11
+    assert draw_mask(levels, (32, 16), DecisionRule(minimum_area=0))[1] == "segmenter"
+
+
+def test_without_areas_everything_drawn_stays():
+    rng = np.random.default_rng(0)
+    levels = rng.integers(256, size=(16, 16)).astype(np.uint8)
+    mask, stage = draw_mask(levels, (16, 16), DecisionRule(mask_threshold=0.9, minimum_area=0, top_threshold=1))
+    assert stage == "mask"
+    np.testing.assert_array_equal(mask, levels > 229.5)

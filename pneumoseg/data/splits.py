@@ -126,23 +126,36 @@ def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) 
 
     Args:
         manifest: One row an image.
-        runs: Folders of runs, each with its `split.csv`.
+        runs: Folders of runs, each with its `split.csv`, or one in each fold's folder.
 
     Returns:
         The remaining rows.
 
     Raises:
-        FileNotFoundError: If a run has no `split.csv`.
+        FileNotFoundError: If a run has none.
         ValueError: If no image remains.
     """
     trained_on: set[str] = set()
     for run in runs:
-        split = pd.read_csv(Path(run) / "split.csv", dtype=str, keep_default_na=False)
-        trained_on |= set(split.loc[split["side"] == "training", "image_id"])
+        trained_on |= images_of_run(run, "training")
     remaining = manifest[~manifest["image_id"].isin(trained_on)]
     if remaining.empty:
         raise ValueError(f"all {len(manifest)} images of the manifest were trained on: nothing is left to score")
     return remaining
+
+
+def images_of_run(run: str | Path, side: str) -> set[str]:
+    """The images on one side of a run's split, "training" or "validation"; of any fold, if it was cross-validated.
+
+    Raises:
+        FileNotFoundError: If the run has no `split.csv`.
+    """
+    run = Path(run)
+    paths = [path for path in (run / "split.csv", *run.glob("fold_*/split.csv")) if path.exists()]
+    if not paths:
+        raise FileNotFoundError(f"{run} holds no run: it has no split.csv")
+    split = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths])
+    return set(split.loc[split["side"] == side, "image_id"])
 
 
 def _groups(manifest: pd.DataFrame, group_by_patient: bool | None) -> bool:

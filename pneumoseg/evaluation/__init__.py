@@ -14,7 +14,7 @@ from pneumoseg.evaluation.tuning import THRESHOLDS
 from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.predictions import Predictions
 
-# Table 2's rows lie on these: the sides of the grids on which small components are looked for, and how fine the sweep is.
+# The areas that are swept, by the side of the grid on which components are looked for; table 2's are among them.
 GRIDS = {1024: np.arange(0, 8001, 250.0).tolist(), 512: np.arange(0, 2001, 62.5).tolist()}
 TABLE_2 = (
     (1024, 3500.0, 0.8347),

@@ -17,6 +17,7 @@ from pneumoseg.whole_file import whole_file
 _JOINT = "pipeline.json"
 _TUNING = "tuning.json"
 _KINDS = ("classifier", "segmenter")
+_SCORES = ("images", "positives", "mean_dice", "mean_dice_before", "floor")
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,8 @@ def _read_tuning(path: Path) -> Tuning | None:
     content = _read_json(path)
     try:
         rule = DecisionRule.from_numbers(content["rule"])
-        scores = {str(name): float(value) for name, value in content["scores"].items()}
+        scores = {name: float(content["scores"][name]) for name in _SCORES}
         images, patients = (tuple(map(str, content[name])) for name in ("image_ids", "patient_ids"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{path}: {error!r}; tune the pipeline anew, or remove the file") from error
     return Tuning(rule, images, patients, scores)

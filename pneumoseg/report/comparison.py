@@ -55,7 +55,7 @@ def draw_comparison(runs: Sequence[str | Path]) -> Figure:
     for axes, name in zip(figure.subplots(1, 2), ("loss", "mcc"), strict=True):
         for number, run in enumerate(runs):
             colour = _COLOURS[number % len(_COLOURS)]
-            for fold, history in enumerate(_histories(Path(run))):
+            for fold, history in enumerate(histories(run).values()):
                 label = Path(run).name if fold == 0 else None
                 axes.plot(history["epoch"], history[name], color=colour, linewidth=0.8, linestyle=":")
                 axes.plot(history["epoch"], history[f"val_{name}"], color=colour, marker=".", label=label)
@@ -77,11 +77,17 @@ def _predictions(run: Path) -> pd.DataFrame:
     return table.sort_values("image_id", ignore_index=True)
 
 
-def _histories(run: Path) -> list[pd.DataFrame]:
+def histories(run: str | Path) -> dict[str, pd.DataFrame]:
+    """The histories of a run, of each fold if it was cross-validated, by name.
+
+    Raises:
+        ValueError: If the folder holds no history.
+    """
+    run = Path(run)
     paths = [path for path in (run / "history.csv", *sorted(run.glob("fold_*/history.csv"))) if path.exists()]
     if not paths:
         raise ValueError(f"{run} holds no run: it has no history.csv")
-    return [pd.read_csv(path) for path in paths]
+    return {str(path.parent.relative_to(run.parent)): pd.read_csv(path) for path in paths}
 
 
 def _scored(run: Path, table: pd.DataFrame) -> dict[str, Any]:
@@ -91,7 +97,7 @@ def _scored(run: Path, table: pd.DataFrame) -> dict[str, Any]:
     row |= classification_scores(labels, table["probability"].to_numpy())
     for name in ("mcc", "auc"):
         row[f"{name}_low"], row[f"{name}_high"] = _interval([table], name)
-    seconds = pd.concat(_histories(run))["seconds"].mean()
+    seconds = pd.concat(histories(run).values())["seconds"].mean()
     return row | {"best_epoch": metrics.get("best_epoch", math.nan), "epoch_seconds": seconds}
 
 

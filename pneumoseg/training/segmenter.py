@@ -79,11 +79,11 @@ def train_segmenter(
             epoch_weights=EpochWeights(run / EPOCH_WEIGHTS, budget, _MONITOR) if budget else None,
             watch=watch(run) if watch else None,
         )
-        averaged = {}
-        if swa is not None:
+        averaged: dict[str, float] = {}
+        if settings.swa and swa is not None:
             part, shown = part_of(settings.phases, swa.end_epoch), examples.batches(settings.batch_size)
-            averaged = keep_average(
+            scores = keep_average(
                 run / "swa", model, swa.average, arguments, part, settings.loss, shown, validation_batches
             )
-        averaged = {f"swa_{name}": score for name, score in averaged.items()}
+            averaged = {f"swa_{name}": value for name, value in (settings.swa.model_dump() | scores).items()}
         return finish_run(run, history, best.best_epoch, training, validation, averaged)

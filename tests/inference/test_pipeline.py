@@ -1,0 +1,255 @@
+"""The staged decision, with networks whose output can be worked out by hand."""
+
+import math
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pneumoseg import rle
+from pneumoseg.dicom import DamagedError, DicomError
+from pneumoseg.inference import Pipeline
+from pneumoseg.postprocessing import DecisionRule
+from tests.conftest import write_dicom
+from tests.networks import brightest, identity, left_half, weighted
+
+SIZE = 64
+# 3500 px at 1024 x 1024 are 13.67 px at 64 x 64.
+RULE = DecisionRule(classifier_threshold=0.5, mask_threshold=0.75)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline([brightest(SIZE)], [identity(SIZE)], RULE, batch_size=2)
+
+
+def picture(value=0, height=0, width=0, shape=(SIZE, SIZE)):
+    image = np.full(shape, 20, np.uint8)
+    image[5 : 5 + height, 7 : 7 + width] = value
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "stage", "area"),
+    [
+        (picture(), "classifier", 0),
+        (picture(120, 10, 10), "classifier", 0),  # .47, below the classifier's threshold
+        (picture(150, 10, 10), "segmenter", 0),  # .59, above it, but no pixel reaches .75
+        (picture(255, 1, 13), "elimination", 0),  # 13 < 13.67
+        (picture(255, 1, 14), "mask", 14),
+        (picture(255, 10, 10), "mask", 100),
+    ],
+)
+def test_each_stage_decides(pipeline, image, stage, area):
+    result = pipeline.predict(image)
+    assert (result.stage, result.area_px, result.has_pneumothorax) == (stage, area, area > 0)
+    assert result.probability == pytest.approx(image.max() / 255, abs=1e-6)
+    assert result.mask.shape == image.shape
+    if area:
+        np.testing.assert_array_equal(result.mask, image == 255)
+        assert result.rle == rle.encode(image == 255)
+
+
+def confident(count, drawn=100):
+    """So many pixels drawn, of which so many are above .9."""
+    image = picture()
+    image.flat[:drawn] = 220  # .86
+    image.flat[:count] = 255
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "stage"),
+    [
+        (confident(10), "mask"),
+        (confident(9), "triplet"),
+        (confident(9, drawn=13), "triplet"),  # too small as well, but the triplet rule comes first
+        (confident(13, drawn=13), "elimination"),
+        (confident(0, drawn=0), "classifier"),
+        (picture(150, 10, 10), "segmenter"),  # the rule has nothing to remove where nothing is drawn
+    ],
+)
+def test_triplet_rule_stands_between_segmenter_and_elimination(pipeline, image, stage):
+    rule = replace(RULE, top_threshold=0.9, top_area=2560)  # 10 px at 64 x 64
+    result = replace(pipeline, rule=rule).predict(image)
+    assert (result.stage, result.area_px) == (stage, 100 if stage == "mask" else 0)
+
+
+def test_threshold_itself_is_not_above_it(pipeline):
+    image = picture(255, 4, 4)
+    assert replace(pipeline, rule=replace(RULE, classifier_threshold=1.0)).predict(image).stage == "classifier"
+    assert replace(pipeline, rule=replace(RULE, mask_threshold=1.0)).predict(image).stage == "segmenter"
+
+
+def test_without_classifier_all_images_are_segmented(pipeline):
+    alone = replace(pipeline, classifiers=[])
+    assert alone.predict(picture(150, 10, 10)).stage == "segmenter"
+    result = alone.predict(picture())
+    assert result.stage == "segmenter"
+    assert math.isnan(result.probability)
+    assert alone.predict(picture(255, 10, 10)).area_px == 100
+
+
+def test_mask_is_on_the_images_own_grid(pipeline):
+    image = np.full((128, 96), 20, np.uint8)
+    image[32:64, 16:48] = 255  # whole pixels of the network's grid, whose scale is one half
+    result = pipeline.predict(image)
+    assert result.shape == (128, 96)
+    # Bilinear between 20/255 inside the rim and 1: the threshold of .75 lies within half a pixel of the edge.
+    assert result.mask[33:63, 17:47].all()
+    outside = result.mask.copy()
+    outside[32:64, 16:48] = False
+    assert not outside.any()
+
+
+def test_several_networks_are_averaged():
+    image = picture(240, 10, 10)
+    classifiers = [brightest(SIZE), brightest(SIZE, 0.5), brightest(32, 0.3)]  # each sees its own size
+    pipeline = Pipeline(classifiers, [identity(SIZE), identity(SIZE, 0.6)], RULE)
+    (answer,) = pipeline.probabilities([image])
+    # The 32 x 32 image averages 2 x 2 pixels: the block from (5, 7) on leaves whole ones inside.
+    assert answer.probability == pytest.approx((1 + 0.5 + 0.3) / 3 * 240 / 255, abs=1e-6)
+    np.testing.assert_array_equal(answer.levels, np.round(image * 0.8))
+    # .56 is above the classifier's threshold; .753 of each pixel is above the mask's, of the second network's it is not.
+    assert pipeline.predict(image).area_px == 100
+    assert Pipeline(classifiers, [identity(SIZE, 0.6)], RULE).predict(image).stage == "segmenter"
+
+
+def test_segmenters_of_several_sizes_cannot_be_averaged():
+    with pytest.raises(ValueError, match=r"they need one image size, got \[32, 64\]"):
+        Pipeline([], [identity(64), identity(32)])
+    with pytest.raises(ValueError, match=r"one image size, got \[\]"):
+        Pipeline([brightest()], [])
+
+
+@pytest.mark.parametrize("width", [SIZE, 63, 40])
+def test_flip_averages_the_mirrored_image_in(width):
+    image = np.random.default_rng(0).integers(256, size=(SIZE, width)).astype(np.uint8)
+    weights = (np.arange(SIZE) / (SIZE - 1)) ** 2
+    pipeline = Pipeline([left_half(SIZE)], [weighted(weights)], batch_size=3)
+    square = np.zeros((SIZE, SIZE))
+    left = (SIZE - width) // 2
+    square[:, left : left + width] = image
+    (plain,) = pipeline.probabilities([image])
+    (flipped,) = replace(pipeline, flip=True).probabilities([image])
+    halves = square[:, : SIZE // 2].max() / 255, square[:, SIZE // 2 :].max() / 255
+    assert plain.probability == pytest.approx(halves[0], abs=1e-6)
+    assert flipped.probability == pytest.approx(sum(halves) / 2, abs=1e-6)
+    for found, expected in ((plain, weights), (flipped, (weights + weights[::-1]) / 2)):
+        assert np.abs(found.levels - square * expected).max() < 0.501  # rounded
+
+
+def test_flip_tells_sides_apart_in_a_batch():
+    bright_left, bright_right = np.zeros((SIZE, SIZE), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
+    bright_left[:, 3], bright_right[:, -4] = 200, 100
+    pipeline = Pipeline([left_half(SIZE)], [identity(SIZE)], flip=True)
+    answers = list(pipeline.probabilities([bright_left, bright_right]))
+    assert [answer.probability for answer in answers] == pytest.approx([100 / 255, 50 / 255])
+    np.testing.assert_array_equal([answer.levels for answer in answers], [bright_left, bright_right])
+
+
+def test_many_in_order_whatever_the_batch(pipeline, tmp_path):
+    rng = np.random.default_rng(0)
+    sources, expected = [], []
+    for number in range(37):  # more than two chunks of 16, the last one ragged
+        image = picture(int(rng.choice([0, 120, 150, 255])), 9, 9)
+        sources.append(image if number % 3 else write_dicom(tmp_path / f"i{number}.dcm", image))
+        expected.append(81 if (image == 255).any() else 0)
+    results = list(pipeline.predict_many(iter(sources)))
+    assert [result.area_px for result in results] == expected
+    assert [result.image_id for result in results[::3]] == [f"i{number}" for number in range(0, 37, 3)]
+    for result, source in zip(results, sources, strict=True):
+        assert result.rle == pipeline.predict(source).rle
+
+
+def test_probabilities_decide_nothing(pipeline, tmp_path):
+    images = [picture(value, 9, 9) for value in (30, 120, 255) * 6]
+    sources = [write_dicom(tmp_path / f"i{number}.dcm", image) for number, image in enumerate(images)]
+    sources[7:7] = [tmp_path / "absent.dcm"]
+    answers = list(pipeline.probabilities(iter(sources)))
+    assert [answer.image_id for answer in answers] == [source.stem for source in sources]
+    absent = answers.pop(7)
+    assert math.isnan(absent.probability)
+    assert absent.levels is None
+    assert isinstance(absent.error, DicomError)
+    assert all(answer.error is None for answer in answers)
+    # One not above the classifier's threshold, too, is segmented.
+    np.testing.assert_array_equal([answer.levels for answer in answers], images)
+    assert [answer.probability for answer in answers] == pytest.approx([image.max() / 255 for image in images])
+
+
+def test_bad_file_is_a_result_and_the_run_goes_on(pipeline, tmp_path):
+    good = write_dicom(tmp_path / "good.dcm", picture(255, 10, 10))
+    half = tmp_path / "half.dcm"
+    half.write_bytes(good.read_bytes()[:-1000])
+    results = list(pipeline.predict_many([good, half, tmp_path / "absent.dcm", good]))
+    assert [result.stage for result in results] == ["mask", "error", "error", "mask"]
+    assert isinstance(results[1].error, DamagedError)
+    assert (results[1].rle, results[1].has_pneumothorax, results[1].area_px) == ("-1", False, 0)
+    assert math.isnan(results[1].probability)
+    with pytest.raises(DicomError, match=r"absent\.dcm"):
+        pipeline.predict(tmp_path / "absent.dcm")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)],
+)
+def test_what_is_no_image_is_refused(pipeline, array):
+    with pytest.raises(ValueError, match=r"an image is uint8, \(H, W\)"):
+        pipeline.predict(array)
+
+
+def test_mistakes_with_the_arguments(pipeline):
+    with pytest.raises(ValueError, match="takes many sources"):
+        next(pipeline.predict_many("a.dcm"))
+    with pytest.raises(ValueError, match="takes many sources"):
+        next(pipeline.probabilities("a.dcm"))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        replace(pipeline, batch_size=0)
+
+
+def test_jupyter_gets_a_picture(pipeline, tmp_path):
+    assert pipeline.predict(picture(255, 10, 10))._repr_png_().startswith(b"\x89PNG")
+    (error,) = pipeline.predict_many([tmp_path / "absent.dcm"])
+    assert error._repr_png_() is None
+    assert "absent.dcm" in repr(error)
+
+
+def test_jupyter_gets_a_table_of_the_networks(pipeline):
+    page = replace(pipeline, origin={"folder": "a<b"}, flip=True)._repr_html_()
+    assert page.count("64 × 64") == 2
+    assert "mask_threshold 0.75" in page
+    assert "mirrored images averaged: yes" in page
+    assert "folder: a&lt;b" in page
+
+
+def test_no_images(pipeline):
+    assert list(pipeline.predict_many([])) == []
+    assert list(pipeline.probabilities([])) == []
+
+
+@pytest.mark.parametrize("method", ["predict_many", "probabilities"])
+def test_memory_does_not_grow_with_the_number_of_images(pipeline, method):
+    def peak(count):
+        tracemalloc.start()
+        for _ in getattr(pipeline, method)(picture(255, 10, 10, (512, 512)) for _ in range(count)):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(40)
+    # Two hundred more images would be 50 MB if they were kept.
+    assert peak(300) - peak(100) < 4e6
+
+
+def test_show_draws_the_outline(pipeline, tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", picture(255, 10, 10))
+    (axes,) = pipeline.predict(path).show().axes
+    assert "pneumothorax, 100 px" in axes.get_title()
+    assert len(axes.images) == 1
+    (outline,) = axes.collections
+    xs, ys = outline.get_paths()[0].vertices.T
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (6.5, 16.5, 4.5, 14.5)
