@@ -16,14 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import pandas as pd
-from generated_data import manifests, seeded
+from generated_data import manifests, trained
 
-from pneumoseg.config import load_classifier_settings
 from pneumoseg.data.loaders import classification_examples
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.scores import classification_scores
-from pneumoseg.training.classifier import train_classifier
 
 ARMS = {
     "augmentation": "generated_classifier_augmentation",
@@ -50,17 +48,11 @@ def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
     labels = test["has_pneumothorax"].to_numpy()
     rows: list[dict[str, object]] = []
     for arm, experiment in ARMS.items():
-        settings = load_classifier_settings(Path(__file__).with_name(f"{experiment}.yaml"))
-        settings = seeded(settings, seed)
-        run = folder / experiment
-        if not (run / "metrics.json").exists():
-            train_classifier(settings, manifest, run, folder / "cache", resume=True)
-        elif load_classifier_settings(run / "settings.yaml") != settings:
-            raise SystemExit(f"{run} was trained with other settings: remove it, or name another folder")
+        run = trained(folder / experiment, experiment, seed, manifest, folder / "cache")
         bundle = load_bundle(run / "best")
         rows.append({"seed": seed, "arm": arm} | scored(bundle.model, bundle.thresholds["probability"], test, folder))
     keras.utils.set_random_seed(seed)
-    untrained = build_classifier(settings.backbone, settings.image_size, weights=None)
+    untrained = build_classifier(**bundle.arguments, weights=None)
     rows.append({"seed": seed, "arm": "untrained"} | scored(untrained, 0.5, test, folder))
     majority = np.zeros(len(labels))
     majority_scores = {"mcc": classification_scores(labels, majority)["mcc"], "auc": 0.5}

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from generated_data import manifests, seeded
+from generated_data import manifests, trained
 
 from pneumoseg.callbacks.epoch_weights import load_epoch_weights
 from pneumoseg.config import load_segmenter_settings
@@ -26,7 +26,6 @@ from pneumoseg.models.bundle import load_bundle
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.averaging import average_epochs
 from pneumoseg.training.objective import segmentation_metrics
-from pneumoseg.training.segmenter import train_segmenter
 
 EXPERIMENTS = ("generated_segmenter_window_swa", "generated_segmenter_classic_swa")
 SCORES = ["iou", "f1", "f2", "pooled_iou"]
@@ -72,16 +71,6 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
     model.set_weights([np.mean(values, axis=0) for values in zip(*samples, strict=True)])
     rows.append({"weights": "window SWA, statistics averaged", **scored(model, images)})
     return pd.DataFrame(rows).assign(seed=seed, automatic=chosen)
-
-
-def trained(run: Path, name: str, seed: int, manifest: pd.DataFrame, cache: Path) -> Path:
-    """Train what is missing."""
-    settings = seeded(load_segmenter_settings(Path(__file__).with_name(f"{name}.yaml")), seed)
-    if not (run / "metrics.json").exists():
-        train_segmenter(settings, manifest, run, cache, resume=True)
-    elif load_segmenter_settings(run / "settings.yaml") != settings:
-        raise SystemExit(f"{run} was trained with other settings: remove it, or name another folder")
-    return run
 
 
 def scored(model: keras.Model, images: tf.data.Dataset) -> dict[str, float]:

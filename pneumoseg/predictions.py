@@ -1,8 +1,8 @@
 """Both networks run once over a set of images; what they say is kept, so that a rule can be tried in no time.
 
 A folder of predictions holds `predictions.json` (which networks), `manifest.csv` (which images, with their truth),
-`predictions.csv` (the classifier's probabilities; `partial.csv` until all are there) and `maps/` (the segmenter's maps, a PNG an
-image: a pixel's probability times 255).
+`predictions.csv` (the classifier's probabilities; `partial.csv` until all are there) and `maps/` (the segmenter's maps,
+a PNG an image: a pixel's probability times 255).
 """
 
 import csv
@@ -148,8 +148,8 @@ def load_predictions(folder: str | Path) -> Predictions:
     table = _whole_lines(folder / _TABLE)
     if not table["image_id"].equals(manifest["image_id"]):
         raise ValueError(f"{folder}: its tables are of different images; remove it and predict anew")
-    probability = pd.to_numeric(table["probability"].replace("", "nan")).to_numpy(np.float64)
-    seconds = float(pd.to_numeric(table["seconds"]).mean())
+    probability = table["probability"].astype(np.float64).to_numpy()
+    seconds = float(table["seconds"].astype(np.float64).mean())
     return Predictions(folder, manifest, probability, table["error"].tolist(), networks, flip, seconds)
 
 

@@ -107,7 +107,7 @@ def sensitivity_at_specificity(labels: np.ndarray, probabilities: np.ndarray, sp
         return float("nan")
     false_alarms, found, _ = roc_curve(labels, probabilities, drop_intermediate=False)
     # A share of n negatives is a fraction that rounding may put just beside the one that was meant.
-    return float(found[false_alarms <= 1 - specificity].max())
+    return float(found[false_alarms <= 1 - specificity + 1e-9].max())
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:

@@ -23,7 +23,7 @@ TABLE_2 = (
     (1024, 1750.0, 0.8318),
     (512, 250.0, 0.8307),
 )
-STAGED, TUNED = "staged + elimination", " (tuned)"
+STAGED, SEGMENTED, TUNED = "staged + elimination", "segmentation + elimination", " (tuned)"
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
     own = [value for each in rules.values() for value in (each.mask_threshold, each.top_threshold)]
     native = measure(predictions, [*THRESHOLDS, *own], [*GRIDS[1024], *(each.minimum_area for each in rules.values())])
     arms = {
-        f"{name}{end}": decide(predictions, native, dataclasses.replace(each, minimum_area=area), use_classifier=staged)
+        f"{name}{end}": cases
         for end, each in rules.items()
-        for name, staged, area in _ablation(each.minimum_area)
+        for name, cases in ablation(predictions, native, each).items()
     }
-    cases, alone = arms[STAGED + suffix], arms["segmentation + elimination" + suffix]
+    cases, alone = arms[STAGED + suffix], arms[SEGMENTED + suffix]
     # Elimination has something to do in the images that the classifier and the triplet rule leave.
     asked = (predictions.probability > rule.classifier_threshold) & is_confident(native, rule)
     areas = _area_sweeps(predictions, native, rule, asked, groups)
@@ -130,6 +130,24 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
         mask_thresholds=tables.threshold_sweep(native, rule.minimum_area, asked),
         classifier_thresholds=tables.classifier_sweep(alone),
     )
+
+
+def ablation(predictions: Predictions, measures: Measures, rule: DecisionRule) -> dict[str, pd.DataFrame]:
+    """Decide with and without the classifier, with and without the elimination of small components (section 4.2).
+
+    Returns:
+        Cases by the name of the arm, see `decide`.
+    """
+    arms = {
+        STAGED: (True, rule.minimum_area),
+        "staged": (True, 0.0),
+        SEGMENTED: (False, rule.minimum_area),
+        "segmentation": (False, 0.0),
+    }
+    return {
+        name: decide(predictions, measures, dataclasses.replace(rule, minimum_area=area), use_classifier=staged)
+        for name, (staged, area) in arms.items()
+    }
 
 
 def compare_predictions(reference: Predictions, others: dict[str, Predictions], rule: DecisionRule) -> pd.DataFrame:
@@ -172,16 +190,6 @@ def compare_predictions(reference: Predictions, others: dict[str, Predictions], 
         },
         index=list(dice),
     )
-
-
-def _ablation(area: float) -> list[tuple[str, bool, float]]:
-    """The arms: name, whether the classifier decides, smallest area."""
-    return [
-        (STAGED, True, area),
-        ("staged", True, 0.0),
-        ("segmentation + elimination", False, area),
-        ("segmentation", False, 0.0),
-    ]
 
 
 def _area_sweeps(

@@ -63,9 +63,9 @@ def decide(
         use_classifier: False to segment all images.
 
     Returns:
-        One row an image, in order: `image_id`, `positive`, `probability`, `peak` (the segmenter's greatest), `truth_px`,
-        `drawn_px` (what the segmenter drew, before the triplet rule and elimination; 0 where it was not asked),
-        `predicted_px`, `dice_drawn`, `dice`, `iou`, `f2`, `stage` (see `Result`), `outcome` (see `OUTCOMES`),
+        One row an image, in order: `image_id`, `positive`, `probability`, `peak` (the segmenter's greatest),
+        `truth_px`, `drawn_px` (what the segmenter drew, before the triplet rule and elimination; 0 where it was not
+        asked), `predicted_px`, `dice_drawn`, `dice`, `iou`, `f2`, `stage` (see `Result`), `outcome` (see `OUTCOMES`),
         `disagreement` (between the networks: how far the classifier's probability lies from the segmenter's greatest),
         and `lost classifier` and so on: by which of `LOSSES` the image's Dice falls short of 1. Elimination's is
         negative where it removed what was wrong beside what was right.

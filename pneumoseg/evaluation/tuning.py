@@ -67,8 +67,8 @@ def without_tuning_images(predictions: Predictions, tuning: Tuning | None) -> Pr
     used = manifest["image_id"].isin(tuning.image_ids) | manifest["patient_id"].isin(tuning.patient_ids)
     if used.all():
         raise ValueError(
-            f"the pipeline's rule was chosen on all {len(manifest)} images, or on others of their patients: score other "
-            "images, or tune on a share of these with --share"
+            f"the pipeline's rule was chosen on all {len(manifest)} images, or on others of their patients: "
+            "score other images, or tune on a share of these with --share"
         )
     return predictions.rows(~used.to_numpy())
 

@@ -1,0 +1,55 @@
+"""The command line's application, and what its commands share."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Read when TensorFlow is imported, which happens only inside the commands that need it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+app = typer.Typer(
+    name="pneumoseg",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help appears in half the time
+    help="Find and outline pneumothorax on chest X-rays. For research; not for diagnosis.",
+)
+
+Manifest = Annotated[Path, typer.Option(help="Manifest made by `pneumoseg index`.")]
+ExcludedRuns = Annotated[
+    list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run after its last finished epoch.")]
+PipelinePath = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
+KeptPredictions = Annotated[Path, typer.Option(help="Folder made by `pneumoseg predict`.")]
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user ends it with one clear line and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.showwarning = lambda message, *_, **__: typer.secho(str(message), fg="yellow", err=True)
+    logging.getLogger("pneumoseg").setLevel(logging.INFO)
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"pneumoseg: {error}", err=True)
+        raise SystemExit(2) from error
+
+
+def tell_unreadable(errors: Sequence[str]) -> bool:
+    """Say loudly that files could not be read; returns whether there are any."""
+    unreadable = [error for error in errors if error]
+    if unreadable:
+        typer.secho(
+            f"{len(unreadable)} UNREADABLE FILES are scored as predicted empty, the first: {unreadable[0]}: "
+            "index the data set anew",
+            fg="red",
+            err=True,
+        )
+    return bool(unreadable)

@@ -1,0 +1,116 @@
+"""Commands that choose a pipeline's rule, score it and show it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pneumoseg.cli.app import KeptPredictions, PipelinePath, app, tell_unreadable
+from pneumoseg.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from pneumoseg.evaluation import Evaluation
+    from pneumoseg.inference import PipelineFolder
+    from pneumoseg.predictions import Predictions
+
+
+@app.command()
+def tune(
+    predictions: KeptPredictions,
+    pipeline: PipelinePath,
+    share: Annotated[float, typer.Option(help="Choose on this share of the images, the rest is for reporting.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same share of the images.")] = 0,
+) -> None:
+    """Choose the pipeline's thresholds and areas on validation images."""
+    import dataclasses
+
+    from pneumoseg.evaluation.tuning import tune
+    from pneumoseg.inference import PipelineFolder, save_tuning
+
+    record = PipelineFolder.read(pipeline)
+    tuning = tune(_predictions_of(record, predictions, pipeline), record.assembled, share=share, seed=seed)
+    save_tuning(pipeline, tuning)
+    scores = tuning.scores
+    typer.echo(
+        f"{pipeline}: rule chosen on {len(tuning.image_ids)} images, {scores['positives']} positive: mean Dice there "
+        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, all empty {scores['floor']:.4f}"
+    )
+    before = dataclasses.asdict(record.assembled)
+    for name, value in dataclasses.asdict(tuning.rule).items():
+        typer.echo(f"  {name}: {value:g} (before {before[name]:g})")
+
+
+@app.command()
+def evaluate(
+    predictions: KeptPredictions,
+    pipeline: PipelinePath,
+    out: Annotated[Path | None, typer.Option(help="Folder to write all tables to, as CSV.")] = None,
+) -> None:
+    """Score a pipeline on kept predictions: every table, in seconds.
+
+    Beside it stand its segmenter alone, both without elimination, and the floor of predicting nothing.
+    """
+    evaluation = _evaluated(predictions, pipeline)
+    cases = evaluation.cases
+    typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; 95% intervals by patient\n")
+    for title, table in evaluation.summaries().items():
+        typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
+    if out is not None:
+        for name, table in evaluation.tables().items():
+            with whole_file(out / f"{name}.csv") as temporary:
+                table.to_csv(temporary)
+        typer.echo(f"{out}: all tables")
+    if tell_unreadable(evaluation.predictions.errors):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    predictions: KeptPredictions,
+    pipeline: PipelinePath,
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
+    run: Annotated[
+        list[Path] | None, typer.Option(help="Run whose curves and scores to show; can be repeated.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Other predictions of the same images to set beside; can be repeated.")
+    ] = None,
+    cases: Annotated[int, typer.Option(help="Most images in the gallery.", min=0)] = 500,
+) -> None:
+    """Write one page with every score, table and curve, and a gallery of the images."""
+    from pneumoseg.evaluation import compare_predictions
+    from pneumoseg.predictions import load_predictions
+    from pneumoseg.report.page import write_report
+
+    evaluation = _evaluated(predictions, pipeline)
+    others = {path.name: load_predictions(path) for path in compare or []}
+    variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
+    write_report(evaluation, out, pipeline=pipeline, runs=run or [], variants=variants, cases=cases)
+    typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _predictions_of(record: "PipelineFolder", predictions: Path, pipeline: Path) -> "Predictions":
+    """Kept predictions, refused if they are another pipeline's."""
+    from pneumoseg.predictions import load_predictions
+
+    kept = load_predictions(predictions)
+    if (dict(kept.networks), kept.flip) != (record.networks, record.flip):
+        raise ValueError(
+            f"{predictions} holds what other networks than those in {pipeline} say, or mirrored otherwise: predict anew"
+        )
+    return kept
+
+
+def _evaluated(predictions: Path, pipeline: Path) -> "Evaluation":
+    """Kept predictions scored, without the images that the rule was chosen on."""
+    from pneumoseg.evaluation import evaluate
+    from pneumoseg.evaluation.tuning import without_tuning_images
+    from pneumoseg.inference import PipelineFolder
+
+    record = PipelineFolder.read(pipeline)
+    kept = _predictions_of(record, predictions, pipeline)
+    scored = without_tuning_images(kept, record.tuning)
+    left_out = len(kept.manifest) - len(scored.manifest)
+    if left_out:
+        typer.echo(f"{left_out} images left out: the pipeline's rule was chosen on them, or their patients", err=True)
+    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None)

@@ -1,0 +1,254 @@
+"""Kept predictions: the same numbers again, and only what is missing is run."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoseg.inference import Pipeline
+from pneumoseg.predictions import load_predictions, predict
+from tests.conftest import manifest_of, write_dicom
+from tests.networks import brightest, identity
+
+SIZE = 16
+NETWORKS = {"classifier_1": "a", "segmenter_1": "b"}
+
+
+class Watched(Pipeline):
+    """Notes which files it was asked for, and may be stopped."""
+
+    asked: list
+    stop: int
+
+    def probabilities(self, sources):
+        for answer in super().probabilities(sources):
+            if answer.image_id:  # arrays are there to build the graphs
+                if len(self.asked) == self.stop:
+                    raise KeyboardInterrupt
+                self.asked.append(answer.image_id)
+            yield answer
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {"classifiers": [brightest(SIZE, 0.9)], "segmenters": [identity(SIZE, 0.9)]}
+
+
+@pytest.fixture
+def watched(networks):
+    def make(stop=None, **changes):
+        pipeline = Watched(**networks, **changes)
+        object.__setattr__(pipeline, "asked", [])
+        object.__setattr__(pipeline, "stop", stop)
+        return pipeline
+
+    return make
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Nine images of several shapes, the fourth one damaged."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(256, size=shape).astype(np.uint8) for shape in [(16, 16), (24, 16), (8, 20)] * 3]
+    paths = [write_dicom(tmp_path / "dicom" / f"i{n}.dcm", image) for n, image in enumerate(images)]
+    paths[3].write_bytes(paths[3].read_bytes()[:-100])
+    return manifest_of(paths, images, ["-1", "0 8", "3 5"] * 3)
+
+
+READABLE = [0, 1, 2, 4, 5, 6, 7, 8]
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(found.probability, expected.probability)
+    assert list(found.errors) == list(expected.errors)
+    for row in range(len(expected.manifest)):
+        np.testing.assert_array_equal(found.levels(row), expected.levels(row))
+
+
+def test_what_the_networks_say_is_kept_exactly(watched, manifest, tmp_path):
+    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    expected = list(watched().probabilities(manifest["path"]))
+    for again in (kept, load_predictions(tmp_path / "kept")):
+        assert again.manifest.to_dict("list") == manifest.to_dict("list")
+        assert (again.networks, again.flip, again.folder) == (NETWORKS, False, tmp_path / "kept")
+        np.testing.assert_array_equal(again.probability, [answer.probability for answer in expected])
+        assert again.probability.dtype == np.float64
+        for row in READABLE:
+            levels = again.levels(row)
+            assert levels.dtype == np.uint8
+            np.testing.assert_array_equal(levels, expected[row].levels)
+    assert len(set(kept.probability[READABLE])) > 1
+
+
+def test_a_bad_file_is_kept_as_an_error(watched, manifest, tmp_path):
+    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    assert [bool(error) for error in kept.errors] == [row == 3 for row in range(9)]
+    assert "i3.dcm" in kept.errors[3]
+    assert math.isnan(kept.probability[3])
+    assert kept.levels(3) is None
+    assert not (tmp_path / "kept/maps/i3.png").exists()
+
+
+def test_all_bad(watched, manifest, tmp_path):
+    kept = predict(watched(), NETWORKS, manifest.assign(path="absent.dcm"), tmp_path / "kept")
+    assert np.isnan(kept.probability).all()
+    assert all(kept.errors)
+
+
+def test_seconds_are_those_of_an_image(watched, manifest, tmp_path):
+    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    table = tmp_path / "kept/predictions.csv"
+    rows = [line.split(",", 3) for line in table.read_text().splitlines()]
+    assert kept.seconds > 0
+    lines = [",".join([name, p, f"{n}.5", error]) for n, (name, p, _, error) in enumerate(rows[1:])]
+    table.write_text("\n".join([",".join(rows[0]), *lines, ""]))
+    assert load_predictions(tmp_path / "kept").seconds == pytest.approx(4.5)
+
+
+def test_done_is_not_done_again(watched, manifest, tmp_path):
+    first = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    again = watched()
+    assert_same(predict(again, NETWORKS, manifest, tmp_path / "kept"), first)
+    assert again.asked == []
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 8])
+def test_the_next_process_goes_on_where_one_was_stopped(watched, manifest, tmp_path, stop):
+    whole = predict(watched(), NETWORKS, manifest, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        predict(watched(stop, batch_size=1), NETWORKS, manifest, tmp_path / "kept")
+    with pytest.raises(ValueError, match="not all images are predicted"):
+        load_predictions(tmp_path / "kept")
+    second = watched()
+    assert_same(predict(second, NETWORKS, manifest, tmp_path / "kept"), whole)
+    assert second.asked == manifest["image_id"].tolist()[stop:]
+
+
+def last_line_cut(text):
+    """All that can be left of the last line, its end of line missing."""
+    whole = text[: text[:-1].rfind(b"\n") + 1]
+    return [text[:length] for length in range(len(whole) + 1, len(text))]
+
+
+def test_a_line_that_was_cut_off_is_done_again(watched, manifest, tmp_path):
+    manifest = manifest.assign(path=manifest["path"].where(manifest.index != 3, "Größe.dcm"))
+    whole = predict(watched(), NETWORKS, manifest, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        predict(watched(4, batch_size=1), NETWORKS, manifest, tmp_path / "kept")
+    partial = tmp_path / "kept/partial.csv"
+    for torn in last_line_cut(partial.read_bytes()):
+        partial.write_bytes(torn)
+        with pytest.raises(KeyboardInterrupt):
+            predict(watched(0), NETWORKS, manifest, tmp_path / "kept")
+        assert len(partial.read_text(encoding="utf-8").splitlines()) == 1 + 3
+    second = watched()
+    assert_same(predict(second, NETWORKS, manifest, tmp_path / "kept"), whole)
+    assert second.asked == ["Größe", *manifest["image_id"].tolist()[4:]]
+
+
+def test_stopped_again_and_again(watched, manifest, tmp_path):
+    whole = predict(watched(), NETWORKS, manifest, tmp_path / "whole")
+    asked = []
+    for _ in range(5):
+        pipeline = watched(2)
+        try:
+            predict(pipeline, NETWORKS, manifest, tmp_path / "kept")
+        except KeyboardInterrupt:
+            asked.append(pipeline.asked)
+    assert list(itertools.chain(*asked)) == manifest["image_id"].tolist()[:8]
+    assert_same(load_predictions(tmp_path / "kept"), whole)
+
+
+def test_predictions_of_others_are_replaced(watched, manifest, tmp_path):
+    predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    for pipeline, names, table in (
+        (watched(), NETWORKS | {"segmenter_1": "c"}, manifest),
+        (watched(flip=True), NETWORKS, manifest),
+        (watched(), NETWORKS, manifest[2:5]),
+        (watched(), NETWORKS, manifest[2:5].assign(rle="0 1")),
+    ):
+        kept = predict(pipeline, names, table, tmp_path / "kept")
+        assert pipeline.asked == table["image_id"].tolist()
+        assert (kept.networks, kept.flip) == (names, pipeline.flip)
+        assert kept.manifest["rle"].tolist() == table["rle"].tolist()
+        names = {path.stem for path in (tmp_path / "kept/maps").iterdir()}
+        assert names == set(table["image_id"]) - {"i3"}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_folder_of_something_else_is_left_alone(watched, manifest, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="something else than predictions"):
+        predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    assert (tmp_path / "kept/notes.txt").read_text() == "mine"
+    (tmp_path / "kept/notes.txt").unlink()
+    predict(watched(), NETWORKS, manifest, tmp_path / "kept")  # an empty one will do
+
+
+def test_nothing_to_predict(watched, manifest, tmp_path):
+    with pytest.raises(ValueError, match="no row"):
+        predict(watched(), NETWORKS, manifest[:0], tmp_path / "kept")
+    with pytest.raises(FileNotFoundError, match="holds no predictions"):
+        load_predictions(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"networks": {}}), json.dumps({"networks": 3})])
+def test_damaged_identity(watched, manifest, tmp_path, content):
+    predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    (tmp_path / "kept/predictions.json").write_text(content)
+    with pytest.raises(ValueError, match=r"predictions\.json"):
+        load_predictions(tmp_path / "kept")
+    again = watched()
+    predict(again, NETWORKS, manifest, tmp_path / "kept")
+    assert len(again.asked) == 9
+
+
+def test_a_table_of_other_images_is_an_error(watched, manifest, tmp_path):
+    predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    table = tmp_path / "kept/predictions.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    for content in (lines[:-1], lines[:-1] + [lines[-1].strip()], [lines[0], lines[2], lines[1], *lines[3:]]):
+        table.write_text("".join(content))
+        with pytest.raises(ValueError, match="different images"):
+            load_predictions(tmp_path / "kept")
+
+
+def test_damaged_maps(watched, manifest, tmp_path):
+    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    path = tmp_path / "kept/maps/i5.png"
+    content, expected = path.read_bytes(), kept.levels(5)
+    assert Image.open(path).size == (SIZE, SIZE)
+    # Cut off anywhere, or with a byte changed, it is the same map or an error, and one that says what to do.
+    damaged = [content[:length] for length in range(len(content))]
+    damaged += [content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :] for at in range(len(content))]
+    refused = 0
+    for bad in damaged:
+        path.write_bytes(bad)
+        try:
+            np.testing.assert_array_equal(kept.levels(5), expected)
+        except ValueError as error:
+            assert "i5.png" in str(error)
+            assert "predict anew" in str(error)
+            refused += 1
+    assert refused > 0.9 * len(damaged)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"i5\.png.*predict anew"):
+        kept.levels(5)
+
+
+def test_rows_are_some_of_the_images(watched, manifest, tmp_path):
+    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    some = kept.rows(np.isin(np.arange(9), [1, 3, 8]))
+    assert some.manifest["image_id"].tolist() == ["i1", "i3", "i8"]
+    assert some.manifest.index.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(some.probability, kept.probability[[1, 3, 8]])
+    assert [bool(error) for error in some.errors] == [False, True, False]
+    for row, original in enumerate([1, 3, 8]):
+        np.testing.assert_array_equal(some.levels(row), kept.levels(original))
+    assert dataclasses.replace(some, manifest=kept.manifest, probability=kept.probability, errors=kept.errors) == kept
+    assert len(kept.rows(np.zeros(9, bool)).manifest) == 0
