@@ -159,6 +159,7 @@ class SegmenterSettings(Settings):
     batch_size: PositiveInt
     seed: int
     split: Split
+    cross_validate: bool = False
     start_from: str | None = None
     negatives_per_positive: Annotated[float, Field(ge=0)] | None
     positive_share: SlidingShare | None = None

@@ -8,6 +8,7 @@ a PNG an image: a pixel's probability times 255).
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import shutil
 import time
@@ -22,6 +23,7 @@ from rich.progress import track
 
 from pneumoseg.data.index import load_manifest
 from pneumoseg.inference import Pipeline
+from pneumoseg.whole_file import whole_file
 
 _IDENTITY, _MANIFEST, _MAPS = "predictions.json", "manifest.csv", "maps"
 _TABLE, _PARTIAL = "predictions.csv", "partial.csv"
@@ -33,7 +35,8 @@ class Predictions:
     """What two networks say of a set of images.
 
     Attributes:
-        folder: Where it is kept.
+        folder: Where it is kept; of pooled ones the first's.
+        maps: The file of each image's map, (n,).
         manifest: One row an image, see `index_dataset`.
         probability: The classifier's, float64 (n,), in the manifest's order; NaN of an image that could not be read.
         errors: Why an image could not be read, (n,); empty where it could.
@@ -43,6 +46,7 @@ class Predictions:
     """
 
     folder: Path
+    maps: Sequence[Path]
     manifest: pd.DataFrame
     probability: np.ndarray
     errors: Sequence[str]
@@ -57,8 +61,10 @@ class Predictions:
             chosen: bool, (n,).
         """
         manifest = self.manifest[chosen].reset_index(drop=True)
-        errors = [error for error, keep in zip(self.errors, chosen, strict=True) if keep]
-        return dataclasses.replace(self, manifest=manifest, probability=self.probability[chosen], errors=errors)
+        maps = list(itertools.compress(self.maps, chosen))
+        errors = list(itertools.compress(self.errors, chosen))
+        probability = self.probability[chosen]
+        return dataclasses.replace(self, maps=maps, manifest=manifest, probability=probability, errors=errors)
 
     def levels(self, row: int) -> np.ndarray | None:
         """The segmenter's map of the image in a row of the manifest.
@@ -71,12 +77,12 @@ class Predictions:
         """
         if self.errors[row]:
             return None
-        path = _map_path(self.folder, self.manifest["image_id"].iloc[row])
+        path = self.maps[row]
         try:
             with Image.open(path) as image:
                 return np.asarray(image)
-        except OSError as error:
-            raise ValueError(f"{path}: {error}; remove {self.folder} and predict anew") from error
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's of a damaged PNG
+            raise ValueError(f"{path}: {error}; remove {path.parents[1]} and predict anew") from error
 
 
 def predict(
@@ -150,7 +156,23 @@ def load_predictions(folder: str | Path) -> Predictions:
         raise ValueError(f"{folder}: its tables are of different images; remove it and predict anew")
     probability = table["probability"].astype(np.float64).to_numpy()
     seconds = float(table["seconds"].astype(np.float64).mean())
-    return Predictions(folder, manifest, probability, table["error"].tolist(), networks, flip, seconds)
+    maps = [_map_path(folder, image_id) for image_id in manifest["image_id"]]
+    return Predictions(folder, maps, manifest, probability, table["error"].tolist(), networks, flip, seconds)
+
+
+def pool(parts: Sequence[Predictions]) -> Predictions:
+    """Put predictions of different images together, such as each fold's of the images that it was not trained on."""
+    first = parts[0]
+    return Predictions(
+        first.folder,
+        [path for part in parts for path in part.maps],
+        pd.concat([part.manifest for part in parts], ignore_index=True),
+        np.concatenate([part.probability for part in parts]),
+        [error for part in parts for error in part.errors],
+        {f"{number}: {name}": value for number, part in enumerate(parts, 1) for name, value in part.networks.items()},
+        first.flip,
+        float(np.average([part.seconds for part in parts], weights=[len(part.maps) for part in parts])),
+    )
 
 
 def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set[str]:
@@ -167,7 +189,8 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
             if (folder / _TABLE).exists():
                 (folder / _TABLE).replace(folder / _PARTIAL)
             rows = _whole_lines(folder / _PARTIAL)
-            rows.to_csv(folder / _PARTIAL, index=False)
+            with whole_file(folder / _PARTIAL) as temporary:
+                rows.to_csv(temporary, index=False)
             return set(rows["image_id"])
         shutil.rmtree(folder)
     # Made under another name, so that a folder with an identity is a whole one.
@@ -182,9 +205,9 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
 
 def _whole_lines(path: Path) -> pd.DataFrame:
     """The rows of a table, without one that was cut off."""
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    return pd.read_csv(io.StringIO(whole), dtype=str, keep_default_na=False)
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    return pd.read_csv(io.BytesIO(whole), dtype=str, keep_default_na=False)
 
 
 def _map_path(folder: Path, image_id: str) -> Path:

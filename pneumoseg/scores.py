@@ -124,18 +124,12 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -
     Raises:
         ValueError: As `classification_scores`, or if a probability is not in [0, 1].
     """
-    labels, probabilities = _checked(labels, probabilities)
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError("a probability is not in [0, 1]: leave out the images without one")
-    edges = np.arange(bins + 1) / bins  # .3 is 3 / 10, which linspace misses
-    number = np.clip(np.searchsorted(edges, probabilities, "right") - 1, 0, bins - 1)
-    table = pd.DataFrame({"bin": number, "probability": probabilities, "share": labels.astype(float)})
-    means = table.groupby("bin").agg(
-        images=("share", "size"), probability=("probability", "mean"), share=("share", "mean")
+    edges = _edges(bins)
+    images, probability, share = _bins(labels, probabilities, bins)
+    table = pd.DataFrame(
+        {"low": edges[:-1], "high": edges[1:], "images": images, "probability": probability, "share": share}
     )
-    means.insert(0, "low", edges[means.index])
-    means.insert(1, "high", edges[means.index + 1])
-    return means.reset_index(drop=True)
+    return table[table["images"] > 0].reset_index(drop=True)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
@@ -144,9 +138,25 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int =
     The mean over images of how far the share of positives lies from the mean probability in their bin; arguments and
     errors as `reliability`.
     """
-    table = reliability(labels, probabilities, bins)
-    gaps = (table["share"] - table["probability"]).abs()
-    return float((gaps * table["images"]).sum() / table["images"].sum())
+    images, probability, share = _bins(labels, probabilities, bins)
+    return float((np.abs(share - probability) * images).sum() / images.sum())
+
+
+def _edges(bins: int) -> np.ndarray:
+    # linspace puts the third of ten just above .3.
+    return np.arange(bins + 1) / bins
+
+
+def _bins(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, mean probability and share of positives of each bin, 0 where it is empty."""
+    labels, probabilities = _checked(labels, probabilities)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("a probability is not in [0, 1]: leave out the images without one")
+    number = np.clip(np.searchsorted(_edges(bins), probabilities, "right") - 1, 0, bins - 1)
+    images = np.bincount(number, minlength=bins)
+    sums = (np.bincount(number, weights=values, minlength=bins) for values in (probabilities, labels.astype(float)))
+    probability, share = (total / np.maximum(images, 1) for total in sums)
+    return images, probability, share
 
 
 def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -102,10 +102,19 @@ def predictions_of(folder, maps, masks, probabilities, **columns):
     from pneumoseg.predictions import Predictions
 
     (folder / "maps").mkdir(parents=True)
-    paths = [folder / f"i{number}.dcm" for number in range(len(maps))]
-    for path, levels in zip(paths, maps, strict=True):
+    names = [f"i{number}" for number in range(len(maps))]
+    files = [folder / "maps" / f"{name}.png" for name in names]
+    for file, levels in zip(files, maps, strict=True):
         if levels is not None:
-            Image.fromarray(levels).save(folder / "maps" / f"{path.stem}.png")
-    manifest = manifest_of(paths, masks, [rle.encode(mask) for mask in masks]).assign(**columns)
-    errors = ["damaged" if levels is None else "" for levels in maps]
-    return Predictions(folder, manifest, np.asarray(probabilities, float), errors, {}, False, 0.5)
+            Image.fromarray(levels).save(file)
+    manifest = manifest_of([folder / f"{name}.dcm" for name in names], masks, [rle.encode(mask) for mask in masks])
+    return Predictions(
+        folder=folder,
+        maps=files,
+        manifest=manifest.assign(**columns),
+        probability=np.asarray(probabilities, float),
+        errors=["damaged" if levels is None else "" for levels in maps],
+        networks={},
+        flip=False,
+        seconds=0.5,
+    )

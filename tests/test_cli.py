@@ -130,26 +130,100 @@ def test_submission_of_the_test_folder_is_valid(runs, generated, tmp_path):
     assert f"{broken.stem}: missing" in result.output
 
 
-def test_scores_stand_beside_the_floor(runs, generated, tmp_path):
-    test_manifest, scores = tmp_path / "manifest.csv", tmp_path / "scores.csv"
+@pytest.fixture(scope="module")
+def kept(runs, generated):
+    """Predictions of the test folder, and of the training folder's images that neither network was trained on."""
+    test_manifest = runs / "test.csv"
     invoke("index", generated / "dicom-images-test", generated / "test-rle.csv", "--out", test_manifest)
+    excluded = [argument for name in ("classifier", "segmenter") for argument in ("--exclude-training", runs / name)]
+    for name, manifest in (("test", test_manifest), ("validation", runs / "manifest.csv")):
+        out = runs / "predictions" / name
+        said = invoke("predict", "--manifest", manifest, "--pipeline", runs / "pipeline", "--out", out, *excluded)
+        assert "none of them trained on by" in said
+    return runs / "predictions"
+
+
+@pytest.fixture
+def pipeline(runs, tmp_path):
+    """A copy that may be tuned."""
+    return Path(shutil.copytree(runs / "pipeline", tmp_path / "pipeline"))
+
+
+def test_scores_stand_beside_the_floor(runs, kept, tmp_path):
+    said = invoke(
+        "evaluate", "--predictions", kept / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "scores"
+    )
+    assert "12 images, 3 positive" in said
+    arms = pd.read_csv(tmp_path / "scores/arms.csv", index_col=0)
+    assert arms.loc["all empty", "mean_dice"] == pytest.approx(1 - 3 / 12)  # 22% of 12 are 3
+    # The pipeline's classifier lets every image pass, and its minimum area is 0: all four arms are the same.
+    assert arms["mean_dice"].drop("all empty").nunique() == 1
+    cases = pd.read_csv(tmp_path / "scores/cases.csv")
+    assert cases["dice"].mean() == pytest.approx(arms["mean_dice"].iloc[0])
+
+
+def test_tuned_rule_is_used_and_its_images_are_not_scored(runs, pipeline, tmp_path):
+    # All training images: in validation alone are too few positive patients to divide.
+    out = tmp_path / "predictions"
+    invoke("predict", "--manifest", runs / "manifest.csv", "--pipeline", pipeline, "--out", out)
+    validation = ("--predictions", out, "--pipeline", pipeline)
+    said = invoke("tune", *validation, "--share", 0.5)
+    assert "classifier_threshold" in said
+    chosen = json.loads((pipeline / "tuning.json").read_text())
+    assert 0 < len(chosen["image_ids"]) < 40
+    result = CliRunner().invoke(app, ["evaluate", *map(str, validation), "--out", str(tmp_path)])
+    assert "images left out: the pipeline's rule was chosen on them" in result.output
+    scored = pd.read_csv(tmp_path / "cases.csv")["image_id"]
+    assert not set(scored) & set(chosen["image_ids"])
+    assert "staged + elimination (tuned)" in result.output
+    invoke("tune", *validation)
+    with pytest.raises(ValueError, match="tune on a share of these"):
+        invoke("evaluate", *validation)
+
+
+def test_predictions_of_other_networks_are_refused(runs, kept, tmp_path):
     invoke(
-        "evaluate", "--manifest", test_manifest, "--pipeline", runs / "pipeline", "--out", scores,
-        "--exclude-training", runs / "classifier",
+        "assemble", "--classifier", runs / "classifier/best", "--segmenter", runs / "segmenter/best", "--flip",
+        "--out", tmp_path / "flipped",
     )  # fmt: skip
-    table = pd.read_csv(scores, index_col="arm")
-    assert table.index.tolist() == ["staged", "segmentation alone", "all empty"]
-    assert table.loc["all empty", "mean_dice"] == pytest.approx(1 - 3 / 12)  # 22% of 12 are 3
+    with pytest.raises(ValueError, match="or mirrored otherwise"):
+        invoke("evaluate", "--predictions", kept / "test", "--pipeline", tmp_path / "flipped")
 
 
-def test_unreadable_images_are_not_scored_in_silence(runs, generated, tmp_path):
+def test_report_of_runs_and_variants(runs, kept, tmp_path):
+    invoke(
+        "predict",
+        "--manifest",
+        runs / "test.csv",
+        "--pipeline",
+        runs / "pipeline",
+        "--out",
+        tmp_path / "flip",
+        "--flip",
+    )
+    invoke(
+        "report", "--predictions", kept / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "report.html",
+        "--run", runs / "classifier", "--run", runs / "segmenter", "--compare", tmp_path / "flip", "--cases", 5,
+    )  # fmt: skip
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<li data-dice") == 5
+    for text in ("Run classifier", "Run segmenter", "best epoch", '<th scope="row">flip</th>'):
+        assert text in page
+
+
+def test_unreadable_images_are_not_scored_in_silence(runs, tmp_path):
     manifest = load_manifest(runs / "manifest.csv").head(4)
     manifest.loc[1, "path"] = str(tmp_path / "moved.dcm")
     save_manifest(manifest, tmp_path / "manifest.csv")
-    arguments = ["evaluate", "--manifest", tmp_path / "manifest.csv", "--pipeline", runs / "pipeline"]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    said = invoke(
+        "predict", "--manifest", tmp_path / "manifest.csv", "--pipeline", runs / "pipeline", "--out", tmp_path / "p"
+    )
+    assert "1 UNREADABLE FILES" in said
+    result = CliRunner().invoke(
+        app, ["evaluate", "--predictions", str(tmp_path / "p"), "--pipeline", str(runs / "pipeline")]
+    )
     assert result.exit_code == 1
-    assert "UNREADABLE FILES" in result.output
+    assert "1 UNREADABLE FILES" in result.output
     with pytest.raises(FileNotFoundError, match=r"1 of 4 files are gone, index anew; the first: .*moved\.dcm"):
         classification_examples(manifest, 32, cache_dir=tmp_path)
 

@@ -10,7 +10,7 @@ from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
     from pneumoseg.evaluation import Evaluation
-    from pneumoseg.inference import PipelineFolder
+    from pneumoseg.inference import PipelineFolder, Tuning
     from pneumoseg.predictions import Predictions
 
 
@@ -50,7 +50,7 @@ def evaluate(
 
     Beside it stand its segmenter alone, both without elimination, and the floor of predicting nothing.
     """
-    evaluation = _evaluated(predictions, pipeline)
+    evaluation, _ = _evaluated(predictions, pipeline)
     cases = evaluation.cases
     typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; 95% intervals by patient\n")
     for title, table in evaluation.summaries().items():
@@ -82,10 +82,10 @@ def report(
     from pneumoseg.predictions import load_predictions
     from pneumoseg.report.page import write_report
 
-    evaluation = _evaluated(predictions, pipeline)
+    evaluation, tuning = _evaluated(predictions, pipeline)
     others = {path.name: load_predictions(path) for path in compare or []}
     variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
-    write_report(evaluation, out, pipeline=pipeline, runs=run or [], variants=variants, cases=cases)
+    write_report(evaluation, out, tuning=tuning, runs=run or [], variants=variants, cases=cases)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
 
 
@@ -101,8 +101,8 @@ def _predictions_of(record: "PipelineFolder", predictions: Path, pipeline: Path)
     return kept
 
 
-def _evaluated(predictions: Path, pipeline: Path) -> "Evaluation":
-    """Kept predictions scored, without the images that the rule was chosen on."""
+def _evaluated(predictions: Path, pipeline: Path) -> tuple["Evaluation", "Tuning | None"]:
+    """Kept predictions scored, without the images that the rule was chosen on; and what it was chosen on."""
     from pneumoseg.evaluation import evaluate
     from pneumoseg.evaluation.tuning import without_tuning_images
     from pneumoseg.inference import PipelineFolder
@@ -113,4 +113,4 @@ def _evaluated(predictions: Path, pipeline: Path) -> "Evaluation":
     left_out = len(kept.manifest) - len(scored.manifest)
     if left_out:
         typer.echo(f"{left_out} images left out: the pipeline's rule was chosen on them, or their patients", err=True)
-    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None)
+    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None), record.tuning

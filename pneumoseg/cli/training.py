@@ -22,10 +22,10 @@ def train_classifier(
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.live_curves import LiveCurves
     from pneumoseg.training.classifier import train_classifier
-    from pneumoseg.training.cross_validation import cross_validate_classifier
+    from pneumoseg.training.cross_validation import cross_validate
 
     settings = load_classifier_settings(experiment)
-    train = cross_validate_classifier if settings.cross_validate else train_classifier
+    train = cross_validate if settings.cross_validate else train_classifier
     cache, table = manifest.parent / "cache", load_manifest(manifest)
     metrics = train(settings, table, out, cache, resume=resume, watch=lambda run: LiveCurves(run, "mcc"))
     typer.echo(json.dumps(metrics, indent=2))
@@ -42,6 +42,7 @@ def train_segmenter(
     from pneumoseg.config import load_segmenter_settings
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.live_curves import LiveCurves
+    from pneumoseg.training.cross_validation import cross_validate
     from pneumoseg.training.phases import learning_rates
     from pneumoseg.training.segmenter import train_segmenter
 
@@ -54,7 +55,8 @@ def train_segmenter(
     def watch(run: Path) -> LiveCurves:
         return LiveCurves(run, "iou", averaged=averaged, learning_rates=rates)
 
-    metrics = train_segmenter(settings, table, out, cache, resume=resume, watch=watch)
+    train = cross_validate if settings.cross_validate else train_segmenter
+    metrics = train(settings, table, out, cache, resume=resume, watch=watch)
     typer.echo(json.dumps(metrics, indent=2))
 
 

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from pneumoseg import rle
 from pneumoseg.data.annotations import read_annotations, read_id_map
+from pneumoseg.data.manifest import Manifest
 from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
 from pneumoseg.whole_file import whole_file
 
@@ -58,7 +59,7 @@ def index_dataset(
     id_map: str | Path | None = None,
     rejected: str | Path | None = None,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Manifest:
     """Read every file of a data set once, strictly, and join it with its annotations.
 
     A file that cannot be used never stops the run: it is left out, counted in a warning and, with `rejected`, listed
@@ -100,11 +101,8 @@ def index_dataset(
     summary = _report(left_out, rejected)
     if not accepted:
         raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used: {summary}")
-    return (
-        pd.DataFrame(accepted.values(), columns=list(COLUMNS))
-        .astype(COLUMNS)
-        .sort_values("image_id", ignore_index=True)
-    )
+    table = pd.DataFrame(accepted.values(), columns=list(COLUMNS)).astype(COLUMNS)
+    return Manifest(table.sort_values("image_id", ignore_index=True))
 
 
 def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
@@ -113,7 +111,7 @@ def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
         manifest.to_csv(temporary, index=False)
 
 
-def load_manifest(path: str | Path) -> pd.DataFrame:
+def load_manifest(path: str | Path) -> Manifest:
     """Read a manifest that `save_manifest` wrote.
 
     Raises:
@@ -130,7 +128,7 @@ def load_manifest(path: str | Path) -> pd.DataFrame:
     if not table["has_pneumothorax"].isin(["True", "False"]).all():
         raise ValueError(f"{path}: has_pneumothorax holds something else than True and False")
     table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
-    return table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(COLUMNS)
+    return Manifest(table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(COLUMNS))
 
 
 def _without_file(texts: dict[str, list[str]], paths: list[Path]) -> list[dict]:

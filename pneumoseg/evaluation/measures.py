@@ -12,7 +12,7 @@ import numpy as np
 from skimage.measure import label
 
 from pneumoseg import rle
-from pneumoseg.postprocessing import LEVELS, fit_square, on_grid, restore
+from pneumoseg.postprocessing import LEVELS, above, fit_square, on_grid, restore
 from pneumoseg.predictions import Predictions
 
 _AT_ONCE = 32  # images in memory
@@ -100,11 +100,11 @@ def _components(
     rows, columns = true.shape
     restored = restore(levels, *((rows, columns) if grid is None else fit_square(rows, columns, grid)[:2]))
     # What no threshold reaches is most of nearly every image.
-    reached = restored > thresholds[0] * LEVELS
+    reached = above(restored, thresholds[0])
     box = _box(reached) if grid is None else np.s_[:, :]
     inside, true = restored[box], true[box]
     for number, threshold in enumerate(thresholds):
-        mask = inside > threshold * LEVELS
+        mask = above(inside, threshold)
         if not mask.any():
             return
         labels = label(mask, connectivity=2)

@@ -19,7 +19,7 @@ from pneumoseg.scores import (
 FLOOR = "all empty"
 # At 1024 x 1024; the first bound is the smallest area that the paper keeps.
 _SIZES = ("none", "under 3500 px", "3500 to 9999 px", "10000 to 29999 px", "30000 px or more")
-_SIZE_BOUNDS = (1, 3500, 10000, 30000)
+_SIZE_BOUNDS = (3500, 10000, 30000)
 _AGES = ("under 18", "18 to 39", "40 to 59", "60 to 79", "80 or more", "unknown")
 _AGE_BOUNDS = (18, 40, 60, 80)
 
@@ -227,7 +227,8 @@ def _classifier_scores(labels: np.ndarray, probabilities: np.ndarray, threshold:
 
 def _size_bands(manifest: pd.DataFrame) -> np.ndarray:
     area = manifest["area_px"] * REFERENCE_PIXELS / (manifest["rows"] * manifest["columns"])
-    return np.array(_SIZES)[np.searchsorted(_SIZE_BOUNDS, area, "right")]
+    bands = 1 + np.searchsorted(_SIZE_BOUNDS, area, "right")
+    return np.array(_SIZES)[np.where(area > 0, bands, 0)]
 
 
 def _age_bands(ages: np.ndarray) -> np.ndarray:

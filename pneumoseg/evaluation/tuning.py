@@ -37,7 +37,13 @@ def tune(predictions: Predictions, rule: DecisionRule, *, share: float = 1.0, se
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, expected above 0 and at most 1")
     if share < 1:
-        _, chosen = stratified_split(predictions.manifest, share, seed=seed)
+        try:
+            _, chosen = stratified_split(predictions.manifest, share, seed=seed)
+        except ValueError as error:
+            raise ValueError(
+                f"{share:g} of the {len(predictions.manifest)} images cannot be set apart ({error}): choose on all of "
+                "them, and score others"
+            ) from error
         predictions = predictions.rows(predictions.manifest["image_id"].isin(chosen["image_id"]).to_numpy())
     manifest = predictions.manifest
     if not manifest["has_pneumothorax"].any():
@@ -127,7 +133,7 @@ class _Cuts:
         between = (values[:-1] + values[1:]) / 2
         # Above the first threshold is none, above the last, which only a probability of 0 does not pass, are all.
         thresholds = np.concatenate([values[:1], between, [0.0]])
-        counts = np.concatenate([[0], first[1:], [np.count_nonzero(probability[order] > 0)]])
+        counts = np.concatenate([first, [np.count_nonzero(probability[order] > 0)]])
         return cls(order, counts.astype(int), thresholds)
 
     def best(self, gain: np.ndarray, present: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import pneumoseg
 from pneumoseg.data.splits import images_of_run
 from pneumoseg.evaluation import STAGED, TUNED, Evaluation
 from pneumoseg.evaluation.tables import FLOOR
-from pneumoseg.inference import PipelineFolder
+from pneumoseg.inference import Tuning
 from pneumoseg.report import charts, gallery
 from pneumoseg.report.comparison import histories
 from pneumoseg.report.curves import draw_curves
@@ -43,7 +43,7 @@ def write_report(
     evaluation: Evaluation,
     path: str | Path,
     *,
-    pipeline: str | Path,
+    tuning: Tuning | None = None,
     runs: Sequence[str | Path] = (),
     variants: pd.DataFrame | None = None,
     cases: int = 500,
@@ -53,7 +53,7 @@ def write_report(
     Args:
         evaluation: What it shows.
         path: The HTML file.
-        pipeline: Folder of the pipeline, for its rules and what they were chosen on.
+        tuning: What the rule was chosen on, if it was.
         runs: Folders of the runs that trained it, for their curves (figures 3 and 4) and scores (table 1).
         variants: See `compare_predictions`.
         cases: Most images in the gallery, the worst first.
@@ -69,7 +69,7 @@ def write_report(
     page = environment.get_template("page.html").stream(
         version=pneumoseg.__version__,
         facts=_facts(evaluation),
-        tuning=PipelineFolder.read(pipeline).tuning,
+        tuning=tuning,
         rules=_rules(evaluation),
         warnings=_warnings(evaluation, runs),
         tables=_tables(evaluation, runs, variants),

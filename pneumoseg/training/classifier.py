@@ -60,7 +60,7 @@ def train_classifier(
             others, or they cross-validate.
     """
     if settings.cross_validate:
-        raise ValueError("cross_validate is true: call cross_validate_classifier")
+        raise ValueError("cross_validate is true: call cross_validate")
     training, validation = split_manifest(manifest, settings.split)
     return train_split(settings, training, validation, folder, cache_dir, resume=resume, watch=watch)
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from pneumoseg.config import ClassifierSettings
+from pneumoseg.config import ClassifierSettings, SegmenterSettings
 from pneumoseg.data.splits import patients_on_both_sides, stratified_folds
 from pneumoseg.scores import best_threshold, classification_scores
-from pneumoseg.training.classifier import train_split
-from pneumoseg.training.run import FINISHED, PREDICTIONS, Watch, check_unchanged, refuse_finished, write_metrics
+from pneumoseg.training import classifier, segmenter
+from pneumoseg.training.run import FINISHED, PREDICTIONS, Watch, refuse_finished, write_metrics
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
 
-def cross_validate_classifier(
-    settings: ClassifierSettings,
+def cross_validate(
+    settings: ClassifierSettings | SegmenterSettings,
     manifest: pd.DataFrame,
     folder: str | Path,
     cache_dir: str | Path,
@@ -26,7 +26,7 @@ def cross_validate_classifier(
     resume: bool = False,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Train one classifier a fold, as many folds as fit into the validation fraction (.2: five).
+    """Train one network a fold, as many folds as fit into the validation fraction (.2: five).
 
     Each fold's epoch is still chosen on the images that its predictions are scored on, as in any run here, so that the
     scores are a little too good.
@@ -34,15 +34,15 @@ def cross_validate_classifier(
     Args:
         settings: From an experiment file.
         manifest: One row an image, see `index_dataset`.
-        folder: Gets a run a fold, `fold_1` and so on; `predictions.csv`, the out-of-fold predictions of all images,
-            with the fold that each image was kept out of; and `metrics.json`.
+        folder: Gets a run a fold, `fold_1` and so on; of classifiers `predictions.csv`, the out-of-fold predictions of
+            all images, with the fold that each image was kept out of; and `metrics.json`.
         cache_dir: Folder for images that need transcoding.
         resume: Whether to keep finished folds and go on with a stopped one.
         watch: Makes a further callback for a fold's folder.
 
     Returns:
-        What `metrics.json` holds: the scores of all out-of-fold predictions together, see `scores`, and of each fold
-        its best epoch and MCC.
+        What `metrics.json` holds: of each fold its best epoch and the scores there; of classifiers the scores of all
+        out-of-fold predictions together, see `scores`.
 
     Raises:
         FileExistsError: If the folder holds a finished run, or a stopped one that is not to be resumed.
@@ -56,27 +56,32 @@ def cross_validate_classifier(
     sides = stratified_folds(
         manifest, round(1 / split.validation_fraction), seed=split.seed, group_by_patient=split.group_by_patient
     )
-    folds, tables = [], []
     for number, (training, validation) in enumerate(sides, start=1):
         fold = folder / f"fold_{number}"
         _log.info(
             f"Fold {number} of {len(sides)}: {len(training)} images for training, {len(validation)} kept out, "
             f"{patients_on_both_sides(training, validation)} patients on both sides"
         )
-        if (fold / FINISHED).exists():
-            check_unchanged(fold, settings, training, validation)
+        # A fold that is finished says so and is left as it is.
+        if isinstance(settings, ClassifierSettings):
+            classifier.train_split(settings, training, validation, fold, cache_dir, resume=True, watch=watch)
         else:
-            train_split(settings, training, validation, fold, cache_dir, resume=resume, watch=watch)
-        metrics = json.loads((fold / FINISHED).read_text(encoding="utf-8"))
-        folds.append({name: metrics[name] for name in ("best_epoch", "val_mcc", "val_auc")})
-        tables.append(pd.read_csv(fold / PREDICTIONS, dtype={"image_id": str, "patient_id": str}).assign(fold=number))
+            segmenter.train_split(settings, training, validation, fold, cache_dir, resume=True, watch=watch)
+    folds = [folder / f"fold_{number}" for number in range(1, len(sides) + 1)]
+    metrics = [json.loads((fold / FINISHED).read_text(encoding="utf-8")) for fold in folds]
+    scores = {"folds": [{k: v for k, v in each.items() if k == "best_epoch" or "val_" in k} for each in metrics]}
+    if isinstance(settings, ClassifierSettings):
+        scores |= _pooled(folder, folds)
+    return write_metrics(folder, scores)
+
+
+def _pooled(folder: Path, folds: list[Path]) -> dict[str, Any]:
+    """Write all out-of-fold predictions, and score them."""
+    types = {"image_id": str, "patient_id": str}
+    tables = [pd.read_csv(fold / PREDICTIONS, dtype=types).assign(fold=n) for n, fold in enumerate(folds, start=1)]
     predictions = pd.concat(tables)
     with whole_file(folder / PREDICTIONS) as temporary:
         predictions.to_csv(temporary, index=False)
-    return write_metrics(folder, _pooled(predictions) | {"folds": folds})
-
-
-def _pooled(predictions: pd.DataFrame) -> dict[str, Any]:
     labels, probabilities = predictions["has_pneumothorax"].to_numpy(), predictions["probability"].to_numpy()
     threshold, mcc = best_threshold(labels, probabilities)
     return classification_scores(labels, probabilities) | {"best_threshold": threshold, "best_mcc": mcc}

@@ -39,9 +39,26 @@ def train_segmenter(
     over the training images as they are, and its scores go into `metrics.json`.
     Arguments, result and errors as `training.classifier.train_classifier`.
     """
+    if settings.cross_validate:
+        raise ValueError("cross_validate is true: call cross_validate")
+    training, validation = split_manifest(manifest, settings.split)
+    return train_split(settings, training, validation, folder, cache_dir, resume=resume, watch=watch)
+
+
+def train_split(
+    settings: SegmenterSettings,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    folder: str | Path,
+    cache_dir: str | Path,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Train on given sides, from which negatives are drawn; all else as `train_segmenter`."""
     training, validation = (
         positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
-        for side in split_manifest(manifest, settings.split)
+        for side in (training, validation)
     )
     finished = metrics_of_finished(Path(folder), settings, training, validation) if resume else None
     if finished is not None:

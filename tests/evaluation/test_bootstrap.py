@@ -1,56 +1,12 @@
-"""Mean Dice by hand; intervals against theory."""
+"""Intervals against theory, and means against the same in the general way."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pneumoseg.evaluation import bootstrap_interval, score_arms
-
-
-def results(codes, errors=()):
-    return [SimpleNamespace(rle=code, error=OSError() if n in errors else None) for n, code in enumerate(codes)]
-
-
-def table(codes):
-    return pd.DataFrame({"rle": codes, "rows": 4, "columns": 4, "has_pneumothorax": [code != "-1" for code in codes]})
-
-
-def test_by_hand():
-    truth = table(["0 4", "-1", "-1", "8 2"])
-    # 2 * 2 / (4 + 2); both empty; a false alarm; missed.
-    scores = score_arms({"model": results(["2 2", "-1", "0 1", "-1"])}, truth)
-    model = scores.loc["model"]
-    assert model["mean_dice"] == pytest.approx((2 / 3 + 1 + 0 + 0) / 4)
-    assert model["dice_positives"] == pytest.approx(1 / 3)
-    assert model["dice_negatives"] == pytest.approx(0.5)
-    assert model["predicted"] == 0.5
-
-
-def test_floor_is_the_share_of_negatives():
-    floor = score_arms({}, table(["0 4", "-1", "-1", "-1", "3 1"])).loc["all empty"]
-    assert floor["mean_dice"] == pytest.approx(0.6)
-    assert (floor["dice_positives"], floor["dice_negatives"], floor["predicted"]) == (0, 1, 0)
-
-
-def test_one_class_alone_has_no_score_of_the_other():
-    scores = score_arms({"perfect": results(["0 4"])}, table(["0 4"])).loc["perfect"]
-    assert scores["mean_dice"] == scores["dice_positives"] == 1
-    assert math.isnan(scores["dice_negatives"])
-
-
-def test_unreadable_images_are_counted():
-    scores = score_arms({"model": results(["-1", "-1", "-1"], errors=[0, 2])}, table(["0 4", "-1", "-1"]))
-    assert scores["unreadable"].to_dict() == {"model": 2, "all empty": 0}
-    assert scores.loc["model", "mean_dice"] == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize("codes", [["-1"], ["-1", "-1", "-1"]])
-def test_wrong_number_of_predictions(codes):
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        score_arms({"model": results(codes)}, table(["-1", "-1"]))
+from pneumoseg.evaluation.bootstrap import bootstrap_interval, bootstrap_means, patients_of
 
 
 def test_interval_of_a_mean_is_that_of_theory():
@@ -81,3 +37,72 @@ def test_interval_leaves_out_what_has_no_score():
     scores = iter([math.nan, 1.0, 2.0, 3.0])
     assert bootstrap_interval(lambda rows: next(scores), np.arange(3), resamples=4, level=0.5) == (1.5, 2.5)
     assert all(np.isnan(bootstrap_interval(lambda rows: math.nan, np.arange(3), resamples=4)))
+
+
+def test_interval_of_several_scores_at_once():
+    values = np.random.default_rng(0).normal(size=(30, 3))
+    low, high = bootstrap_interval(lambda rows: [*values[rows].mean(axis=0), math.nan], np.arange(30), resamples=50)
+    for column in range(3):
+        alone = bootstrap_interval(lambda rows, c=column: values[rows, c].mean(), np.arange(30), resamples=50)
+        assert (low[column], high[column]) == pytest.approx(alone)
+    assert np.isnan([low[3], high[3]]).all()
+
+
+@pytest.mark.parametrize("groups", [np.arange(40), np.arange(40) // 3, np.array(["b", "a"] * 20), np.zeros(40)])
+@pytest.mark.parametrize(("level", "seed"), [(0.95, 0), (0.5, 7)])
+def test_means_are_the_intervals_of_means(groups, level, seed):
+    values = np.random.default_rng(1).normal(size=(40, 4))
+    values[::3, 1] = math.nan
+    values[5:, 2] = math.nan
+    settings = {"resamples": 60, "level": level, "seed": seed}
+
+    def means(rows):
+        drawn = values[rows]
+        known = ~np.isnan(drawn)
+        return [drawn[known[:, c], c].mean() if known[:, c].any() else math.nan for c in range(4)]
+
+    expected = bootstrap_interval(means, groups, **settings)
+    np.testing.assert_allclose(bootstrap_means(values, groups, **settings), expected, rtol=1e-12)
+
+
+def test_means_are_those_of_theory():
+    values = np.random.default_rng(0).normal(10, 2, (400, 1))
+    (low,), (high,) = bootstrap_means(values, np.arange(400))
+    error = values.std() / 20
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.08)
+    assert (high + low) / 2 == pytest.approx(values.mean(), abs=0.1 * error)
+
+
+def test_means_are_wider_where_patients_repeat():
+    values = np.repeat(np.random.default_rng(0).normal(size=(100, 1)), 4, axis=0)
+    narrow = np.subtract(*bootstrap_means(values, np.arange(400)))
+    wide = np.subtract(*bootstrap_means(values, np.repeat(np.arange(100), 4)))
+    assert wide / narrow == pytest.approx(2, abs=0.2)
+
+
+def test_all_means_are_from_the_same_resamples():
+    values = np.random.default_rng(0).normal(size=(50, 1))
+    low, high = bootstrap_means(np.hstack([values, values, 3 - values]), np.arange(50))
+    assert (low[0], high[0]) == (low[1], high[1])
+    assert (3 - high[2], 3 - low[2]) == pytest.approx((low[0], high[0]))
+
+
+def test_means_of_nothing_and_of_one():
+    values = np.array([[math.nan, 0.25], [math.nan, math.nan]])
+    low, high = bootstrap_means(values, np.array(["a", "b"]), resamples=20)
+    assert np.isnan([low[0], high[0]]).all()
+    assert (low[1], high[1]) == (0.25, 0.25)  # the resamples without it do not count
+
+
+def test_same_seed_same_bounds():
+    values = np.random.default_rng(0).normal(size=(50, 1))
+    first, again, other = (bootstrap_means(values, np.arange(50), seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_an_image_without_a_patient_is_one_of_its_own():
+    manifest = pd.DataFrame({"image_id": ["a", "b", "c", "d", "e"], "patient_id": ["1", "", "1", "", "b"]})
+    groups = patients_of(manifest)
+    assert groups[0] == groups[2]
+    assert len(set(groups)) == 4

@@ -21,14 +21,14 @@ TUNING = Tuning(DecisionRule(0.2, 0.35, 1750, 0.8, 500), ("i1", "i2", "i3"), ("p
 
 def save_classifier(folder, threshold=None, seed=0):
     keras.utils.set_random_seed(seed)
-    arguments = {"backbone": "mobilenet_025", "image_size": 32}
+    arguments = {"backbone": "compact", "image_size": 32}
     thresholds = {} if threshold is None else {"probability": threshold}
     save_bundle(folder, build_classifier(**arguments, weights=None), "classifier", arguments, thresholds)
 
 
 def save_segmenter(folder, threshold, seed=0, size=32):
     keras.utils.set_random_seed(seed)
-    arguments = {"architecture": "fpn", "backbone": "resnet18", "image_size": size, "decoder_filters": 16}
+    arguments = {"architecture": "unet", "backbone": "compact", "image_size": size}
     model = build_segmenter(**arguments, weights=None)
     save_bundle(folder, model, "segmenter", arguments, {"probability": threshold})
 
@@ -102,9 +102,7 @@ def test_several_bundles_are_averaged(bundles, tmp_path):
 
 def test_numbers_can_be_chosen_at_assembly(bundles, tmp_path):
     save_classifier(tmp_path / "without")
-    assemble_pipeline(
-        tmp_path / "without", bundles / "s", tmp_path / "p", classifier_threshold=0.9, mask_threshold=0.1
-    )
+    assemble_pipeline(tmp_path / "without", bundles / "s", tmp_path / "p", classifier_threshold=0.9, mask_threshold=0.1)
     assert PipelineFolder.read(tmp_path / "p").rule == DecisionRule(0.9, 0.1, 3500, 0.5, 0)
     with pytest.raises(BundleError, match="no threshold named probability"):
         assemble_pipeline(tmp_path / "without", bundles / "s", tmp_path / "q")

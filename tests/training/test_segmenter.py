@@ -7,10 +7,8 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from pneumoseg.callbacks.epoch_weights import load_epoch_weights
-from pneumoseg.config import load_segmenter_settings
 from pneumoseg.data import loaders
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle
@@ -20,27 +18,6 @@ from pneumoseg.training import phases
 from pneumoseg.training.averaging import average_epochs, chosen_window
 from pneumoseg.training.phases import learning_rates
 from pneumoseg.training.segmenter import train_segmenter
-from tests.training.conftest import EXPERIMENTS
-
-
-@pytest.fixture
-def segmenter_settings(tmp_path):
-    """Settings of the demo's segmenter, made small, with changes."""
-
-    def load(**changes):
-        content = yaml.safe_load((EXPERIMENTS / "demo_segmenter.yaml").read_text())
-        content |= {"image_size": 32, "batch_size": 8}
-        content["split"] = {"validation_fraction": 0.5, "seed": 0, "group_by_patient": False}
-        content["phases"] = [
-            {"epochs": 1, "learning_rate": 0.01, "trainable": "second_half"},
-            {"epochs": 4, "learning_rate": 0.002, "trainable": "all", "cosine": {"cycle_epochs": 2}},
-        ]
-        content |= {"swa": {"start_epoch": 2, "end_epoch": 4}, "epoch_weights_gigabytes": 1.0}
-        path = tmp_path / "segmenter.yaml"
-        path.write_text(yaml.safe_dump(content | changes))
-        return load_segmenter_settings(path)
-
-    return load
 
 
 class Noted(keras.callbacks.Callback):

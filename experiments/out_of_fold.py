@@ -1,0 +1,81 @@
+"""Score a classifier and a segmenter that were both cross-validated on the same folds, each image by its own fold's.
+
+For a set that is too small to keep a part of it apart: every image is scored, by networks that have not seen it. The
+rule is the assembled one, with a threshold of .5 in both networks. Beside it stands the rule that is chosen for each
+fold on the out-of-fold predictions of the others.
+
+Run with: python experiments/out_of_fold.py CLASSIFIER_RUN SEGMENTER_RUN MANIFEST FOLDER
+Both runs have cross_validate: true and the same split. Predictions, tables and report.html go into the folder.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pandas as pd
+
+from pneumoseg.data.index import load_manifest
+from pneumoseg.data.splits import images_of_run
+from pneumoseg.evaluation import STAGED, Evaluation, ablation, evaluate
+from pneumoseg.evaluation.bootstrap import patients_of
+from pneumoseg.evaluation.measures import measure
+from pneumoseg.evaluation.tables import gains_over
+from pneumoseg.evaluation.tuning import tune
+from pneumoseg.inference import PipelineFolder, assemble_pipeline, load_pipeline
+from pneumoseg.postprocessing import DecisionRule
+from pneumoseg.predictions import Predictions, pool, predict
+from pneumoseg.report.page import write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("classifier", "segmenter", "manifest", "folder"):
+        parser.add_argument(name, type=Path)
+    arguments = parser.parse_args()
+    folds = sorted(path.name for path in arguments.classifier.glob("fold_*"))
+    parts = [
+        of_fold(arguments.classifier / fold, arguments.segmenter / fold, arguments.manifest, arguments.folder / fold)
+        for fold in folds
+    ]
+    pooled = pool(parts)
+    evaluation = evaluate(pooled, DecisionRule())
+    for title, table in evaluation.summaries().items():
+        print(f"{title}\n{table.to_string(float_format='{:.3f}'.format, na_rep='')}\n")
+    print(f"With the rule chosen on the other folds\n{tuned_on_others(parts, pooled, evaluation).to_string()}")
+    write_report(evaluation, arguments.folder / "report.html")
+
+
+def of_fold(classifier: Path, segmenter: Path, manifest: Path, folder: Path) -> Predictions:
+    """Predict the images that a fold's networks were not trained on."""
+    kept_out = images_of_run(classifier, "validation")
+    if trained_on := kept_out & images_of_run(segmenter, "training"):
+        raise SystemExit(f"{segmenter} was trained on {len(trained_on)} images kept out of {classifier}: other folds")
+    average = segmenter / "swa"
+    assemble_pipeline(
+        classifier / "best", average if average.exists() else segmenter / "best", folder / "pipeline",
+        classifier_threshold=0.5,
+    )  # fmt: skip
+    table = load_manifest(manifest)
+    table = table[table["image_id"].isin(kept_out)].reset_index(drop=True)
+    networks = PipelineFolder.read(folder / "pipeline").networks
+    return predict(load_pipeline(folder / "pipeline", 8), networks, table, folder / "predictions", progress=True)
+
+
+def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: Evaluation) -> pd.DataFrame:
+    """What each fold's own rule makes of it, compared with the assembled one."""
+    cases = []
+    for number, part in enumerate(parts):
+        rule = tune(pool([other for n, other in enumerate(parts) if n != number]), DecisionRule()).rule
+        print(f"fold {number + 1}: {rule}")
+        measures = measure(part, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
+        cases.append(ablation(part, measures, rule)[STAGED])
+    tuned = pd.concat(cases, ignore_index=True)
+    arms = {"tuned": tuned, "as assembled": evaluation.cases}
+    gains = gains_over(arms, "tuned", patients_of(pooled.manifest))
+    return gains.assign(mean_dice=tuned["dice"].mean())
+
+
+if __name__ == "__main__":
+    main()

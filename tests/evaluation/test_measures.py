@@ -1,0 +1,144 @@
+"""Counts of one pass against masks drawn one by one."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from pneumoseg.evaluation.measures import measure
+from pneumoseg.postprocessing import DecisionRule, draw_mask, fit_square, remove_small_components, restore
+from tests.conftest import predictions_of
+
+SHAPES = [(40, 40), (64, 64), (96, 96), (50, 37), (20, 90), (13, 64), (1, 5), (128, 70)]
+
+
+def blobs(rng, shape, sigma, levels=256):
+    """A smooth random map, uint8, with components of all sizes."""
+    noise = ndimage.gaussian_filter(rng.normal(size=shape), sigma)
+    noise -= noise.min()
+    return np.round((levels - 1) * noise / max(noise.max(), 1e-9)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory):
+    """40 images of several shapes, more than are measured at once, with maps smaller and larger than they are."""
+    rng = np.random.default_rng(0)
+    maps, masks = [], []
+    for number in range(40):
+        shape = SHAPES[number % len(SHAPES)]
+        size = (16, 40, 64, 100)[number // len(SHAPES) % 4]
+        maps.append(blobs(rng, (size, size), rng.choice([0.7, 1.5, 4])))
+        masks.append(blobs(rng, shape, 3) > 255 * rng.choice([0.4, 0.7, 1]))  # the last one has no pixel
+    maps[0][:] = 0
+    maps[9][:] = 255
+    maps[18] = None
+    assert any(not mask.any() for mask in masks)
+    return predictions_of(tmp_path_factory.mktemp("kept"), maps, masks, rng.random(40)), masks
+
+
+def counts_of(mask, truth):
+    return np.count_nonzero(mask), np.count_nonzero(mask & truth)
+
+
+def test_counts_are_those_of_the_masks_that_the_pipeline_draws(predictions):
+    kept, masks = predictions
+    rng = np.random.default_rng(1)
+    thresholds = [0, 1, 0.5, 0.55, *rng.random(6)]
+    # On a 64 x 64 image an area stands for 256 times as many pixels: sizes that components have exactly, too.
+    areas = [256, 512, 512 + 1e-6, 3500, 20 * 256, 100_000, *(rng.random(4) * 20_000)]
+    measures = measure(kept, thresholds, areas)
+    seen = set()
+    for row, truth in enumerate(masks):
+        levels = kept.levels(row)
+        for threshold in thresholds:
+            for area in [0, *areas]:
+                found = tuple(counts[row] for counts in measures.at(threshold, area))
+                if levels is None:
+                    assert found == (0, 0)
+                    continue
+                rule = DecisionRule(mask_threshold=threshold, minimum_area=area)
+                mask, stage = draw_mask(levels, truth.shape, rule)
+                assert found == counts_of(mask, truth)
+                seen.add(stage)
+    assert seen == {"segmenter", "elimination", "mask"}
+
+
+def test_counts_are_those_of_elimination(predictions):
+    kept, masks = predictions
+    measures = measure(kept, [0.6], [1000, 5000])
+    for row in [n for n in range(40) if n != 18]:
+        drawn = restore(kept.levels(row), *masks[row].shape) > 153
+        for area in (0, 1000, 5000):
+            mask = remove_small_components(drawn, area)
+            assert tuple(counts[row] for counts in measures.at(0.6, area)) == counts_of(mask, masks[row])
+
+
+def test_a_threshold_just_beside_a_level_that_occurs(tmp_path):
+    maps = [np.arange(256, dtype=np.uint8).reshape(16, 16)]
+    kept = predictions_of(tmp_path, maps, [np.ones((16, 16), bool)], [0.5])
+    thresholds = [(level + step) / 255 for level in (7, 77, 200) for step in (-1e-6, -1e-9, 0, 1e-9, 1e-6)]
+    measures = measure(kept, thresholds, [0])
+    for threshold in thresholds:
+        mask, _ = draw_mask(maps[0], (16, 16), DecisionRule(mask_threshold=threshold, minimum_area=0))
+        assert measures.at(threshold, 0)[0][0] == np.count_nonzero(mask)
+
+
+def nearest(old, new):
+    """Of each pixel of the new side, the one of the old side whose middle is nearest."""
+    return [math.floor(Fraction(2 * pixel + 1, 2) * old / new) for pixel in range(new)]
+
+
+def drawn_on_a_grid(levels, shape, grid, threshold, area):
+    """The mask where components are found, and dropped, on a square grid first."""
+    height, width, _, _ = fit_square(*shape, grid)
+    labels, count = ndimage.label(restore(levels, height, width) > threshold * 255, np.ones((3, 3)))
+    kept = np.zeros((height, width), bool)
+    for number in range(1, count + 1):
+        if (labels == number).sum() >= area:
+            kept |= labels == number
+    return kept[np.ix_(nearest(height, shape[0]), nearest(width, shape[1]))]
+
+
+@pytest.mark.parametrize("grid", [16, 32, 100])
+def test_counts_on_another_grid(predictions, grid):
+    kept, masks = predictions
+    thresholds, areas = [0.31, 0.5, 0.8], [2, 5.5, 30, 200]
+    measures = measure(kept, thresholds, areas, grid=grid)
+    for row in [n for n in range(40) if n != 18]:
+        for threshold in thresholds:
+            for area in [0, *areas]:
+                mask = drawn_on_a_grid(kept.levels(row), masks[row].shape, grid, threshold, area)
+                assert tuple(counts[row] for counts in measures.at(threshold, area)) == counts_of(mask, masks[row])
+
+
+def test_the_images_own_grid_is_one_of_them(tmp_path):
+    rng = np.random.default_rng(3)
+    maps, masks = [blobs(rng, (64, 64), 1.5) for _ in range(4)], [blobs(rng, (64, 64), 3) > 150 for _ in range(4)]
+    kept = predictions_of(tmp_path, maps, masks, [0.5] * 4)
+    own, same = measure(kept, [0.5], [256 * 7]), measure(kept, [0.5], [7], grid=64)
+    np.testing.assert_array_equal(own.pixels, same.pixels)
+    np.testing.assert_array_equal(own.overlap, same.overlap)
+
+
+def test_the_rest_of_what_is_measured(predictions):
+    kept, masks = predictions
+    measures = measure(kept, [0.7, 0.2, 0.7], [500, 100, 0, 100])
+    np.testing.assert_array_equal(measures.thresholds, [0.2, 0.7])
+    np.testing.assert_array_equal(measures.areas, [0, 100, 500])
+    assert measures.pixels.shape == measures.overlap.shape == (40, 2, 3)
+    np.testing.assert_array_equal(measures.truth, [mask.sum() for mask in masks])
+    np.testing.assert_array_equal(measures.size, [mask.size for mask in masks])
+    levels = [kept.levels(row) for row in range(40)]
+    np.testing.assert_array_equal(measures.peak, [0 if each is None else each.max() / 255 for each in levels])
+    assert (measures.peak[0], measures.peak[9], measures.peak[18]) == (0, 1, 0)
+    assert measures.truth[18] > 0  # known even where the file cannot be read
+
+
+def test_what_was_not_measured(predictions):
+    measures = measure(predictions[0], [0.5], [100])
+    assert len(measures.at(0.5, 0)[0]) == 40
+    for threshold, area in ((0.51, 100), (0.5, 101)):
+        with pytest.raises(ValueError, match=rf"threshold {threshold} with smallest area {area} was not measured"):
+            measures.at(threshold, area)

@@ -1,0 +1,208 @@
+"""The report in a real browser: it renders, sorts, filters, alone and without a network."""
+
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumoseg.evaluation import compare_predictions, evaluate
+from pneumoseg.inference import Tuning
+from pneumoseg.postprocessing import DecisionRule
+from pneumoseg.report.gallery import outline_path, worst_first
+from pneumoseg.report.page import write_report
+from tests.conftest import predictions_of, write_dicom
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SIZE = 64
+
+
+def square(top, left, side):
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory):
+    """Six images, a case of each kind: found, missed twice, removed, false alarm, rightly empty."""
+    folder = tmp_path_factory.mktemp("report")
+    empty = np.zeros((SIZE, SIZE), bool)
+    truth = [square(10, 10, 20), square(5, 30, 10), square(30, 5, 12), square(8, 8, 8), empty, empty]
+    drawn = [square(12, 10, 20), square(5, 30, 10), empty, square(8, 8, 3), square(40, 40, 9), empty]
+    probability = [0.9, 0.2, 0.8, 0.7, 0.6, 0.1]
+    image = np.tile(np.arange(SIZE, dtype=np.uint8) * 3, (SIZE, 1))
+    paths = [str(write_dicom(folder / f"i{number}.dcm", image)) for number in range(6)]
+    levels = [np.where(mask, 230, 10).astype(np.uint8) for mask in drawn]
+    return predictions_of(folder, levels, truth, probability, path=paths)
+
+
+@pytest.fixture(scope="module")
+def page(predictions, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    tuning = Tuning(
+        DecisionRule(), ("other",), (), {"mean_dice": 0.7, "mean_dice_before": 0.6, "floor": 0.5, "positives": 1}
+    )
+    evaluation = evaluate(predictions, DecisionRule(), DecisionRule(mask_threshold=0.45))
+    variants = compare_predictions(predictions, {"flip": predictions}, evaluation.rule)
+    write_report(evaluation, path, tuning=tuning, variants=variants)
+    return path
+
+
+class Links(HTMLParser):
+    """What the page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.ids = [], []
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "data"):
+                self.found.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def test_page_is_self_contained(page):
+    links = Links()
+    links.feed(page.read_text())
+    assert links.found
+    assert all(link.startswith(("#", "data:")) for link in links.found)
+    assert {link[1:] for link in links.found if link.startswith("#")} <= set(links.ids)
+    assert len(links.ids) == len(set(links.ids))
+
+
+def test_scores_are_those_of_the_evaluation(page, predictions):
+    text = page.read_text()
+    evaluation = evaluate(predictions, DecisionRule(), DecisionRule(mask_threshold=0.45))
+    # found: 2 * 360 / 800; missed twice and removed: 0; false alarm: 0; rightly empty: 1.
+    assert evaluation.cases["dice"].tolist() == pytest.approx([0.9, 0, 0, 0, 0, 1])
+    assert f"<dd>{(0.9 + 1) / 6:.3f} (" in text
+    assert f"<dd>{2 / 6:.3f}</dd>" in text
+
+
+def test_worst_come_first():
+    cases = pd.DataFrame({"dice": [1.0, 0.0, 0.5, 0.0], "truth_px": [0, 10, 9, 30], "disagreement": 0.0})
+    assert worst_first(cases, 3).index.tolist() == [3, 1, 2]
+
+
+def test_outline_of_a_square():
+    # Corners cut by half a pixel are within the tolerance, so a square of 10 pixels has points on its edges only.
+    path = outline_path(square(20, 30, 10), scale=0.5)
+    points = np.array([[float(n) for n in point.split()] for point in re.findall(r"[\d.]+ [\d.]+", path)])
+    assert path.startswith("M")
+    assert path.endswith("Z")
+    assert points.min(axis=0).tolist() == [15, 10]  # x from 30, y from 20, halved
+    assert points.max(axis=0).tolist() == [20, 15]
+    assert outline_path(np.zeros((4, 4), bool), 1.0) == ""
+
+
+@pytest.mark.parametrize("kept", [[0], [4], [5], [0, 1, 2, 3]])
+def test_a_class_or_all_scores_missing(predictions, tmp_path, kept):
+    chosen = predictions.rows(np.isin(np.arange(6), kept))
+    write_report(evaluate(chosen, DecisionRule()), tmp_path / "report.html")
+    assert f"All {len(kept)} images." in (tmp_path / "report.html").read_text()
+
+
+def test_unreadable_image_is_shown_without_a_picture(predictions, tmp_path):
+    gone = replace(predictions, manifest=predictions.manifest.assign(path=str(tmp_path / "gone.dcm")))
+    write_report(evaluate(gone, DecisionRule()), tmp_path / "report.html")
+    assert "image not readable" in (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, page):
+    """The page, opened without a network; what went wrong in it is an error."""
+    context = browser.new_context(offline=True)
+    tab = context.new_page()
+    wrong = []
+    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("requestfailed", lambda request: wrong.append(request.url[:100]))
+    tab.goto(page.as_uri())
+    yield tab
+    assert wrong == []
+    context.close()
+
+
+def shown(tab):
+    """Ids of the cards that are seen, in order."""
+    return tab.eval_on_selector_all(
+        "#gallery > li",
+        "cards => cards.filter(c => c.offsetParent !== null).map(c => c.querySelector('h3').textContent)",
+    )
+
+
+def cases(*numbers):
+    return [f"i{number}" for number in numbers]
+
+
+def test_cards_come_worst_first_and_can_be_sorted(opened):
+    # Dice 0 by size of the true mask: 144, 100, 64, 0 px.
+    assert shown(opened) == cases(2, 1, 3, 4, 0, 5)
+    opened.select_option("#sort", "dice:-1")
+    assert shown(opened) == cases(5, 0, 2, 1, 3, 4)
+    opened.select_option("#sort", "probability:-1")
+    assert shown(opened) == cases(0, 2, 3, 4, 1, 5)
+    # |probability - peak|, peaks 230/255 or 10/255: .002, .70, .76, .20, .30, .06
+    opened.select_option("#sort", "disagreement:-1")
+    assert shown(opened) == cases(2, 1, 4, 3, 5, 0)
+
+
+def test_cards_can_be_filtered(opened):
+    assert opened.inner_text("#status") == "6 of 6 images shown"
+    opened.uncheck("input[value='missed by the segmenter']")
+    opened.uncheck("input[value='rightly empty']")
+    assert shown(opened) == cases(1, 3, 4, 0)
+    assert opened.inner_text("#status") == "4 of 6 images shown"
+    opened.check("input[value='rightly empty']")
+    assert shown(opened) == cases(1, 3, 4, 0, 5)
+
+
+def test_keyboard_reaches_sort_and_filter(opened):
+    opened.focus("#sort")
+    opened.keyboard.press("ArrowDown")
+    assert shown(opened) == cases(5, 0, 2, 1, 3, 4)
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Space")
+    assert opened.inner_text("#status") == "5 of 6 images shown"
+
+
+def test_screen_reader_gets_names(opened):
+    for selector in ("svg[role=img]", "[role=img]", "[role=region]"):
+        assert all(opened.eval_on_selector_all(selector, "all => all.map(e => e.getAttribute('aria-label'))"))
+    assert opened.locator("html").get_attribute("lang") == "en"
+    assert opened.get_by_role("combobox", name="Sort by").count() == 1
+    assert opened.get_by_role("checkbox", name="false alarm (1)").count() == 1
+    assert opened.get_by_role("table").count() >= 7
+    assert opened.locator("th:not([scope])").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_page_fits_and_can_be_read(browser, page, scheme, width):
+    tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab.goto(page.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    colours = tab.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+    text, back = (np.mean([int(n) for n in re.findall(r"\d+", colour)[:3]]) for colour in colours)
+    assert abs(text - back) > 180
+    assert (text > back) == (scheme == "dark")
+    label = tab.eval_on_selector(".chart svg text", "e => getComputedStyle(e).fill")
+    assert label == colours[0]
+    tab.close()
