@@ -27,7 +27,7 @@ INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: always help install demo test lint bench oracles index show-masks show-augmentations show-predictions train-classifier train-segmenter tune submit evaluate report clean
+.PHONY: always help install demo tour test lint bench oracles index show-masks show-augmentations show-predictions train-classifier train-segmenter tune submit evaluate report clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -43,6 +43,9 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
+
+tour: $(INSTALLED) ## Run the notebook from top to bottom, on the demo's data
+	$(BIN)/jupyter nbconvert --to notebook --execute --output-dir build notebooks/tour.ipynb
 
 demo: $(INSTALLED) ## Everything once, on generated data, in under ten minutes
 	test -f demo/data/train-rle.csv || rm -rf demo/data
@@ -61,7 +64,7 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED) ## Print the benchmarks' ratios
-	for benchmark in rle loader augmentation; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	for benchmark in rle loader augmentation evaluation; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 oracles: .venv-oracles/installed ## Recompute the reference numbers with tensorflow-addons and segmentation-models
 	.venv-oracles/bin/python tests/oracles/reference.py

@@ -2,8 +2,8 @@
 
 Predictions of 2,400 generated cases in the competition's proportions (22% positive) are written to a temporary folder:
 maps of 512 x 512 as a trained segmenter gives them, blurred masks with a ragged rim, found or missed or raised where
-nothing is. Scored beside it is an evaluation of a quarter of them: the ratio of peak memories tells whether memory grows
-with the number of images, beyond the few numbers that are kept of each.
+nothing is. A quarter of them is scored, too: the ratio of peak memories tells whether memory grows with the number of
+images.
 
 Run with: python benchmarks/evaluation.py [IMAGES]
 """

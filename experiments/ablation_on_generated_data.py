@@ -101,7 +101,7 @@ def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Arms, Arms]:
 
 def predicted(pipeline: Path, manifest: pd.DataFrame, folder: Path) -> Predictions:
     """Run the networks over what is missing."""
-    return predict(load_pipeline(pipeline, 16), PipelineFolder.read(pipeline).networks, manifest, folder)
+    return predict(load_pipeline(pipeline, 16), manifest, folder)
 
 
 if __name__ == "__main__":

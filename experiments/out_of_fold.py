@@ -23,7 +23,7 @@ from pneumoseg.evaluation.bootstrap import patients_of
 from pneumoseg.evaluation.measures import measure
 from pneumoseg.evaluation.tables import gains_over
 from pneumoseg.evaluation.tuning import tune
-from pneumoseg.inference import PipelineFolder, assemble_pipeline, load_pipeline
+from pneumoseg.inference import assemble_pipeline, load_pipeline
 from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.predictions import Predictions, pool, predict
 from pneumoseg.report.page import write_report
@@ -59,8 +59,7 @@ def of_fold(classifier: Path, segmenter: Path, manifest: Path, folder: Path) -> 
     )  # fmt: skip
     table = load_manifest(manifest)
     table = table[table["image_id"].isin(kept_out)].reset_index(drop=True)
-    networks = PipelineFolder.read(folder / "pipeline").networks
-    return predict(load_pipeline(folder / "pipeline", 8), networks, table, folder / "predictions", progress=True)
+    return predict(load_pipeline(folder / "pipeline", 8), table, folder / "predictions", progress=True)
 
 
 def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: Evaluation) -> pd.DataFrame:

@@ -7,13 +7,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pneumoseg.data.index import index_dataset, load_manifest
     from pneumoseg.dicom import DicomError, read_image
+    from pneumoseg.evaluation import evaluate
     from pneumoseg.inference import Pipeline, load_pipeline
+    from pneumoseg.postprocessing import DecisionRule
+    from pneumoseg.predictions import load_predictions, predict
 
 __version__ = "0.1.0"
-__all__ = ["DicomError", "Pipeline", "load_pipeline", "read_image"]
+__all__ = [
+    "DecisionRule",
+    "DicomError",
+    "Pipeline",
+    "evaluate",
+    "index_dataset",
+    "load_manifest",
+    "load_pipeline",
+    "load_predictions",
+    "predict",
+    "read_image",
+]
 
-_HOMES = {"DicomError": "dicom", "read_image": "dicom", "Pipeline": "inference", "load_pipeline": "inference"}
+_HOMES = {
+    "DecisionRule": "postprocessing",
+    "DicomError": "dicom",
+    "Pipeline": "inference",
+    "evaluate": "evaluation",
+    "index_dataset": "data.index",
+    "load_manifest": "data.index",
+    "load_pipeline": "inference",
+    "load_predictions": "predictions",
+    "predict": "predictions",
+    "read_image": "dicom",
+}
 
 
 def __getattr__(name: str) -> Any:

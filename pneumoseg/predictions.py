@@ -87,7 +87,6 @@ class Predictions:
 
 def predict(
     pipeline: Pipeline,
-    networks: Mapping[str, str],
     manifest: pd.DataFrame,
     folder: str | Path,
     *,
@@ -100,7 +99,6 @@ def predict(
 
     Args:
         pipeline: Its rule is not used: each image is classified and segmented.
-        networks: See `PipelineFolder`.
         manifest: One row an image, see `index_dataset`.
         folder: Where to keep them.
         progress: Whether to show a bar.
@@ -112,7 +110,7 @@ def predict(
     folder = Path(folder)
     if manifest.empty:
         raise ValueError("the manifest has no row: nothing to predict")
-    done = _open(folder, {"networks": dict(networks), "flip": pipeline.flip}, manifest)
+    done = _open(folder, {"networks": pipeline.networks, "flip": pipeline.flip}, manifest)
     todo = manifest[~manifest["image_id"].isin(done)]
     if len(todo):
         # The first batch builds the networks' graphs, which is no part of what an image costs.

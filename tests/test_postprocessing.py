@@ -146,7 +146,8 @@ def test_numbers_that_are_no_rule(numbers, message):
 def test_quantize_by_hand():
     probability = np.array([[0, 1, math.nan], [0.2, 0.0019, 0.0021]])  # 51, .48 and .54 of 255
     for dtype in (np.float64, np.float32, np.float16):
-        levels = quantize(probability.astype(dtype))
+        with np.errstate(invalid="raise"):  # what becomes of NaN must not be left to the processor
+            levels = quantize(probability.astype(dtype))
         assert levels.dtype == np.uint8
         np.testing.assert_array_equal(levels, [[0, 255, 0], [51, 0, 1]])
 

@@ -36,13 +36,13 @@ class Watched(Pipeline):
 
 @pytest.fixture(scope="module")
 def networks():
-    return {"classifiers": [brightest(SIZE, 0.9)], "segmenters": [identity(SIZE, 0.9)]}
+    return [brightest(SIZE, 0.9)], [identity(SIZE, 0.9)]
 
 
 @pytest.fixture
 def watched(networks):
     def make(stop=None, **changes):
-        pipeline = Watched(**networks, **changes)
+        pipeline = Watched(*networks, **{"networks": NETWORKS, **changes})
         object.__setattr__(pipeline, "asked", [])
         object.__setattr__(pipeline, "stop", stop)
         return pipeline
@@ -71,7 +71,7 @@ def assert_same(found, expected):
 
 
 def test_what_the_networks_say_is_kept_exactly(watched, manifest, tmp_path):
-    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    kept = predict(watched(), manifest, tmp_path / "kept")
     expected = list(watched().probabilities(manifest["path"]))
     for again in (kept, load_predictions(tmp_path / "kept")):
         assert again.manifest.to_dict("list") == manifest.to_dict("list")
@@ -86,7 +86,7 @@ def test_what_the_networks_say_is_kept_exactly(watched, manifest, tmp_path):
 
 
 def test_a_bad_file_is_kept_as_an_error(watched, manifest, tmp_path):
-    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    kept = predict(watched(), manifest, tmp_path / "kept")
     assert [bool(error) for error in kept.errors] == [row == 3 for row in range(9)]
     assert "i3.dcm" in kept.errors[3]
     assert math.isnan(kept.probability[3])
@@ -95,13 +95,13 @@ def test_a_bad_file_is_kept_as_an_error(watched, manifest, tmp_path):
 
 
 def test_all_bad(watched, manifest, tmp_path):
-    kept = predict(watched(), NETWORKS, manifest.assign(path="absent.dcm"), tmp_path / "kept")
+    kept = predict(watched(), manifest.assign(path="absent.dcm"), tmp_path / "kept")
     assert np.isnan(kept.probability).all()
     assert all(kept.errors)
 
 
 def test_seconds_are_those_of_an_image(watched, manifest, tmp_path):
-    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    kept = predict(watched(), manifest, tmp_path / "kept")
     table = tmp_path / "kept/predictions.csv"
     rows = [line.split(",", 3) for line in table.read_text().splitlines()]
     assert kept.seconds > 0
@@ -111,46 +111,46 @@ def test_seconds_are_those_of_an_image(watched, manifest, tmp_path):
 
 
 def test_done_is_not_done_again(watched, manifest, tmp_path):
-    first = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    first = predict(watched(), manifest, tmp_path / "kept")
     again = watched()
-    assert_same(predict(again, NETWORKS, manifest, tmp_path / "kept"), first)
+    assert_same(predict(again, manifest, tmp_path / "kept"), first)
     assert again.asked == []
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 8])
 def test_the_next_process_goes_on_where_one_was_stopped(watched, manifest, tmp_path, stop):
-    whole = predict(watched(), NETWORKS, manifest, tmp_path / "whole")
+    whole = predict(watched(), manifest, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        predict(watched(stop, batch_size=1), NETWORKS, manifest, tmp_path / "kept")
+        predict(watched(stop, batch_size=1), manifest, tmp_path / "kept")
     with pytest.raises(ValueError, match="not all images are predicted"):
         load_predictions(tmp_path / "kept")
     second = watched()
-    assert_same(predict(second, NETWORKS, manifest, tmp_path / "kept"), whole)
+    assert_same(predict(second, manifest, tmp_path / "kept"), whole)
     assert second.asked == manifest["image_id"].tolist()[stop:]
 
 
 @pytest.mark.parametrize("cut", ["in the id", "in a letter of two bytes", "in front of the line's end"])
 def test_a_line_that_was_cut_off_is_done_again(watched, manifest, tmp_path, cut):
     manifest = manifest.assign(path=manifest["path"].where(manifest.index != 3, "absent/Größe.dcm"))
-    whole = predict(watched(), NETWORKS, manifest, tmp_path / "whole")
+    whole = predict(watched(), manifest, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        predict(watched(4, batch_size=1), NETWORKS, manifest, tmp_path / "kept")
+        predict(watched(4, batch_size=1), manifest, tmp_path / "kept")
     partial = tmp_path / "kept/partial.csv"
     content = partial.read_bytes()
     place = {"in the id": b"3,nan", "in a letter of two bytes": b"\xb6", "in front of the line's end": content[-1:]}
     partial.write_bytes(content[: content.rindex(place[cut])])
     second = watched()
-    assert_same(predict(second, NETWORKS, manifest, tmp_path / "kept"), whole)
+    assert_same(predict(second, manifest, tmp_path / "kept"), whole)
     assert second.asked == ["Größe", *manifest["image_id"].tolist()[4:]]
 
 
 def test_stopped_again_and_again(watched, manifest, tmp_path):
-    whole = predict(watched(), NETWORKS, manifest, tmp_path / "whole")
+    whole = predict(watched(), manifest, tmp_path / "whole")
     asked = []
     for _ in range(5):
         pipeline = watched(2)
         try:
-            predict(pipeline, NETWORKS, manifest, tmp_path / "kept")
+            predict(pipeline, manifest, tmp_path / "kept")
         except KeyboardInterrupt:
             asked.append(pipeline.asked)
     assert list(itertools.chain(*asked)) == manifest["image_id"].tolist()[:8]
@@ -158,16 +158,16 @@ def test_stopped_again_and_again(watched, manifest, tmp_path):
 
 
 def test_predictions_of_others_are_replaced(watched, manifest, tmp_path):
-    predict(watched(), NETWORKS, manifest, tmp_path / "kept")
-    for pipeline, names, table in (
-        (watched(), NETWORKS | {"segmenter_1": "c"}, manifest),
-        (watched(flip=True), NETWORKS, manifest),
-        (watched(), NETWORKS, manifest[2:5]),
-        (watched(), NETWORKS, manifest[2:5].assign(rle="0 1")),
+    predict(watched(), manifest, tmp_path / "kept")
+    for pipeline, table in (
+        (watched(networks=NETWORKS | {"segmenter_1": "c"}), manifest),
+        (watched(flip=True), manifest),
+        (watched(), manifest[2:5]),
+        (watched(), manifest[2:5].assign(rle="0 1")),
     ):
-        kept = predict(pipeline, names, table, tmp_path / "kept")
+        kept = predict(pipeline, table, tmp_path / "kept")
         assert pipeline.asked == table["image_id"].tolist()
-        assert (kept.networks, kept.flip) == (names, pipeline.flip)
+        assert (kept.networks, kept.flip) == (pipeline.networks, pipeline.flip)
         assert kept.manifest["rle"].tolist() == table["rle"].tolist()
         names = {path.stem for path in (tmp_path / "kept/maps").iterdir()}
         assert names == set(table["image_id"]) - {"i3"}
@@ -178,32 +178,32 @@ def test_a_folder_of_something_else_is_left_alone(watched, manifest, tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="something else than predictions"):
-        predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+        predict(watched(), manifest, tmp_path / "kept")
     assert (tmp_path / "kept/notes.txt").read_text() == "mine"
     (tmp_path / "kept/notes.txt").unlink()
-    predict(watched(), NETWORKS, manifest, tmp_path / "kept")  # an empty one will do
+    predict(watched(), manifest, tmp_path / "kept")  # an empty one will do
 
 
 def test_nothing_to_predict(watched, manifest, tmp_path):
     with pytest.raises(ValueError, match="no row"):
-        predict(watched(), NETWORKS, manifest[:0], tmp_path / "kept")
+        predict(watched(), manifest[:0], tmp_path / "kept")
     with pytest.raises(FileNotFoundError, match="holds no predictions"):
         load_predictions(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"networks": {}}), json.dumps({"networks": 3})])
 def test_damaged_identity(watched, manifest, tmp_path, content):
-    predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    predict(watched(), manifest, tmp_path / "kept")
     (tmp_path / "kept/predictions.json").write_text(content)
     with pytest.raises(ValueError, match=r"predictions\.json"):
         load_predictions(tmp_path / "kept")
     again = watched()
-    predict(again, NETWORKS, manifest, tmp_path / "kept")
+    predict(again, manifest, tmp_path / "kept")
     assert len(again.asked) == 9
 
 
 def test_a_table_of_other_images_is_an_error(watched, manifest, tmp_path):
-    predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    predict(watched(), manifest, tmp_path / "kept")
     table = tmp_path / "kept/predictions.csv"
     lines = table.read_text().splitlines(keepends=True)
     for content in (lines[:-1], [*lines[:-1], lines[-1].strip()], [lines[0], lines[2], lines[1], *lines[3:]]):
@@ -213,7 +213,7 @@ def test_a_table_of_other_images_is_an_error(watched, manifest, tmp_path):
 
 
 def test_damaged_maps(watched, manifest, tmp_path):
-    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    kept = predict(watched(), manifest, tmp_path / "kept")
     path = tmp_path / "kept/maps/i5.png"
     content, expected = path.read_bytes(), kept.levels(5)
     assert Image.open(path).size == (SIZE, SIZE)
@@ -235,7 +235,7 @@ def test_damaged_maps(watched, manifest, tmp_path):
 
 
 def test_rows_are_some_of_the_images(watched, manifest, tmp_path):
-    kept = predict(watched(), NETWORKS, manifest, tmp_path / "kept")
+    kept = predict(watched(), manifest, tmp_path / "kept")
     some = kept.rows(np.isin(np.arange(9), [1, 3, 8]))
     assert some.manifest["image_id"].tolist() == ["i1", "i3", "i8"]
     assert some.manifest.index.tolist() == [0, 1, 2]

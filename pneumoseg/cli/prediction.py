@@ -56,14 +56,14 @@ def predict(
 
     from pneumoseg.data.index import load_manifest
     from pneumoseg.data.splits import without_training_images
-    from pneumoseg.inference import PipelineFolder, load_pipeline
+    from pneumoseg.inference import load_pipeline
     from pneumoseg.predictions import predict
 
     runs = exclude_training or []
     table = without_training_images(load_manifest(manifest), runs)
     networks = load_pipeline(pipeline, batch_size)
     networks = dataclasses.replace(networks, flip=networks.flip or flip)
-    kept = predict(networks, PipelineFolder.read(pipeline).networks, table, out, progress=True)
+    kept = predict(networks, table, out, progress=True)
     trained = f", none of them trained on by {', '.join(map(str, runs))}" if runs else ""
     typer.echo(f"{out}: {len(table)} images, {table['has_pneumothorax'].sum()} positive{trained}")
     tell_unreadable(kept.errors)

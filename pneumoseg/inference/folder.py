@@ -103,7 +103,7 @@ def load_pipeline(folder: str | Path, batch_size: int = 4) -> Pipeline:
     if record.tuning is not None:
         chosen = f"on {len(record.tuning.image_ids)} images, mean Dice there {record.tuning.scores['mean_dice']:.3f}"
     origin = {"folder": str(folder), "rule chosen": chosen}
-    return Pipeline(classifiers, segmenters, record.rule, record.flip, batch_size, origin)
+    return Pipeline(classifiers, segmenters, record.rule, record.flip, batch_size, record.networks, origin)
 
 
 def assemble_pipeline(

@@ -48,6 +48,7 @@ class Pipeline:
         rule: From probabilities to a mask.
         flip: Whether each network also sees the mirrored image, and both outputs are averaged (test-time augmentation).
         batch_size: Images a batch, in both stages.
+        networks: SHA-256 of each bundle's spec, by name, see `PipelineFolder`; empty if they came from none.
         origin: What is known of where the networks and the rule come from, by name; for show.
     """
 
@@ -56,6 +57,7 @@ class Pipeline:
     rule: DecisionRule = field(default_factory=DecisionRule)
     flip: bool = False
     batch_size: int = 4
+    networks: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

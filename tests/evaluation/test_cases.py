@@ -39,7 +39,7 @@ def kept(pipeline, tmp_path_factory):
         codes.append(rle.encode(mask))
     paths = [write_dicom(folder / f"i{number}.dcm", image) for number, image in enumerate(images)]
     paths[7].write_bytes(paths[7].read_bytes()[:-50])
-    return predict(pipeline, {}, manifest_of(paths, images, codes), folder / "kept")
+    return predict(pipeline, manifest_of(paths, images, codes), folder / "kept")
 
 
 def rules(count):

@@ -140,14 +140,22 @@ def test_a_perfect_rule_stays_as_it_is(tmp_path):
 
 
 def test_of_equal_rules_the_nearest_to_the_one_before(tmp_path):
-    # A false alarm of .6 must go, a find of .8 stay: any threshold from .6 to .8 will do, the mask's does not matter.
-    maps = [square(255), square(255), square(0)]
-    masks = [maps[0] > 0, np.zeros((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool)]
-    predictions = predictions_of(tmp_path, maps, masks, [0.8, 0.6, 0.1])
-    before = DecisionRule(0.5, 0.33, 77, 0.9, 13)
-    rule = tune(predictions, before).rule
-    assert rule.classifier_threshold == pytest.approx(0.7)
-    assert replace(rule, classifier_threshold=0.5) == before
+    # A false alarm of .6 must go, a find of .8 stay; on which side .65 and .7 are does not matter.
+    maps = [square(255), square(255), square(0), square(0)]
+    masks = [maps[0] > 0, *np.zeros((3, SIZE, SIZE), bool)]
+    predictions = predictions_of(tmp_path, maps, masks, [0.8, 0.6, 0.7, 0.65])
+    for threshold, chosen in ((0.5, 0.625), (0.9, 0.75)):
+        before = DecisionRule(threshold, 0.33, 77, 0.9, 13)
+        rule = tune(predictions, before).rule
+        assert rule.classifier_threshold == pytest.approx(chosen)
+        assert replace(rule, classifier_threshold=threshold) == before
+
+
+def test_no_threshold_lets_a_probability_of_0_pass(tmp_path):
+    maps = [square(255), square(0)]
+    chosen = tune(predictions_of(tmp_path, maps, [maps[0] > 0, maps[1] > 0], [0.0, 0.5]), RULE)
+    assert chosen.scores["mean_dice"] == 0.5
+    assert chosen.rule == RULE
 
 
 def test_where_nothing_is_right_nothing_is_segmented(tmp_path):
@@ -179,6 +187,10 @@ def test_each_number_is_found_where_it_alone_helps(tmp_path):
     found = chosen([sure, unsure, unsure], sure > 0, "triplet")
     assert found.rule.top_area > 0
     assert 150 / 255 < found.rule.top_threshold < 240 / 255
+    assert found.scores["mean_dice"] == 1
+    unsure[6, 6:9] = 240  # 3 px of 1024 each, of which none of the areas but the largest is more
+    found = chosen([sure, unsure, unsure], sure > 0, "large triplet")
+    assert found.rule.top_area == 3500
     assert found.scores["mean_dice"] == 1
 
 
