@@ -159,8 +159,19 @@ def load_predictions(folder: str | Path) -> Predictions:
 
 
 def pool(parts: Sequence[Predictions]) -> Predictions:
-    """Put predictions of different images together, such as each fold's of the images that it was not trained on."""
+    """Put predictions of different images together, such as each fold's of the images that it was not trained on.
+
+    Raises:
+        ValueError: If there are none, two hold one image, or some average mirrored images and some do not.
+    """
+    if not parts:
+        raise ValueError("there are no predictions to put together")
     first = parts[0]
+    names = pd.concat([part.manifest["image_id"] for part in parts])
+    if names.duplicated().any():
+        raise ValueError(f"{names[names.duplicated()].iloc[0]} is in more than one of the predictions")
+    if len({part.flip for part in parts}) > 1:
+        raise ValueError("some of the predictions average mirrored images and some do not")
     return Predictions(
         first.folder,
         [path for part in parts for path in part.maps],
@@ -183,9 +194,10 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _IDENTITY).is_file():
             raise FileExistsError(f"{folder} exists and holds something else than predictions: choose another folder")
-        if all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items()):
-            if (folder / _TABLE).exists():
-                (folder / _TABLE).replace(folder / _PARTIAL)
+        if (folder / _TABLE).exists():
+            (folder / _TABLE).replace(folder / _PARTIAL)
+        present = all((folder / name).is_file() for name in (*texts, _PARTIAL))
+        if present and all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items()):
             rows = _whole_lines(folder / _PARTIAL)
             with whole_file(folder / _PARTIAL) as temporary:
                 rows.to_csv(temporary, index=False)

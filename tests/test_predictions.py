@@ -253,9 +253,10 @@ def test_pooled_predictions_are_those_of_their_parts(tmp_path):
     masks = [rng.random((6, 5)) < 0.5 for _ in range(5)]
     first = predictions_of(tmp_path / "a", [maps[0], None], masks[:2], [0.1, np.nan])
     second = predictions_of(tmp_path / "b", maps[2:], masks[2:], [0.3, 0.4, 0.5])
-    second = dataclasses.replace(second, seconds=1.0, networks={"segmenter_1": "b"})
+    names = second.manifest.assign(image_id=["i2", "i3", "i4"])
+    second = dataclasses.replace(second, manifest=names, seconds=1.0, networks={"segmenter_1": "b"})
     both = pool([dataclasses.replace(first, networks={"segmenter_1": "a"}), second])
-    assert both.manifest["image_id"].tolist() == ["i0", "i1", "i0", "i1", "i2"]
+    assert both.manifest["image_id"].tolist() == ["i0", "i1", "i2", "i3", "i4"]
     assert both.manifest["rle"].tolist() == [rle.encode(mask) for mask in masks]
     np.testing.assert_array_equal(both.probability, [0.1, np.nan, 0.3, 0.4, 0.5])
     assert [bool(error) for error in both.errors] == [False, True, False, False, False]
@@ -265,3 +266,22 @@ def test_pooled_predictions_are_those_of_their_parts(tmp_path):
     assert both.seconds == pytest.approx((2 * 0.5 + 3 * 1.0) / 5)
     assert sorted(both.networks.values()) == ["a", "b"]
     np.testing.assert_array_equal(both.rows(np.arange(5) > 2).levels(0), maps[3])
+
+
+def test_what_cannot_be_pooled(tmp_path):
+    masks, maps = [np.ones((4, 4), bool)], [np.zeros((4, 4), np.uint8)]
+    one = predictions_of(tmp_path, maps, masks, [0.1])
+    with pytest.raises(ValueError, match="no predictions"):
+        pool([])
+    with pytest.raises(ValueError, match="i0 is in more than one"):
+        pool([one, one])
+    other = dataclasses.replace(one, flip=True, manifest=one.manifest.assign(image_id="i1"))
+    with pytest.raises(ValueError, match="some of the predictions average mirrored images"):
+        pool([one, other])
+
+
+@pytest.mark.parametrize("lost", ["manifest.csv", "predictions.csv"])
+def test_folder_that_lost_a_file_is_made_anew(watched, manifest, tmp_path, lost):
+    first = predict(watched(), manifest, tmp_path / "kept")
+    (tmp_path / "kept" / lost).unlink()
+    assert_same(predict(watched(), manifest, tmp_path / "kept"), first)

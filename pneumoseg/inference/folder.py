@@ -72,7 +72,7 @@ class PipelineFolder:
         try:
             counts = {kind: joint.pop(f"{kind}s") for kind in _KINDS}
             flip = joint.pop("flip")
-            if not isinstance(flip, bool) or not all(isinstance(n, int) and 0 < n < 1000 for n in counts.values()):
+            if type(flip) is not bool or not all(type(n) is int and 0 < n < 1000 for n in counts.values()):
                 raise ValueError("expected classifiers and segmenters, whole numbers from 1, and flip, true or false")
             assembled = DecisionRule.from_numbers(joint)
         except (ValueError, TypeError, KeyError) as error:
@@ -158,7 +158,12 @@ def assemble_pipeline(
 
 
 def save_tuning(folder: str | Path, tuning: Tuning) -> None:
-    """Write a chosen rule into a pipeline's folder, with the data it was chosen on; `load_pipeline` uses it then."""
+    """Write a chosen rule into a pipeline's folder, with the data it was chosen on; `load_pipeline` uses it then.
+
+    Raises:
+        BundleError: If the folder holds no pipeline.
+    """
+    _read_json(Path(folder) / _JOINT)
     content = {
         "rule": asdict(tuning.rule),
         "scores": dict(tuning.scores),
@@ -227,7 +232,9 @@ def _read_tuning(path: Path) -> Tuning | None:
     try:
         rule = DecisionRule.from_numbers(content["rule"])
         scores = {name: float(content["scores"][name]) for name in _SCORES}
-        images, patients = (tuple(map(str, content[name])) for name in ("image_ids", "patient_ids"))
+        images, patients = (tuple(content[name]) for name in ("image_ids", "patient_ids"))
+        if not all(type(name) is str for name in images + patients) or not isinstance(content["image_ids"], list):
+            raise ValueError("expected image_ids and patient_ids, lists of text")
     except (ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{path}: {error!r}; tune the pipeline anew, or remove the file") from error
     return Tuning(rule, images, patients, scores)

@@ -72,4 +72,5 @@ class Result:
 
     def _summary(self) -> str:
         verdict = f"pneumothorax, {self.area_px} px" if self.has_pneumothorax else "no pneumothorax"
-        return f"{verdict} (probability {self.probability:.2f}, decided by the {self.stage})"
+        decided = "" if self.has_pneumothorax else f", decided by the {self.stage}"
+        return f"{verdict} (probability {self.probability:.2f}{decided})"

@@ -86,6 +86,7 @@ def test_several_bundles_are_averaged(bundles, tmp_path):
     assert len(set(record.networks.values())) == 4
     pipeline, image = load_pipeline(tmp_path / "p"), noise()
     assert pipeline.flip
+    assert pipeline.networks == record.networks
     assert (pipeline.rule.classifier_threshold, pipeline.rule.mask_threshold) == pytest.approx((0.4, 0.65))
     (found,) = pipeline.probabilities([image])
     chances, maps = [], []
@@ -174,6 +175,12 @@ def test_assembling_anew_drops_the_tuning(bundles, folder):
     assert record.rule == DecisionRule(0.3, 0.6)
 
 
+def test_a_tuning_needs_a_pipeline(tmp_path):
+    with pytest.raises(BundleError, match="no pipeline"):
+        save_tuning(tmp_path, TUNING)
+    assert list(tmp_path.iterdir()) == []
+
+
 def without(mapping, *names):
     return {name: value for name, value in mapping.items() if name not in names}
 
@@ -196,6 +203,8 @@ def tuning_file(**changes):
         tuning_file(scores=SCORES | {"mean_dice": "good"}),
         tuning_file(scores=without(SCORES, "mean_dice")),
         tuning_file(image_ids=3),
+        tuning_file(image_ids="i1"),
+        tuning_file(patient_ids=[1]),
     ],
 )
 def test_damaged_tuning(folder, content):
@@ -223,6 +232,7 @@ JOINT = {"classifiers": 1, "segmenters": 1, "flip": False} | NUMBERS
         (json.dumps(JOINT | {"minimum_area": -1}), "minimum_area is -1"),
         (json.dumps(JOINT | {"flip": 1}), "true or false"),
         (json.dumps(JOINT | {"classifiers": 0}), "whole numbers from 1"),
+        (json.dumps(JOINT | {"classifiers": True}), "whole numbers from 1"),
         (json.dumps(JOINT | {"segmenters": 1.0}), "whole numbers from 1"),
         (json.dumps(JOINT | {"segmenters": 2}), "segmenter_2 has no spec.json"),
     ],
