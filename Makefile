@@ -160,7 +160,8 @@ $(RUNS)/submission.csv: $(PIPELINE)
 	$(BIN)/pneumoseg submit $(TEST) --pipeline $(<D) --out $@
 
 evaluate: $(PIPELINE) $(SCORED)/predictions.csv ## Score the pipeline: ablation, tables 1 and 2, classifier, groups, beside the all-empty floor
-	$(BIN)/pneumoseg evaluate --predictions $(SCORED) --pipeline $(<D) --out $(RUNS)/scores
+	$(BIN)/pneumoseg evaluate --predictions $(SCORED) --pipeline $(<D) --out $(RUNS)/scores \
+		--run $(SEGMENTER_RUN)
 
 report: $(RUNS)/report.html ## The same as a page with curves and every image
 

@@ -45,18 +45,24 @@ def evaluate(
     predictions: KeptPredictions,
     pipeline: PipelinePath,
     out: Annotated[Path | None, typer.Option(help="Folder to write all tables to, as CSV.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Segmenter run for table 1; can be repeated.")] = None,
 ) -> None:
     """Score a pipeline on kept predictions: every table, in seconds.
 
     Beside it stand its segmenter alone, both without elimination, and the floor of predicting nothing.
     """
+    from pneumoseg.report.comparison import segmenter_scores
+
     evaluation, _ = _evaluated(predictions, pipeline)
-    cases = evaluation.cases
+    cases, table_1 = evaluation.cases, segmenter_scores(run or [])
+    tables, summaries = evaluation.tables(), evaluation.summaries()
+    if len(table_1):
+        tables["table_1"], summaries["Segmenter on its validation images (table 1)"] = table_1, table_1
     typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; 95% intervals by patient\n")
-    for title, table in evaluation.summaries().items():
+    for title, table in summaries.items():
         typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
     if out is not None:
-        for name, table in evaluation.tables().items():
+        for name, table in tables.items():
             with whole_file(out / f"{name}.csv") as temporary:
                 table.to_csv(temporary)
         typer.echo(f"{out}: all tables")

@@ -1,8 +1,8 @@
-"""Classifier runs side by side: scores with intervals, and curves."""
+"""Runs side by side: scores with intervals, and curves."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,36 @@ def compare_runs(runs: Sequence[str | Path]) -> pd.DataFrame:
             row["mcc_gain"] = row["mcc"] - rows[0]["mcc"]
             row["mcc_gain_low"], row["mcc_gain_high"] = _interval([table, first], "mcc")
     return pd.DataFrame(rows, index=pd.Index([Path(run).name for run in runs], name="run"))
+
+
+def segmenter_scores(runs: Sequence[str | Path]) -> pd.DataFrame:
+    """Score the epochs and averages of segmenter runs on their validation images, as far as a run has them (table 1).
+
+    Args:
+        runs: Their folders; others are passed over.
+
+    Returns:
+        `run`, `weights`, `iou`, `f1`, `f2`; empty if no run is a segmenter's.
+    """
+    rows = []
+    for run in map(Path, runs):
+        metrics = metrics_of(run)
+        if "val_iou" not in metrics:
+            continue
+        last = pd.read_csv(run / "history.csv").iloc[-1]
+        sources = {
+            f"last epoch, {last['epoch']:.0f}": (last, "val_"),
+            f"best epoch, {metrics['best_epoch']}": (metrics, "val_"),
+            _averaged(metrics, "swa_"): (metrics, "swa_val_"),
+        }
+        for path in sorted(run.glob("swa_*.json")):
+            later = json.loads(path.read_text(encoding="utf-8"))
+            sources[f"{_averaged(later, '')}, chosen later"] = (later, "val_")
+        for weights, (values, prefix) in sources.items():
+            if f"{prefix}iou" in values:
+                scores = {name: float(values[f"{prefix}{name}"]) for name in ("iou", "f1", "f2")}
+                rows.append({"run": run.name, "weights": weights, **scores})
+    return pd.DataFrame(rows)
 
 
 def draw_comparison(runs: Sequence[str | Path]) -> Figure:
@@ -112,3 +142,17 @@ def _interval(tables: list[pd.DataFrame], name: str) -> tuple[float, float]:
 
     low, high = bootstrap_interval(score, patients_of(tables[0]))
     return float(low), float(high)
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    """What a finished run's `metrics.json` holds; empty if it has none."""
+    path = run / "metrics.json"
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return metrics
+
+
+def _averaged(values: Mapping[str, Any], prefix: str) -> str:
+    """Name the average of some epochs."""
+    start, end, every = (values.get(f"{prefix}{name}") for name in ("start_epoch", "end_epoch", "every"))
+    window = f"epochs {start} to {end}" + (f", every {every}" if every not in (None, 1) else "")
+    return f"average of {window}" if start else "average"

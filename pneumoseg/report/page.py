@@ -1,8 +1,7 @@
 """One self-contained HTML page of an evaluation: scores, tables, curves, and a gallery of the images."""
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pneumoseg.evaluation import STAGED, TUNED, Evaluation
 from pneumoseg.evaluation.tables import FLOOR
 from pneumoseg.inference import Tuning
 from pneumoseg.report import charts, gallery
-from pneumoseg.report.comparison import histories
+from pneumoseg.report.comparison import histories, metrics_of, segmenter_scores
 from pneumoseg.report.curves import draw_curves
 from pneumoseg.whole_file import whole_file
 
@@ -139,7 +138,7 @@ def _tables(
         ),
         "strata": evaluation.strata,
     }
-    table_1 = _table_1(runs)
+    table_1 = segmenter_scores(runs)
     if len(table_1):
         tables["table_1"] = table_1
     if variants is not None:
@@ -176,43 +175,6 @@ def _number(value: float, form: str = ".3f") -> str:
     return "–" if value != value else format(value, form)
 
 
-def _table_1(runs: Sequence[str | Path]) -> pd.DataFrame:
-    """Validation IoU, F1 and F2 of each segmenter run's epochs and averages, as far as it has them."""
-    rows = []
-    for run in map(Path, runs):
-        metrics = _json(run / "metrics.json")
-        if "val_iou" not in metrics:
-            continue
-        last = pd.read_csv(run / "history.csv").iloc[-1]
-        sources = {
-            f"last epoch, {last['epoch']:.0f}": (last, "val_"),
-            f"best epoch, {metrics['best_epoch']}": (metrics, "val_"),
-            _averaged(metrics, "swa_"): (metrics, "swa_val_"),
-        }
-        for path in sorted(run.glob("swa_*.json")):
-            later = _json(path)
-            sources[f"{_averaged(later, '')}, chosen later"] = (later, "val_")
-        for weights, (values, prefix) in sources.items():
-            if f"{prefix}iou" in values:
-                scores = {name: float(values[f"{prefix}{name}"]) for name in ("iou", "f1", "f2")}
-                rows.append({"run": run.name, "weights": weights, **scores})
-    return pd.DataFrame(rows)
-
-
-def _averaged(values: Mapping[str, Any], prefix: str) -> str:
-    """Name the average of some epochs."""
-    start, end, every = (values.get(f"{prefix}{name}") for name in ("start_epoch", "end_epoch", "every"))
-    window = f"epochs {start} to {end}" + (f", every {every}" if every not in (None, 1) else "")
-    return f"average of {window}" if start else "average"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def _charts(evaluation: Evaluation, runs: Sequence[str | Path]) -> dict[str, str]:
     rule, floor = evaluation.rule, float(evaluation.arms.loc[FLOOR, "mean_dice"])
     figures = {
@@ -229,7 +191,7 @@ def _charts(evaluation: Evaluation, runs: Sequence[str | Path]) -> dict[str, str
     if charts.has_both_classes(evaluation.cases):
         figures["classifier"] = charts.draw_classifier(evaluation.cases, rule.classifier_threshold)
     for run in map(Path, runs):
-        metrics = _json(run / "metrics.json")
+        metrics = metrics_of(run)
         start, end, every = (metrics.get(f"swa_{name}") for name in ("start_epoch", "end_epoch", "every"))
         averaged = range(start, end + 1, every) if start and end and every else ()
         for label, history in histories(run).items():

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pneumoseg import rle
+from pneumoseg.data.index import index_dataset
 from pneumoseg.evaluation import compare_predictions, evaluate
 from pneumoseg.inference import Tuning
 from pneumoseg.postprocessing import DecisionRule
@@ -206,3 +208,25 @@ def test_page_fits_and_can_be_read(browser, page, scheme, width):
     label = tab.eval_on_selector(".chart svg text", "e => getComputedStyle(e).fill")
     assert label == colours[0]
     tab.close()
+
+
+def test_a_page_of_500_real_cases_stays_under_10_megabytes(mini, tmp_path):
+    manifest = index_dataset(mini / "dicom-images-train", mini / "train-rle.csv")
+    chosen = manifest[manifest["has_pneumothorax"]].head(20).reset_index(drop=True)
+    truth = [rle.decode(code, (1024, 1024)) for code in chosen["rle"]]
+    maps = [255 * mask[::2, ::2].astype(np.uint8) for mask in truth]
+    kept = predictions_of(tmp_path, maps, truth, [0.9] * 20, path=chosen["path"].tolist())
+    sizes = {}
+    for cases in (0, 20):
+        write_report(evaluate(kept, DecisionRule()), tmp_path / f"{cases}.html", cases=cases)
+        sizes[cases] = (tmp_path / f"{cases}.html").stat().st_size
+    assert sizes[0] + 500 * (sizes[20] - sizes[0]) / 20 < 10e6
+
+
+def test_names_from_files_cannot_break_the_page(predictions, tmp_path):
+    odd = '<script>alert("&")</script> \' odd'
+    manifest = predictions.manifest.assign(image_id=[f"{odd}{n}" for n in range(6)], view=odd, sex=odd)
+    write_report(evaluate(replace(predictions, manifest=manifest), DecisionRule()), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
