@@ -42,7 +42,7 @@ def tune(predictions: Predictions, rule: DecisionRule, *, share: float = 1.0, se
         except ValueError as error:
             raise ValueError(
                 f"{share:g} of the {len(predictions.manifest)} images cannot be set apart ({error}): choose on all of "
-                "them, and score others"
+                "them and score others, or keep the rule as it was assembled (make: TUNE=no)"
             ) from error
         predictions = predictions.rows(predictions.manifest["image_id"].isin(chosen["image_id"]).to_numpy())
     manifest = predictions.manifest

@@ -96,9 +96,10 @@ def draw_areas(areas: pd.DataFrame, table_2: pd.DataFrame, floor: float, minimum
     """
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots()
-    for (grid, sweep), colour in zip(areas.groupby("grid", sort=False), (_BLUE, _GREEN), strict=True):
+    styles = ((_BLUE, "-"), (_GREEN, "--"))  # the curves often lie upon each other
+    for (grid, sweep), (colour, line) in zip(areas.groupby("grid", sort=False), styles, strict=True):
         scale = (1024 / int(str(grid))) ** 2
-        axes.plot(scale * sweep["area"], sweep["mean_dice"], color=colour, label=f"components at {grid} x {grid}")
+        axes.plot(scale * sweep["area"], sweep["mean_dice"], line, color=colour, label=f"components at {grid} x {grid}")
         rows = table_2[table_2["grid"] == grid]
         axes.plot(scale * rows["area"], rows["mean_dice"], "o", color=colour, label="_")
         if grid == 1024:

@@ -20,7 +20,6 @@ from pneumoseg.whole_file import whole_file
 
 _TITLES = {
     "mean_dice": "mean Dice",
-    "gain": "gain",
     "dice_positives": "Dice of positives",
     "dice_negatives": "Dice of negatives",
     "iou": "IoU",
@@ -84,12 +83,14 @@ def write_report(
 
 def _facts(evaluation: Evaluation) -> dict[str, Any]:
     """What the page says first."""
-    arm = evaluation.arms.loc[STAGED + (TUNED if TUNED in evaluation.rules else "")]
+    name = STAGED + (TUNED if TUNED in evaluation.rules else "")
+    arm = evaluation.arms.loc[name]
     manifest = evaluation.predictions.manifest
     mapped = manifest["patient_source"] == "id map"
     return {
         "images": len(manifest),
         "positives": int(evaluation.cases["positive"].sum()),
+        "arm": name,
         "patients": int(manifest["patient_id"].nunique()) if mapped.all() else None,
         "score": _interval(arm, "mean_dice"),
         "floor": _number(evaluation.arms.loc[FLOOR, "mean_dice"]),
@@ -129,7 +130,10 @@ def _tables(
     """Columns and rows of text, by name."""
     gains = evaluation.gains.rename_axis("the pipeline over").reset_index()
     tables = {
-        "arms": evaluation.arms.drop(columns="unreadable").rename_axis("way to decide").reset_index(),
+        "arms": evaluation.arms.drop(columns="unreadable")
+        .rename(columns=lambda name: name.replace("gain", "gain over the floor"))
+        .rename_axis("way to decide")
+        .reset_index(),
         "gains": gains,
         "classifier": evaluation.classifier.rename(_TITLES).rename_axis("score of the classifier").reset_index(),
         "lost": evaluation.lost.rename_axis("cause").reset_index(),
@@ -156,7 +160,7 @@ def _as_text(table: pd.DataFrame) -> dict[str, Any]:
 def _cell(row: dict[str, Any], name: str) -> tuple[str, str]:
     """A score, and the bounds of its interval if it has one."""
     low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-    value, sign = row[name], "+" if name == "gain" else ""
+    value, sign = row[name], "+" if name.startswith("gain") else ""
     if not isinstance(value, float):
         return str(value), ""
     if low not in row:
