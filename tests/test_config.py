@@ -109,7 +109,7 @@ def test_make_trains_the_papers_experiment_or_the_chosen_one(goal, chosen, train
 def test_make_assembles_anew_where_other_runs_are_named(tmp_path):
     """With a command in place of ours that notes what it is asked."""
     for run in ("one", "two", "segmenter"):
-        (tmp_path / run).mkdir()
+        (tmp_path / run / "best").mkdir(parents=True)
     for name in ("train-rle.csv", "manifest.csv", "one.yaml", "two.yaml", "segmenter.yaml"):
         (tmp_path / name).touch()
     for run in ("one", "two", "segmenter"):
