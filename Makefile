@@ -114,7 +114,9 @@ bundles = $$(ls -d $(2) 2>/dev/null | sed 's/^/--$(1) /')
 
 $(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json $(RUNS)/pipeline.runs
 	$(BIN)/pneumoseg assemble --out $(@D) $(call bundles,classifier,$(CLASSIFIER_RUN)/best $(CLASSIFIER_RUN)/fold_*/best) \
-		--segmenter $$(test -d $(SEGMENTER_RUN)/swa && echo $(SEGMENTER_RUN)/swa || echo $(SEGMENTER_RUN)/best)
+		$(if $(wildcard $(SEGMENTER_RUN)/swa $(SEGMENTER_RUN)/fold_*/swa),$\
+		$(call bundles,segmenter,$(SEGMENTER_RUN)/swa $(SEGMENTER_RUN)/fold_*/swa),$\
+		$(call bundles,segmenter,$(SEGMENTER_RUN)/best $(SEGMENTER_RUN)/fold_*/best))
 
 # The networks run once over the images that neither was trained on; all that follows takes seconds.
 # Where the truth of the test images is known, these are scored, and the rule is chosen on the others. Else it is chosen
@@ -125,7 +127,7 @@ SCORED := $(RUNS)/predictions/test
 SCORED_MANIFEST := $(RUNS)/test/manifest.csv
 SHARE := 1
 $(SCORED_MANIFEST): $(DATA)/test-rle.csv | $(INSTALLED)
-	$(BIN)/pneumoseg index $(TEST) $< --out $@
+	$(BIN)/pneumoseg index $(TEST) $< --out $@ $(if $(ID_MAP),--id-map $(ID_MAP))
 else
 SCORED := $(VALIDATION)
 SCORED_MANIFEST := $(RUNS)/manifest.csv
@@ -152,22 +154,28 @@ $(RUNS)/pipeline/tuning.json: $(VALIDATION)/predictions.csv
 	$(BIN)/pneumoseg tune --predictions $(<D) --pipeline $(@D) --share $(SHARE)
 
 PIPELINE := $(RUNS)/pipeline/$(if $(filter yes,$(TUNE)),tuning,pipeline).json
+ASSEMBLED := $(if $(filter yes,$(TUNE)),,--assembled)
+
+# Whether the rule is the chosen one: newer than what was made with the other one.
+$(RUNS)/tune.choice: always
+	@mkdir -p $(@D)
+	@echo '$(TUNE)' | cmp -s - $@ || echo '$(TUNE)' > $@
 
 submit: $(RUNS)/submission.csv ## Predict the test images and check the submission; trains what is missing
 	$(BIN)/pneumoseg validate-submission $< --expected $(SAMPLE)
 
-$(RUNS)/submission.csv: $(PIPELINE)
-	$(BIN)/pneumoseg submit $(TEST) --pipeline $(<D) --out $@
+$(RUNS)/submission.csv: $(PIPELINE) $(RUNS)/tune.choice
+	$(BIN)/pneumoseg submit $(TEST) --pipeline $(<D) --out $@ $(ASSEMBLED)
 
 evaluate: $(PIPELINE) $(SCORED)/predictions.csv ## Score the pipeline: ablation, tables 1 and 2, classifier, groups, beside the all-empty floor
 	$(BIN)/pneumoseg evaluate --predictions $(SCORED) --pipeline $(<D) --out $(RUNS)/scores \
-		--run $(SEGMENTER_RUN)
+		--run $(CLASSIFIER_RUN) --run $(SEGMENTER_RUN) $(ASSEMBLED)
 
 report: $(RUNS)/report.html ## The same as a page with curves and every image
 
-$(RUNS)/report.html: $(PIPELINE) $(SCORED)/predictions.csv $(if $(filter yes,$(FLIP)),$(RUNS)/predictions/flip/predictions.csv)
+$(RUNS)/report.html: $(PIPELINE) $(SCORED)/predictions.csv $(RUNS)/tune.choice $(if $(filter yes,$(FLIP)),$(RUNS)/predictions/flip/predictions.csv)
 	$(BIN)/pneumoseg report --predictions $(SCORED) --pipeline $(<D) --out $@ --run $(CLASSIFIER_RUN) --run $(SEGMENTER_RUN) \
-		$(if $(filter yes,$(FLIP)),--compare $(RUNS)/predictions/flip)
+		$(ASSEMBLED) $(if $(filter yes,$(FLIP)),--compare $(RUNS)/predictions/flip)
 
 $(RUNS)/predictions.png: $(PIPELINE) $(SCORED_MANIFEST)
 	$(BIN)/pneumoseg show-masks --manifest $(SCORED_MANIFEST) --pipeline $(<D) --out $@ $(UNTRAINED)

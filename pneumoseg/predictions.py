@@ -108,6 +108,7 @@ def predict(
         ValueError: If the manifest is empty.
     """
     folder = Path(folder)
+    _check_names(manifest["image_id"])
     if manifest.empty:
         raise ValueError("the manifest has no row: nothing to predict")
     done = _open(folder, {"networks": pipeline.networks, "flip": pipeline.flip}, manifest)
@@ -127,6 +128,7 @@ def predict(
             writer.writerow((image_id, answer.probability, round(now - before, 6), error))
             file.flush()
             before = now
+    _whole_lines(folder / _PARTIAL).set_index("image_id").loc[manifest["image_id"]].to_csv(folder / _PARTIAL)
     (folder / _PARTIAL).replace(folder / _TABLE)
     return load_predictions(folder)
 
@@ -150,12 +152,16 @@ def load_predictions(folder: str | Path) -> Predictions:
     if not (folder / _TABLE).exists():
         raise ValueError(f"{folder}: not all images are predicted; go on with the same `pneumoseg predict`")
     table = _whole_lines(folder / _TABLE)
-    if not table["image_id"].equals(manifest["image_id"]):
+    try:
+        numbers = table[["probability", "seconds"]].astype(np.float64)
+        names, errors = table["image_id"], table["error"].tolist()
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{folder / _TABLE}: {error}; remove {folder} and predict anew") from error
+    if not names.equals(manifest["image_id"]):
         raise ValueError(f"{folder}: its tables are of different images; remove it and predict anew")
-    probability = table["probability"].astype(np.float64).to_numpy()
-    seconds = float(table["seconds"].astype(np.float64).mean())
+    probability, seconds = numbers["probability"].to_numpy(), float(numbers["seconds"].mean())
     maps = [_map_path(folder, image_id) for image_id in manifest["image_id"]]
-    return Predictions(folder, maps, manifest, probability, table["error"].tolist(), networks, flip, seconds)
+    return Predictions(folder, maps, manifest, probability, errors, networks, flip, seconds)
 
 
 def pool(parts: Sequence[Predictions]) -> Predictions:
@@ -199,6 +205,7 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
         present = all((folder / name).is_file() for name in (*texts, _PARTIAL))
         if present and all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items()):
             rows = _whole_lines(folder / _PARTIAL)
+            rows = rows[rows["error"] == ""]  # what could not be read may be readable now
             with whole_file(folder / _PARTIAL) as temporary:
                 rows.to_csv(temporary, index=False)
             return set(rows["image_id"])
@@ -211,6 +218,13 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
         (draft / name).write_text(text, encoding="utf-8")
     draft.replace(folder)
     return set()
+
+
+def _check_names(names: pd.Series) -> None:
+    """Refuse ids that cannot name a map's file."""
+    wrong = names[names.duplicated() | (names == "") | names.str.contains(r"[/\\\\]")]
+    if len(wrong):
+        raise ValueError(f"image_id {wrong.iloc[0]!r} is there twice, or no file name: index the data set anew")
 
 
 def _whole_lines(path: Path) -> pd.DataFrame:

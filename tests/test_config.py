@@ -131,6 +131,42 @@ def test_make_assembles_anew_where_other_runs_are_named(tmp_path):
     assert classifiers == [f"{tmp_path}/{name}/best" for name in ("one", "two", "one")]
 
 
+def test_make_keeps_the_assembled_rule_where_asked(tmp_path):
+    """Also after another rule was chosen; and folds of either network are averaged."""
+    for folder in (
+        "c/fold_1/best",
+        "c/fold_2/best",
+        "s/fold_1/swa",
+        "s/fold_1/best",
+        "pipeline",
+        "predictions/validation",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("train-rle.csv", "manifest.csv", "c.yaml", "s.yaml", "c/metrics.json", "s/metrics.json"):
+        (tmp_path / name).touch()
+    command, asked = tmp_path / "pneumoseg", tmp_path / "asked"
+    made = (
+        "pipeline/pipeline.json",
+        "predictions/validation/predictions.csv",
+        "pipeline/tuning.json",
+        "submission.csv",
+    )
+    cases = zip(("assemble", "predict", "tune", "submit"), made, strict=True)
+    script = "".join(f"{name}) touch {tmp_path}/{path};;\n" for name, path in cases)
+    command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\ncase $1 in\n{script}esac\n')
+    command.chmod(0o755)
+    for tune in ("yes", "yes", "no", "no", "yes"):
+        arguments = [f"BIN={tmp_path}", f"INSTALLED={command}", f"DATA={tmp_path}", f"RUNS={tmp_path}", f"TUNE={tune}"]
+        arguments += [f"SEGMENTER_EXPERIMENT={tmp_path}/s.yaml", f"CLASSIFIER_EXPERIMENT={tmp_path}/c.yaml"]
+        time.sleep(0.02)
+        subprocess.run(["make", *arguments, f"{tmp_path}/submission.csv"], cwd=EXPERIMENTS.parent, check=True)
+    lines = asked.read_text().splitlines()
+    bundles = ("classifier {}/c/fold_1/best", "classifier {}/c/fold_2/best", "segmenter {}/s/fold_1/swa")
+    assert lines[0].split(" --")[2:] == [bundle.format(tmp_path) for bundle in bundles]
+    assert [line.split()[0] for line in lines] == ["assemble", "predict", "tune", "submit", "submit", "submit"]
+    assert ["--assembled" in line for line in lines[3:]] == [False, True, False]
+
+
 def test_k_fold_is_patient_grouped_with_five_folds():
     grouped, folds = classifier("patient_grouped").model_dump(), classifier("k_fold").model_dump()
     assert {k for k in grouped if grouped[k] != folds[k]} == {"cross_validate"}

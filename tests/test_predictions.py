@@ -114,7 +114,34 @@ def test_done_is_not_done_again(watched, manifest, tmp_path):
     first = predict(watched(), manifest, tmp_path / "kept")
     again = watched()
     assert_same(predict(again, manifest, tmp_path / "kept"), first)
-    assert again.asked == []
+    assert again.asked == ["i3"]  # which could not be read
+
+
+def test_what_could_not_be_read_is_tried_again(watched, manifest, tmp_path):
+    good = manifest[manifest["image_id"] != "i3"]
+    hidden = tmp_path / "hidden"
+    (tmp_path / "dicom").rename(hidden)
+    assert all(predict(watched(), good, tmp_path / "kept").errors)
+    hidden.rename(tmp_path / "dicom")
+    assert_same(predict(watched(), good, tmp_path / "kept"), predict(watched(), good, tmp_path / "other"))
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/b", "", "i1"])
+def test_ids_that_name_no_file_of_their_own(watched, manifest, tmp_path, name):
+    names = manifest["image_id"].where(manifest.index != 2, name)
+    with pytest.raises(ValueError, match="is there twice, or no file name"):
+        predict(watched(), manifest.assign(image_id=names), tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_damaged_table(watched, manifest, tmp_path):
+    predict(watched(), manifest, tmp_path / "kept")
+    table = tmp_path / "kept/predictions.csv"
+    whole = table.read_text()
+    for damaged in (whole.replace("probability", "p"), whole.replace("i4,", "i4,abc")):
+        table.write_text(damaged)
+        with pytest.raises(ValueError, match=r"kept/predictions\.csv: .*predict anew"):
+            load_predictions(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 8])
@@ -126,7 +153,7 @@ def test_the_next_process_goes_on_where_one_was_stopped(watched, manifest, tmp_p
         load_predictions(tmp_path / "kept")
     second = watched()
     assert_same(predict(second, manifest, tmp_path / "kept"), whole)
-    assert second.asked == manifest["image_id"].tolist()[stop:]
+    assert second.asked == ["i3"] * (stop > 3) + manifest["image_id"].tolist()[stop:]
 
 
 @pytest.mark.parametrize("cut", ["in the id", "in a letter of two bytes", "in front of the line's end"])
@@ -147,13 +174,15 @@ def test_a_line_that_was_cut_off_is_done_again(watched, manifest, tmp_path, cut)
 def test_stopped_again_and_again(watched, manifest, tmp_path):
     whole = predict(watched(), manifest, tmp_path / "whole")
     asked = []
-    for _ in range(5):
+    for _ in range(7):
         pipeline = watched(2)
         try:
             predict(pipeline, manifest, tmp_path / "kept")
         except KeyboardInterrupt:
             asked.append(pipeline.asked)
-    assert list(itertools.chain(*asked)) == manifest["image_id"].tolist()[:8]
+    # The fourth image, which cannot be read, is tried each time.
+    done = [name for name in itertools.chain(*asked) if name != "i3"]
+    assert done == [name for name in manifest["image_id"].tolist()[:8] if name != "i3"]
     assert_same(load_predictions(tmp_path / "kept"), whole)
 
 

@@ -27,6 +27,7 @@ ExcludedRuns = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run after its last finished epoch.")]
 PipelinePath = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
+Assembled = Annotated[bool, typer.Option("--assembled", help="Keep the rule as assembled, even if one was tuned.")]
 KeptPredictions = Annotated[Path, typer.Option(help="Folder made by `pneumoseg predict`.")]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoseg.cli.app import KeptPredictions, PipelinePath, app, tell_unreadable
+from pneumoseg.cli.app import Assembled, KeptPredictions, PipelinePath, app, tell_unreadable
 from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -45,20 +45,26 @@ def evaluate(
     predictions: KeptPredictions,
     pipeline: PipelinePath,
     out: Annotated[Path | None, typer.Option(help="Folder to write all tables to, as CSV.")] = None,
-    run: Annotated[list[Path] | None, typer.Option(help="Segmenter run for table 1; can be repeated.")] = None,
+    assembled: Assembled = False,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="Run that trained it, to check its images; can be repeated.")
+    ] = None,
 ) -> None:
     """Score a pipeline on kept predictions: every table, in seconds.
 
     Beside it stand its segmenter alone, both without elimination, and the floor of predicting nothing.
     """
     from pneumoseg.report.comparison import segmenter_scores
+    from pneumoseg.report.page import warnings_about
 
-    evaluation, _ = _evaluated(predictions, pipeline)
+    evaluation, _ = _evaluated(predictions, pipeline, assembled)
     cases, table_1 = evaluation.cases, segmenter_scores(run or [])
     tables, summaries = evaluation.tables(), evaluation.summaries()
     if len(table_1):
         tables["table_1"], summaries["Segmenter on its validation images (table 1)"] = table_1, table_1
-    typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; 95% intervals by patient\n")
+    typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; {evaluation.intervals}\n")
+    for text in warnings_about(evaluation, run or []):
+        typer.secho(text, fg="yellow", err=True)
     for title, table in summaries.items():
         typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
     if out is not None:
@@ -81,6 +87,7 @@ def report(
     compare: Annotated[
         list[Path] | None, typer.Option(help="Other predictions of the same images to set beside; can be repeated.")
     ] = None,
+    assembled: Assembled = False,
     cases: Annotated[int, typer.Option(help="Most images in the gallery.", min=0)] = 500,
 ) -> None:
     """Write one page with every score, table and curve, and a gallery of the images."""
@@ -88,8 +95,8 @@ def report(
     from pneumoseg.predictions import load_predictions
     from pneumoseg.report.page import write_report
 
-    evaluation, tuning = _evaluated(predictions, pipeline)
-    others = {path.name: load_predictions(path) for path in compare or []}
+    evaluation, tuning = _evaluated(predictions, pipeline, assembled)
+    others = {str(path): load_predictions(path) for path in compare or []}
     variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
     write_report(evaluation, out, tuning=tuning, runs=run or [], variants=variants, cases=cases)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
@@ -107,13 +114,17 @@ def _predictions_of(record: "PipelineFolder", predictions: Path, pipeline: Path)
     return kept
 
 
-def _evaluated(predictions: Path, pipeline: Path) -> tuple["Evaluation", "Tuning | None"]:
+def _evaluated(predictions: Path, pipeline: Path, assembled: bool) -> tuple["Evaluation", "Tuning | None"]:
     """Kept predictions scored, without the images that the rule was chosen on; and what it was chosen on."""
+    import dataclasses
+
     from pneumoseg.evaluation import evaluate
     from pneumoseg.evaluation.tuning import without_tuning_images
     from pneumoseg.inference import PipelineFolder
 
     record = PipelineFolder.read(pipeline)
+    if assembled:
+        record = dataclasses.replace(record, tuning=None)
     kept = _predictions_of(record, predictions, pipeline)
     scored = without_tuning_images(kept, record.tuning)
     left_out = len(kept.manifest) - len(scored.manifest)

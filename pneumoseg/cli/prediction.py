@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import ExcludedRuns, Manifest, PipelinePath, app, tell_unreadable
+from pneumoseg.cli.app import Assembled, ExcludedRuns, Manifest, PipelinePath, app, tell_unreadable
 
 _STAGES = {
     "classifier": "below the classifier's threshold",
@@ -74,6 +74,7 @@ def submit(
     dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
     pipeline: PipelinePath,
     out: Annotated[Path, typer.Option(help="Submission to write.")] = Path("submission.csv"),
+    assembled: Assembled = False,
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
 ) -> None:
     """Write a submission for a folder of DICOM files."""
@@ -84,7 +85,9 @@ def submit(
     from pneumoseg.submission import write_submission
 
     paths = find_dicoms(dicom_dir)
-    results = track(load_pipeline(pipeline, batch_size).predict_many(paths), "Predicting", len(paths))
+    results = track(
+        load_pipeline(pipeline, batch_size, assembled=assembled).predict_many(paths), "Predicting", len(paths)
+    )
     stages = write_submission(results, out)
     counts = ", ".join(f"{count} {_STAGES[stage]}" for stage, count in sorted(stages.items()))
     typer.echo(f"{out}: {stages.total()} rows: {counts}")

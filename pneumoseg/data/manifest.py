@@ -19,7 +19,7 @@ class Manifest(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         columns = [name for name in _SHOWN if name in self.columns]
-        if columns != list(_SHOWN) or "patient_id" not in self.columns:
+        if columns != list(_SHOWN) or not {"patient_id", "patient_source"} <= set(self.columns):
             return str(super()._repr_html_())
         table = pd.DataFrame(self[columns]).to_html(max_rows=10, border=0)
         hidden = ", ".join(name for name in self.columns if name not in columns)

@@ -140,7 +140,10 @@ def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) 
         trained_on |= images_of_run(run, "training")
     remaining = manifest[~manifest["image_id"].isin(trained_on)]
     if remaining.empty:
-        raise ValueError(f"all {len(manifest)} images of the manifest were trained on: nothing is left to score")
+        raise ValueError(
+            f"all {len(manifest)} images of the manifest were trained on: nothing is left to score or to tune on "
+            "(make: TUNE=no keeps the rule as assembled; for folds see experiments/out_of_fold.py)"
+        )
     return remaining
 
 

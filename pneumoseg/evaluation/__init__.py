@@ -60,6 +60,17 @@ class Evaluation:
     mask_thresholds: pd.DataFrame
     classifier_thresholds: pd.DataFrame
 
+    @property
+    def intervals(self) -> str:
+        """What the intervals are, in words."""
+        mapped = (self.predictions.manifest["patient_source"] == "id map").all()
+        if mapped:
+            return "95% bootstrap intervals over patients"
+        return (
+            "95% bootstrap intervals over images, since an id map does not tell all patients; too narrow where one has "
+            "several images"
+        )
+
     def summaries(self) -> dict[str, pd.DataFrame]:
         """The tables that fit a terminal, by title."""
         shown = [

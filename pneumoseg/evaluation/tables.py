@@ -69,7 +69,8 @@ def score_classifier(cases: pd.DataFrame, threshold: float, groups: np.ndarray) 
 
     Returns:
         One row a score, with `value`, `low` and `high`: those of `classification_scores`, the sensitivity at a
-        specificity of .9 and .95, the mean squared error (Brier 1950) and the expected calibration error.
+        specificity of .9 and .95, the mean squared error (Brier 1950) and the expected calibration error, this one
+        without bounds.
     """
     known = cases["probability"].notna().to_numpy()
     labels = cases["positive"].to_numpy()[known]
@@ -82,6 +83,8 @@ def score_classifier(cases: pd.DataFrame, threshold: float, groups: np.ndarray) 
 
     names = list(_classifier_scores(labels, probabilities, threshold))
     low, high = bootstrap_interval(scores, groups[known])
+    # A resample's calibration error is greater than the set's own, so that its quantiles are no interval.
+    low[-1] = high[-1] = np.nan
     return pd.DataFrame({"value": scores(np.arange(labels.size)), "low": low, "high": high}, index=names)
 
 
@@ -102,9 +105,9 @@ def strata(cases: pd.DataFrame, manifest: pd.DataFrame, groups: np.ndarray) -> p
     """Score by size of the true mask, view, sex and age.
 
     Returns:
-        One row a stratum that has images: `by`, `stratum`, `images`, `positives`, `mean_dice` with bounds,
-        `dice_positives`, `recall` (the share of positives with a predicted mask) and `specificity` (of negatives
-        without); NaN where a class is missing.
+        One row a stratum that has images: `by`, `stratum`, `images`, `positives`, `mean_dice` with bounds, `floor`
+        (what predicting nothing scores there), `dice_positives`, `recall` (the share of positives with a predicted
+        mask) and `specificity` (of negatives without); NaN where a class is missing.
     """
     columns = {
         "size of the true mask": pd.Categorical(_size_bands(manifest), _SIZES, ordered=True),
@@ -126,6 +129,7 @@ def strata(cases: pd.DataFrame, manifest: pd.DataFrame, groups: np.ndarray) -> p
                     "mean_dice": chosen["dice"].mean(),
                     "mean_dice_low": low[0],
                     "mean_dice_high": high[0],
+                    "floor": 1 - positive.mean(),
                     "dice_positives": chosen["dice"][positive].mean(),
                     "recall": drawn[positive].mean(),
                     "specificity": 1 - drawn[~positive].mean(),

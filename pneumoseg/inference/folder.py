@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class PipelineFolder:
                 raise ValueError("expected classifiers and segmenters, whole numbers from 1, and flip, true or false")
             assembled = DecisionRule.from_numbers(joint)
         except (ValueError, TypeError, KeyError) as error:
-            raise BundleError(f"{folder / _JOINT}: {error}; assemble the pipeline anew") from error
+            raise BundleError(f"{folder / _JOINT}: {error!r}; assemble the pipeline anew") from error
         names = [f"{kind}_{number}" for kind, count in counts.items() for number in range(1, count + 1)]
         return cls(assembled, _read_tuning(folder / _TUNING), flip, {name: _sum_of(folder / name) for name in names})
 
@@ -85,17 +85,20 @@ class PipelineFolder:
         return [name for name in self.networks if name.startswith(kind)]
 
 
-def load_pipeline(folder: str | Path, batch_size: int = 4) -> Pipeline:
+def load_pipeline(folder: str | Path, batch_size: int = 4, *, assembled: bool = False) -> Pipeline:
     """Load a pipeline that `assemble_pipeline` wrote, with the rule that was tuned for it, if any.
 
     Args:
         folder: Holds `pipeline.json`, the bundles `classifier_1/` and so on, and `tuning.json` if it was tuned.
         batch_size: Images a batch, in both stages.
+        assembled: Whether to keep to the rule it was assembled with, even if another was tuned.
 
     Raises:
         BundleError: If something is missing, damaged or changed.
     """
     record = PipelineFolder.read(folder)
+    if assembled:
+        record = replace(record, tuning=None)
     classifiers, segmenters = (
         [_bundle_of(Path(folder) / name, kind).model for name in record.bundles(kind)] for kind in _KINDS
     )

@@ -53,6 +53,8 @@ def segmenter_scores(runs: Sequence[str | Path]) -> pd.DataFrame:
     """
     rows = []
     for run in map(Path, runs):
+        if not run.is_dir():
+            raise FileNotFoundError(f"{run}: no such run")
         metrics = metrics_of(run)
         if "val_iou" not in metrics:
             continue

@@ -14,7 +14,7 @@ from skimage.measure import approximate_polygon, find_contours
 from pneumoseg import rle
 from pneumoseg.dicom import DicomError, read_image
 from pneumoseg.evaluation.cases import OUTCOMES
-from pneumoseg.postprocessing import LEVELS, DecisionRule, remove_small_components, restore
+from pneumoseg.postprocessing import DecisionRule, above, remove_small_components, restore
 from pneumoseg.predictions import Predictions
 
 _SIDE = 208  # pixels of a picture's longer side: sharp enough for outlines, small enough for hundreds on a page
@@ -77,7 +77,7 @@ def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card
     scale = _SIDE / max(shape)
     width, height = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
     levels = predictions.levels(int(case.name))
-    drawn = np.zeros(shape, bool) if levels is None else restore(levels, *shape) > rule.mask_threshold * LEVELS
+    drawn = np.zeros(shape, bool) if levels is None else above(restore(levels, *shape), rule.mask_threshold)
     predicted = remove_small_components(drawn, rule.minimum_area) if case["stage"] == "mask" else np.zeros(shape, bool)
     return Card(
         case,

@@ -69,10 +69,11 @@ def write_report(
         facts=_facts(evaluation),
         tuning=tuning,
         rules=_rules(evaluation),
-        warnings=_warnings(evaluation, runs),
+        warnings=warnings_about(evaluation, runs),
         tables=_tables(evaluation, runs, variants),
         charts=_charts(evaluation, runs),
         outcomes=gallery.outcome_counts(shown),
+        has_runs=bool(runs),
         total=len(evaluation.cases),
         shown=len(shown),
         cards=gallery.cards(shown, evaluation.predictions, evaluation.rule),
@@ -91,6 +92,7 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "images": len(manifest),
         "positives": int(evaluation.cases["positive"].sum()),
         "arm": name,
+        "intervals": evaluation.intervals,
         "patients": int(manifest["patient_id"].nunique()) if mapped.all() else None,
         "score": _interval(arm, "mean_dice"),
         "floor": _number(evaluation.arms.loc[FLOOR, "mean_dice"]),
@@ -106,14 +108,26 @@ def _rules(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return {names[suffix]: dataclasses.asdict(rule) for suffix, rule in evaluation.rules.items()}
 
 
-def _warnings(evaluation: Evaluation, runs: Sequence[str | Path]) -> list[str]:
-    """What makes the scores too good, or worth less."""
+def warnings_about(evaluation: Evaluation, runs: Sequence[str | Path]) -> list[str]:
+    """What makes the scores too good, or worth less, in words.
+
+    Args:
+        evaluation: The scores.
+        runs: Folders of the runs that trained the networks.
+
+    Raises:
+        FileNotFoundError: If a folder holds no run.
+    """
     scored = set(evaluation.predictions.manifest["image_id"])
     warnings = []
     for run in map(Path, runs):
         for side, text in (
             ("training", "was trained on: the scores are too good and tell nothing of other images"),
-            ("validation", "chose its best epoch on: the scores are a little too good"),
+            (
+                "validation",
+                "chose its best epoch on: the scores are too good, the more so where "
+                "the split was by image and patients stand on both sides",
+            ),
         ):
             count = len(scored & images_of_run(run, side))
             if count:
@@ -165,8 +179,8 @@ def _cell(row: dict[str, Any], name: str) -> tuple[str, str]:
         return str(value), ""
     if low not in row:
         return _number(value, ".4f" if name == "paper" else f"{sign}.3f"), ""
-    if value != value:
-        return "–", ""
+    if value != value or row[low] != row[low]:
+        return _number(value, f"{sign}.3f"), ""
     return _number(value, f"{sign}.3f"), " to ".join(_number(row[bound], f"{sign}.3f") for bound in (low, high))
 
 

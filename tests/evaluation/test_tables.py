@@ -127,7 +127,7 @@ def test_classifier_is_scored_on_what_could_be_read():
 def test_classifier_on_one_class_and_on_nothing():
     one = tables.score_classifier(cases_of([0, 0, 0], [1, 1, 1], [0.1, 0.2, 0.9]), 0.5, np.arange(3))
     assert one.loc["specificity", "value"] == pytest.approx(2 / 3)
-    unknown = ["auc", "sensitivity at specificity .90", "sensitivity at specificity .95"]
+    unknown = ["auc", "sensitivity at specificity .90", "sensitivity at specificity .95", "expected calibration error"]
     assert one.index[one.isna().any(axis=1)].tolist() == unknown
     nothing = tables.score_classifier(cases_of([1, 0], [0, 1], math.nan), 0.5, np.arange(2))
     assert nothing.empty
