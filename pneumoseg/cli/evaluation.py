@@ -96,7 +96,8 @@ def report(
     from pneumoseg.report.page import write_report
 
     evaluation, tuning = _evaluated(predictions, pipeline, assembled)
-    others = {str(path): load_predictions(path) for path in compare or []}
+    names = [path.name for path in compare or []]
+    others = {path.name if names.count(path.name) == 1 else str(path): load_predictions(path) for path in compare or []}
     variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
     write_report(evaluation, out, tuning=tuning, runs=run or [], variants=variants, cases=cases)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")

@@ -19,6 +19,7 @@ from pneumoseg.predictions import Predictions
 
 _SIDE = 208  # pixels of a picture's longer side: sharp enough for outlines, small enough for hundreds on a page
 _QUALITY = 70
+_MOST_OUTLINES = 40  # the longest of a mask; a speckled one would fill the page
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _picture(path: str, size: tuple[int, int]) -> str | None:
 
 
 def outline_path(mask: np.ndarray, scale: float) -> str:
-    """The outlines of a mask as an SVG path, simplified to half a pixel of the picture.
+    """The outlines of a mask as an SVG path, simplified to half a pixel of the picture; of many the longest.
 
     Args:
         mask: bool, (H, W).
@@ -113,7 +114,8 @@ def outline_path(mask: np.ndarray, scale: float) -> str:
         return ""
     inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     parts = []
-    for contour in find_contours(np.pad(inside, 1).astype(np.uint8), 0.5):
+    contours = find_contours(np.pad(inside, 1).astype(np.uint8), 0.5)
+    for contour in sorted(contours, key=len, reverse=True)[:_MOST_OUTLINES]:
         # The padding moved all by a pixel; a pixel's centre lies half a pixel from its edge.
         corner = np.array([rows[0] - 0.5, columns[0] - 0.5])
         points = (approximate_polygon(contour, 0.5 / scale) + corner) * scale

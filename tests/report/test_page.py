@@ -230,3 +230,11 @@ def test_names_from_files_cannot_break_the_page(predictions, tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
+
+
+def test_speckles_do_not_fill_the_page():
+    mask = np.random.default_rng(0).random((512, 512)) < 0.3
+    mask[100:200, 100:200] = True
+    path = outline_path(mask, scale=208 / 512)
+    assert path.count("M") == 40
+    assert len(path) < 20_000
