@@ -17,9 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pandas as pd
 
 from pneumoseg.data.index import load_manifest
+from pneumoseg.data.patients import patient_groups
 from pneumoseg.data.splits import images_of_run
 from pneumoseg.evaluation import STAGED, Evaluation, ablation, evaluate
-from pneumoseg.evaluation.bootstrap import patients_of
 from pneumoseg.evaluation.measures import measure
 from pneumoseg.evaluation.tables import gains_over
 from pneumoseg.evaluation.tuning import tune
@@ -72,7 +72,7 @@ def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: E
         cases.append(ablation(part, measures, rule)[STAGED])
     tuned = pd.concat(cases, ignore_index=True)
     arms = {"tuned": tuned, "as assembled": evaluation.cases}
-    gains = gains_over(arms, "tuned", patients_of(pooled.manifest))
+    gains = gains_over(arms, "tuned", patient_groups(pooled.manifest))
     return gains.assign(mean_dice=tuned["dice"].mean())
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ import pandas as pd
 from PIL import Image
 from rich.progress import track
 
+from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
+from pneumoseg.identifiers import read_text_table
 from pneumoseg.inference import Pipeline
 from pneumoseg.whole_file import whole_file
 
@@ -119,13 +122,14 @@ def predict(
     answers = track(pipeline.probabilities(todo["path"]), "Predicting", len(todo), disable=not progress)
     with open(folder / _PARTIAL, "a", newline="", encoding="utf-8") as file:
         writer, before = csv.writer(file, lineterminator="\n"), time.perf_counter()
-        for image_id, answer in zip(todo["image_id"], answers, strict=True):
+        for row, answer in zip(todo.itertuples(), answers, strict=True):
+            error = " ".join(str(answer.error or size_changed(row, answer.shape) or "").split())
             if answer.levels is not None:
-                Image.fromarray(answer.levels).save(_map_path(folder, image_id))
+                Image.fromarray(answer.levels).save(_map_path(folder, row.image_id))
             now = time.perf_counter()
             # An image counts as done once its row is there, which is after its map.
-            error = " ".join(str(answer.error or "").split())
-            writer.writerow((image_id, answer.probability, round(now - before, 6), error))
+            probability = math.nan if error else answer.probability
+            writer.writerow((row.image_id, probability, round(now - before, 6), error))
             file.flush()
             before = now
     _whole_lines(folder / _PARTIAL).set_index("image_id").loc[manifest["image_id"]].to_csv(folder / _PARTIAL)
@@ -231,7 +235,7 @@ def _whole_lines(path: Path) -> pd.DataFrame:
     """The rows of a table, without one that was cut off."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    return pd.read_csv(io.BytesIO(whole), dtype=str, keep_default_na=False)
+    return read_text_table(io.BytesIO(whole))
 
 
 def _map_path(folder: Path, image_id: str) -> Path:

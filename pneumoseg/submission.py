@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pneumoseg import rle
 from pneumoseg.data.annotations import read_annotations
+from pneumoseg.identifiers import normalize
 from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -16,24 +17,33 @@ if TYPE_CHECKING:
 HEADER = ("ImageId", "EncodedPixels")
 
 
-def write_submission(results: Iterable["Result"], path: str | Path) -> Counter[str]:
-    """Write one row an image, as the results come, at constant memory; the file appears when it is whole.
+def write_submission(
+    results: Iterable["Result"], path: str | Path, *, left_out: Iterable[tuple[str, str]] = ()
+) -> Counter[str]:
+    """Write one row per image, as the results come, at constant memory; the file appears when it is whole.
 
-    An image that could not be read gets `-1`, and is listed with the reason in `NAME.errors.csv` beside the file.
+    An image that could not be read gets `-1`, and is listed with the reason in `NAME.errors.csv` next to the file.
 
     Args:
-        results: One an image.
+        results: One per image.
         path: The CSV to write.
+        left_out: Ids and reasons of files that are not among the results, see `choose_one_per_id`; listed as well.
 
     Returns:
         How many images each stage decided; "error" counts those that could not be read.
+
+    Raises:
+        ValueError: If two results have the same id, which the competition would refuse.
     """
     path = Path(path)
     errors_path = path.with_suffix(".errors.csv")
-    stages, errors = Counter[str](), []
+    stages, errors, written = Counter[str](), list[tuple[str, object]](left_out), set[str]()
 
     def rows() -> Iterator[tuple[str, str]]:
         for result in results:
+            if result.image_id in written:
+                raise ValueError(f"two images are named {result.image_id}: rename one, or leave it out")
+            written.add(result.image_id)
             stages[result.stage] += 1
             if result.error is not None:
                 errors.append((result.image_id, result.error))
@@ -67,7 +77,7 @@ def validate_submission(
     """
     table = read_annotations(path)
     problems = _header_problems(path)
-    expected, counts = set(expected_ids), Counter(table["image_id"])
+    expected, counts = set(map(normalize, expected_ids)), Counter(table["image_id"])
     problems += [f"{image_id}: missing" for image_id in sorted(expected - counts.keys())]
     problems += [f"{image_id}: unknown id" for image_id in sorted(counts.keys() - expected)]
     problems += [f"{image_id}: {count} rows, expected one" for image_id, count in sorted(counts.items()) if count > 1]

@@ -31,6 +31,19 @@ def test_unreadable_image_is_empty_counted_and_listed(tmp_path):
     assert not (tmp_path / "submission.errors.csv").exists()
 
 
+def test_no_id_is_written_twice(tmp_path):
+    results = [prediction("ID_a", "-1"), prediction("ID_b", "-1"), prediction("ID_a", "0 9")]
+    with pytest.raises(ValueError, match="two images are named ID_a"):
+        write_submission(results, tmp_path / "submission.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_were_left_out_are_listed(tmp_path):
+    write_submission([prediction("ID_a", "0 9")], tmp_path / "s.csv", left_out=[("ID_a", "b/ID_a.dcm: same name")])
+    assert (tmp_path / "s.csv").read_text() == "ImageId,EncodedPixels\nID_a,0 9\n"
+    assert (tmp_path / "s.errors.csv").read_text() == "ImageId,error\nID_a,b/ID_a.dcm: same name\n"
+
+
 def test_nothing_half_written_is_left(tmp_path):
     def interrupted():
         yield prediction("ID_a", "-1")

@@ -1,5 +1,7 @@
 """Whole or not at all."""
 
+import os
+
 import pytest
 
 from pneumoseg.whole_file import whole_file
@@ -12,6 +14,25 @@ def test_appears_when_written(tmp_path):
         assert not path.exists()
     assert path.read_text() == "whole"
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_others_may_read_it_as_the_umask_says(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        with whole_file(tmp_path / "file.txt") as temporary:
+            temporary.write_text("whole")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.txt").stat().st_mode & 0o777 == mode
+
+
+def test_two_threads_may_write_one_file(tmp_path):
+    with whole_file(tmp_path / "file.txt") as one, whole_file(tmp_path / "file.txt") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "file.txt").read_text() == "one"  # the outer one ends last
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
 
 
 def test_an_error_leaves_the_old_file(tmp_path):

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +23,61 @@ app = typer.Typer(
     help="Find and outline pneumothorax on chest X-rays. For research; not for diagnosis.",
 )
 
+
+def output_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Check, before any work is done, that a file can be written, and make its folder; a callback of an option.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    if path is None or ctx.resilient_parsing:
+        return path
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _require_writable(path.parent, path)
+    return path
+
+
+def output_folder(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Check, before any work is done, that a folder can be made or written to; a callback of an option.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    if path is None or ctx.resilient_parsing:
+        return path
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file: name a folder to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _require_writable(path if path.is_dir() else path.parent, path)
+    return path
+
+
+def _require_writable(folder: Path, output: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{output} cannot be written ({error.strerror}): name another place") from error
+
+
 Manifest = Annotated[Path, typer.Option(help="Manifest made by `pneumoseg index`.")]
 ExcludedRuns = Annotated[
     list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run after its last finished epoch.")]
 PipelinePath = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
+TunedPipeline = Annotated[
+    Path, typer.Option(help="Folder made by `pneumoseg assemble`; gets the rule.", callback=output_folder)
+]
 Assembled = Annotated[bool, typer.Option("--assembled", help="Keep the rule as assembled, even if one was tuned.")]
 KeptPredictions = Annotated[Path, typer.Option(help="Folder made by `pneumoseg predict`.")]
 
 
 def main() -> None:
     """Run the command line; a mistake of the user ends it with one clear line and exit status 2."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.showwarning = lambda message, *_, **__: typer.secho(str(message), fg="yellow", err=True)
     logging.getLogger("pneumoseg").setLevel(logging.INFO)
@@ -40,6 +85,13 @@ def main() -> None:
         app()
     except (ValueError, OSError) as error:
         typer.echo(f"pneumoseg: {error}", err=True)
+        raise SystemExit(2) from error
+    except Exception as error:
+        # TensorFlow's errors, which are of no built-in class, and whose first line alone tells what is wrong.
+        if not type(error).__module__.startswith("tensorflow"):
+            raise
+        text = str(getattr(error, "message", error)).strip().partition("\n")[0]
+        typer.echo(f"pneumoseg: TensorFlow stopped ({type(error).__name__}): {text}", err=True)
         raise SystemExit(2) from error
 
 

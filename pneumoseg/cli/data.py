@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import ExcludedRuns, Manifest, app
+from pneumoseg.cli.app import ExcludedRuns, Manifest, app, output_file, output_folder
+from pneumoseg.whole_file import whole_file
 
 
 @app.command()
 def synthesize(
-    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", callback=output_folder)],
     train: Annotated[int, typer.Option(help="Annotated training images.")] = 240,
     test: Annotated[int, typer.Option(help="Test images.")] = 60,
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
@@ -26,7 +27,9 @@ def synthesize(
 def index(
     dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
     annotations: Annotated[Path, typer.Argument(help="CSV of ImageId,EncodedPixels.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write; rejected.csv goes beside it.")] = Path("manifest.csv"),
+    out: Annotated[
+        Path, typer.Option(help="Manifest to write; rejected.csv goes next to it.", callback=output_file)
+    ] = Path("manifest.csv"),
     id_map: Annotated[Path | None, typer.Option(help="CSV from image ids to NIH file names.")] = None,
 ) -> None:
     """List the usable DICOM files in a manifest."""
@@ -41,7 +44,7 @@ def index(
 @app.command()
 def show_masks(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.", callback=output_file)],
     count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     pipeline: Annotated[Path | None, typer.Option(help="Also draw what this pipeline predicts.")] = None,
@@ -60,14 +63,15 @@ def show_masks(
         from pneumoseg.inference import load_pipeline
 
         results = list(load_pipeline(pipeline).predict_many(chosen["path"]))
-    draw_contact_sheet(chosen, results).savefig(out)
+    with whole_file(out) as temporary:
+        draw_contact_sheet(chosen, results).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")
 
 
 @app.command()
 def show_augmentations(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.", callback=output_file)],
     count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="Same seed, same images and changes.")] = 0,
 ) -> None:
@@ -78,5 +82,6 @@ def show_augmentations(
     table = load_manifest(manifest)
     positives = table[table["has_pneumothorax"]]
     chosen = positives.sample(min(count, len(positives)), random_state=seed)
-    draw_augmentations(chosen, seed).savefig(out)
+    with whole_file(out) as temporary:
+        draw_augmentations(chosen, seed).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")

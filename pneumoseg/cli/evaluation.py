@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoseg.cli.app import Assembled, KeptPredictions, PipelinePath, app, tell_unreadable
+from pneumoseg.cli.app import (
+    Assembled,
+    KeptPredictions,
+    PipelinePath,
+    TunedPipeline,
+    app,
+    output_file,
+    output_folder,
+    tell_unreadable,
+)
 from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 @app.command()
 def tune(
     predictions: KeptPredictions,
-    pipeline: PipelinePath,
+    pipeline: TunedPipeline,
     share: Annotated[float, typer.Option(help="Choose on this share of the images, the rest is for reporting.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same share of the images.")] = 0,
 ) -> None:
@@ -44,7 +53,9 @@ def tune(
 def evaluate(
     predictions: KeptPredictions,
     pipeline: PipelinePath,
-    out: Annotated[Path | None, typer.Option(help="Folder to write all tables to, as CSV.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write all tables to, as CSV.", callback=output_folder)
+    ] = None,
     assembled: Assembled = False,
     run: Annotated[
         list[Path] | None, typer.Option(help="Run that trained it, to check its images; can be repeated.")
@@ -80,7 +91,7 @@ def evaluate(
 def report(
     predictions: KeptPredictions,
     pipeline: PipelinePath,
-    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="HTML page to write.", callback=output_file)] = Path("report.html"),
     run: Annotated[
         list[Path] | None, typer.Option(help="Run whose curves and scores to show; can be repeated.")
     ] = None,

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import Assembled, ExcludedRuns, Manifest, PipelinePath, app, tell_unreadable
+from pneumoseg.cli.app import (
+    Assembled,
+    ExcludedRuns,
+    Manifest,
+    PipelinePath,
+    app,
+    output_file,
+    output_folder,
+    tell_unreadable,
+)
 
 _STAGES = {
     "classifier": "below the classifier's threshold",
@@ -21,7 +30,7 @@ _STAGES = {
 def assemble(
     classifier: Annotated[list[Path], typer.Option(help="The classifier's bundle; of several the mean is taken.")],
     segmenter: Annotated[list[Path], typer.Option(help="The segmenter's bundle; of several the mean is taken.")],
-    out: Annotated[Path, typer.Option(help="The pipeline's folder.")],
+    out: Annotated[Path, typer.Option(help="The pipeline's folder.", callback=output_folder)],
     classifier_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
     mask_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
     minimum_area: Annotated[float, typer.Option(help="Smallest component kept, in pixels at 1024 x 1024.")] = 3500,
@@ -46,7 +55,7 @@ def assemble(
 def predict(
     manifest: Manifest,
     pipeline: PipelinePath,
-    out: Annotated[Path, typer.Option(help="Folder of predictions to write.")],
+    out: Annotated[Path, typer.Option(help="Folder of predictions to write.", callback=output_folder)],
     exclude_training: ExcludedRuns = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average over the mirrored image, too.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
@@ -73,24 +82,30 @@ def predict(
 def submit(
     dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
     pipeline: PipelinePath,
-    out: Annotated[Path, typer.Option(help="Submission to write.")] = Path("submission.csv"),
+    out: Annotated[Path, typer.Option(help="Submission to write.", callback=output_file)] = Path("submission.csv"),
     assembled: Assembled = False,
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
 ) -> None:
     """Write a submission for a folder of DICOM files."""
     from rich.progress import track
 
-    from pneumoseg.data.index import find_dicoms
+    from pneumoseg.data.files import choose_one_per_id, find_dicoms
     from pneumoseg.inference import load_pipeline
     from pneumoseg.submission import write_submission
 
-    paths = find_dicoms(dicom_dir)
+    paths, left_out = choose_one_per_id(find_dicoms(dicom_dir))
     results = track(
         load_pipeline(pipeline, batch_size, assembled=assembled).predict_many(paths), "Predicting", len(paths)
     )
-    stages = write_submission(results, out)
+    stages = write_submission(results, out, left_out=left_out)
     counts = ", ".join(f"{count} {_STAGES[stage]}" for stage, count in sorted(stages.items()))
     typer.echo(f"{out}: {stages.total()} rows: {counts}")
+    if left_out:
+        typer.secho(
+            f"{len(left_out)} FILES LEFT OUT, the first: {left_out[0][1]}: {out.with_suffix('.errors.csv')}",
+            fg="red",
+            err=True,
+        )
     if stages["error"]:
         typer.secho(
             f"{stages['error']} UNREADABLE FILES, submitted as -1: {out.with_suffix('.errors.csv')}", fg="red", err=True

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import Manifest, Resume, app
+from pneumoseg.cli.app import Manifest, Resume, app, output_file, output_folder
 from pneumoseg.whole_file import whole_file
 
 
@@ -14,7 +14,7 @@ from pneumoseg.whole_file import whole_file
 def train_classifier(
     experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
     manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.", callback=output_folder)],
     resume: Resume = False,
 ) -> None:
     """Train the classifier as an experiment file says."""
@@ -35,7 +35,7 @@ def train_classifier(
 def train_segmenter(
     experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
     manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.", callback=output_folder)],
     resume: Resume = False,
 ) -> None:
     """Train the segmenter as an experiment file says."""
@@ -65,7 +65,9 @@ def swa(
     run: Annotated[Path, typer.Argument(help="Folder of a finished segmenter run that kept its epochs' weights.")],
     epochs: Annotated[str, typer.Option(help="13-16, say; or best:4, the four with the best mean validation IoU.")],
     manifest: Manifest,
-    out: Annotated[Path | None, typer.Option(help="The bundle's folder; by default in the run's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The bundle's folder; by default in the run's.", callback=output_folder)
+    ] = None,
 ) -> None:
     """Average the weights of some epochs of a segmenter run."""
     import pandas as pd
@@ -81,7 +83,8 @@ def swa(
     rates = learning_rates(load_segmenter_settings(run / "settings.yaml").phases)
     averaged = range(metrics["start_epoch"], metrics["end_epoch"] + 1)
     figure = draw_curves(history, "iou", averaged=averaged, learning_rates=rates)
-    figure.savefig(folder.with_name(f"{folder.name}.png"), dpi=120)
+    with whole_file(folder.with_name(f"{folder.name}.png")) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     typer.echo(json.dumps(metrics, indent=2))
     typer.echo(f"{folder}: validation IoU {metrics['val_iou']:.4f}, best single epoch {history['val_iou'].max():.4f}")
 
@@ -89,7 +92,9 @@ def swa(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished classifier runs.")],
-    out: Annotated[Path, typer.Option(help="PNG to write; the table goes beside it as CSV.")] = Path("comparison.png"),
+    out: Annotated[
+        Path, typer.Option(help="PNG to write; the table goes next to it as CSV.", callback=output_file)
+    ] = Path("comparison.png"),
 ) -> None:
     """Set classifier runs side by side: scores and curves."""
     from pneumoseg.report.comparison import compare_runs, draw_comparison
@@ -97,6 +102,7 @@ def compare(
     table = compare_runs(runs)
     with whole_file(out.with_suffix(".csv")) as temporary:
         table.to_csv(temporary)
-    draw_comparison(runs).savefig(out, dpi=120)
+    with whole_file(out) as temporary:
+        draw_comparison(runs).savefig(temporary, dpi=120, format="png")
     typer.echo(table.T.to_string(float_format="{:.4g}".format))
     typer.echo(f"{out} and {out.with_suffix('.csv')}")

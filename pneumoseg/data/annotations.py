@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pneumoseg.identifiers import normalize, read_text_table
+
 
 def read_annotations(path: str | Path) -> pd.DataFrame:
     """Read a CSV of image ids and run-length codes.
@@ -15,23 +17,19 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
         path: The CSV.
 
     Returns:
-        One row a line of the file, in its order: `image_id` and `rle`, both str, outer white space removed. The runs
-        themselves are not checked here.
+        One row per line of the file, in its order: `image_id` and `rle`, both str, outer white space removed, ids in
+        the form of `identifiers.normalize`. The runs themselves are not checked here.
 
     Raises:
         ValueError: If the file has not two columns, or a header that names something else.
         FileNotFoundError: If there is no such file.
     """
-    try:
-        table = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV of two columns, ImageId,EncodedPixels ({error})") from error
+    table = read_text_table(path, header=None, skipinitialspace=True)
     if table.shape[1] != 2:
         raise ValueError(f"{path}: expected two columns, ImageId,EncodedPixels, and found {table.shape[1]}")
     table = table.set_axis(["image_id", "rle"], axis=1)
     table = table.apply(lambda column: column.str.strip())
+    table["image_id"] = table["image_id"].map(normalize)
     first = table.iloc[0]
     if first.tolist() == ["ImageId", "EncodedPixels"]:
         return table.iloc[1:].reset_index(drop=True)
@@ -53,10 +51,11 @@ def read_id_map(path: str | Path) -> pd.Series:
     Raises:
         ValueError: If the file has not two columns, names an image twice, or holds a name of another form.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    table = read_text_table(path)
     if table.shape[1] != 2:
         raise ValueError(f"{path}: expected two columns, image id and NIH file name, and found {table.shape[1]}")
     ids, names = (table[column].str.strip() for column in table)
+    ids = ids.map(normalize)
     if ids.duplicated().any():
         raise ValueError(f"{path}: image {ids[ids.duplicated()].iloc[0]} stands in it twice")
     wrong = ~names.str.fullmatch(r"\d+_\d+(\.\w+)?")

@@ -1,5 +1,6 @@
 """Index a folder of DICOM files and its annotations into a manifest: one row an image."""
 
+import logging
 import math
 import os
 import warnings
@@ -13,9 +14,14 @@ from rich.progress import track
 
 from pneumoseg import rle
 from pneumoseg.data.annotations import read_annotations, read_id_map
+from pneumoseg.data.files import file_state, find_dicoms
 from pneumoseg.data.manifest import Manifest
+from pneumoseg.data.patients import ID_MAP, doubts_about_patients
 from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
+from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
 from pneumoseg.whole_file import whole_file
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = {
     "image_id": "str",
@@ -33,23 +39,10 @@ COLUMNS = {
     "pixel_spacing": "float64",
     "frame_offset": "int64",
     "frame_length": "int64",
+    "file_bytes": "int64",
+    "file_modified": "int64",
 }
-
-
-def find_dicoms(folder: str | Path) -> list[Path]:
-    """All `.dcm` files under a folder, at any depth, sorted by path.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist or holds no such file.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder, expected one with .dcm files")
-    files = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
-    paths = sorted(path for path in files if path.suffix.lower() == ".dcm")
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no .dcm file in it or below it")
-    return paths
+OPTIONAL_COLUMNS = ("file_bytes", "file_modified")
 
 
 def index_dataset(
@@ -64,24 +57,27 @@ def index_dataset(
 
     A file that cannot be used never stops the run: it is left out, counted in a warning and, with `rejected`, listed
     with its reason. The reasons are no annotation row, a damaged or unsupported file, malformed runs, a usable file
-    of the same name before it, and an annotation without a file.
+    of the same name before it, a path that is not UTF-8, and an annotation without a file.
 
     Args:
-        dicom_dir: Folder with `.dcm` files at any depth; the image id is the file's stem.
+        dicom_dir: Folder with `.dcm` files at any depth, see `find_dicoms`; the image id is the file's stem.
         annotations: CSV of run-length codes, see `read_annotations`. Rows of one image are OR-ed.
         id_map: CSV from image ids to NIH file names, see `read_id_map`. The DICOM header's PatientID stands in for
-            an image that it does not list; in the competition's files that is another one for every image.
+            an image that it does not list, with a warning that counts them; in the competition's files that is another
+            one for every image.
         rejected: Where to write the CSV `image_id, path, reason` of what was left out.
         progress: Whether to show a progress bar.
 
     Returns:
-        The manifest: one row an image, sorted by image id, with the columns of `COLUMNS`. `rle` holds all annotation
-        rows of the image as one code, `area_px` its pixels; `age` is in years and `pixel_spacing` in mm (NaN where
-        unknown); `frame_offset` and `frame_length` are the bytes of the JPEG frame, 0 where a file needs transcoding.
+        The manifest: one row per image, sorted by image id, with the columns of `COLUMNS`. `path` is the file's as it
+        was found, made absolute, links left as they are; `rle` holds all annotation rows of the image as one code,
+        `area_px` its pixels; `age` is in years and `pixel_spacing` in mm (NaN where unknown); `frame_offset` and
+        `frame_length` are the bytes of the JPEG frame, 0 where a file needs transcoding; `file_bytes` and
+        `file_modified` (in ns since 1970) tell later whether the file is still the one that was read.
 
     Raises:
         FileNotFoundError: If the folder or a CSV is missing.
-        ValueError: If a CSV is not of its form, or not a single image is left.
+        ValueError: If a CSV is not of its form, the id map lists none of the images, or not a single image is left.
     """
     paths = find_dicoms(dicom_dir)
     texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
@@ -102,7 +98,12 @@ def index_dataset(
     if not accepted:
         raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used: {summary}")
     table = pd.DataFrame(accepted.values(), columns=list(COLUMNS)).astype(COLUMNS)
-    return Manifest(table.sort_values("image_id", ignore_index=True))
+    manifest = Manifest(table.sort_values("image_id", ignore_index=True))
+    if id_map is not None:
+        _check_id_map(id_map, patients, manifest)
+    for text in doubts_about_patients(manifest):
+        warnings.warn(text, stacklevel=2)
+    return manifest
 
 
 def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
@@ -114,38 +115,43 @@ def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
 def load_manifest(path: str | Path) -> Manifest:
     """Read a manifest that `save_manifest` wrote.
 
+    One made by hand may lack the `OPTIONAL_COLUMNS`: its files are then read again before each training.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a column is missing or holds what it should not.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such manifest, make one with `pneumoseg index`")
-    # "str" is not a dtype that every supported pandas reads without turning "NA" into NaN, so text is kept as text.
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    missing = [column for column in COLUMNS if column not in table]
+    table = read_text_table(path)
+    missing = [column for column in COLUMNS if column not in table and column not in OPTIONAL_COLUMNS]
     if missing:
-        raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}; index the data set anew")
+        raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}; index the data set again")
     if not table["has_pneumothorax"].isin(["True", "False"]).all():
         raise ValueError(f"{path}: has_pneumothorax holds something else than True and False")
     table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
-    return Manifest(table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(COLUMNS))
+    types = {column: kind for column, kind in COLUMNS.items() if column in table}
+    return Manifest(table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(types))
 
 
 def _without_file(texts: dict[str, list[str]], paths: list[Path]) -> list[dict]:
-    found = {path.stem for path in paths}
+    found = {image_id_of(path) for path in paths}
     return [_left_out(image_id, "", "annotated without a file") for image_id in texts if image_id not in found]
 
 
 def _left_out(image_id: str, path: str | Path, reason: str) -> dict:
-    return {"image_id": image_id, "path": str(path), "reason": reason}
+    return {"image_id": printable(image_id), "path": printable(path), "reason": reason}
 
 
 def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) -> dict:
     """One manifest row, or a row of what is left out (with a `reason`)."""
-    image_id = path.stem
+    image_id = image_id_of(path)
+    if not is_utf8(path):
+        return _left_out(image_id, path, "path is not UTF-8: rename the file or its folder")
     if image_id not in texts:
         return _left_out(image_id, path, "no annotation row")
     try:
+        state = file_state(path)
         image, header = read_dicom(path)
     except DicomError as error:
         return _left_out(image_id, path, f"{type(error).__name__}: {error.reason}")
@@ -153,7 +159,20 @@ def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) ->
         mask = rle.decode_rows(texts[image_id], (image.shape[0], image.shape[1]))
     except ValueError as error:
         return _left_out(image_id, path, f"malformed annotation: {error}")
-    return {"image_id": image_id, "path": str(path.resolve())} | _label(mask) | _origin(header, patients.get(image_id))
+    row = {"image_id": image_id, "path": str(path)} | _label(mask) | _origin(header, patients.get(image_id))
+    return row | dict(zip(("file_bytes", "file_modified"), state, strict=True))
+
+
+def _check_id_map(path: str | Path, patients: dict[str, str], manifest: pd.DataFrame) -> None:
+    """Count both sides of the join with an id map; refuse one that lists no image."""
+    found = manifest["image_id"].isin(list(patients))
+    counts = f"{found.sum()} of {len(manifest)} images are in {path}, which lists {len(patients)}"
+    if not found.any():
+        example = (
+            f"the images are named like {manifest['image_id'].iloc[0]!r}, the map's like {next(iter(patients), '')!r}"
+        )
+        raise ValueError(f"{counts}: {example}. Name the map of this data set, or index without one")
+    _log.info(counts)
 
 
 def _label(mask: np.ndarray) -> dict:
@@ -163,7 +182,7 @@ def _label(mask: np.ndarray) -> dict:
 def _origin(header: DicomHeader, mapped_patient: str | None) -> dict:
     return {
         "patient_id": header.patient_id or "" if mapped_patient is None else mapped_patient,
-        "patient_source": "header" if mapped_patient is None else "id map",
+        "patient_source": "header" if mapped_patient is None else ID_MAP,
         "view": header.view or "",
         "sex": header.sex or "",
         "age": math.nan if header.age is None else header.age,

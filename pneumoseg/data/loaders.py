@@ -3,7 +3,9 @@
 The one Python step is augmentation, which training alone has.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import tensorflow as tf
 from pneumoseg import rle
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.sampling import UNCHANGED, Epoch
-from pneumoseg.data.transcoding import encoded_frames
+from pneumoseg.data.transcoding import check_files, encoded_frames
 
 _MEMORY_BUDGET = 2 * 1024**3  # bytes of decoded images kept between epochs; a larger set is decoded anew
 
@@ -129,6 +131,24 @@ def segmentation_examples(manifest: pd.DataFrame, image_size: int, *, cache_dir:
     return Examples(len(manifest), load, 2 * image_size**2, has_masks=True)
 
 
+@contextmanager
+def files_named(*manifests: pd.DataFrame) -> Iterator[None]:
+    """Turn an error inside a graph that loads images into one that names the file at fault, if there is one.
+
+    Args:
+        *manifests: What is loaded while the context lasts.
+
+    Raises:
+        DicomError: A file was changed since it was indexed and cannot be used any more.
+    """
+    try:
+        yield
+    except tf.errors.OpError:
+        for manifest in manifests:
+            check_files(manifest)
+        raise
+
+
 def resize_to_square(image: tf.Tensor, size: int) -> tf.Tensor:
     """Fit an image into a square, its aspect ratio kept, by the geometry of `postprocessing.fit_square`.
 
@@ -172,7 +192,7 @@ def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, t
         raise ValueError("the manifest has no row: nothing to load")
     frames = encoded_frames(manifest, cache_dir)
     columns = {name: tf.constant(frames[name].to_numpy()) for name in ("offset", "length", "is_png")}
-    return {"path": tf.constant(frames["path"].tolist()), **columns}
+    return {"path": tf.constant([os.fsencode(path) for path in frames["path"]]), **columns}
 
 
 def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:

@@ -4,6 +4,8 @@ import html
 
 import pandas as pd
 
+from pneumoseg.data.patients import describe_patients, doubts_about_patients
+
 _SHOWN = ("image_id", "has_pneumothorax", "area_px", "view", "sex", "age", "rows", "columns")
 
 
@@ -29,6 +31,5 @@ class Manifest(pd.DataFrame):
         """Images, positives and patients in words."""
         positives = int(self["has_pneumothorax"].sum())
         share = f" ({positives / len(self):.0%})" if len(self) else ""
-        mapped = (self["patient_source"] == "id map").any()
-        patients = f"{self['patient_id'].nunique()} patients" if mapped else "patients not known"
-        return f"{len(self)} images, {positives} with a pneumothorax{share}, {patients}"
+        words = [f"{len(self)} images, {positives} with a pneumothorax{share}, {describe_patients(self)}"]
+        return "; ".join(words + doubts_about_patients(self))

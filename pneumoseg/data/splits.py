@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
+from pneumoseg.data.patients import has_known_patients, patient_groups, patient_ids
+from pneumoseg.identifiers import read_text_table
+
 
 def stratified_split(
     manifest: pd.DataFrame,
@@ -25,7 +28,7 @@ def stratified_split(
         validation_fraction: Share of the images for validation; when grouped at most .5, and the nearest 1 / n.
         seed: Same seed and same images, same split.
         group_by_patient: Whether all images of a patient go to one side; an image without a patient id is a patient
-            of its own. None: where an id map told the patients, see `has_known_patients`.
+            of its own. None: where the patients are known, see `data.patients`.
 
     Returns:
         Training and validation rows, in the manifest's order.
@@ -111,14 +114,10 @@ def positives_and_sampled_negatives(
     return manifest[positive | manifest.index.isin(drawn)]
 
 
-def has_known_patients(manifest: pd.DataFrame) -> bool:
-    """Whether an id map told the patients; the competition's DICOM headers hold another one for every image."""
-    return bool((manifest["patient_source"] == "id map").any())
-
-
 def patients_on_both_sides(training: pd.DataFrame, validation: pd.DataFrame) -> int:
-    """Count the patients with images in training and in validation; images without a patient id do not count."""
-    return len(set(training["patient_id"]) & set(validation["patient_id"]) - {""})
+    """Count the patients with images in training and in validation; images of unknown patients do not count."""
+    both = patient_ids(pd.concat([training, validation]))
+    return len((set(both[: len(training)]) & set(both[len(training) :])) - {""})
 
 
 def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) -> pd.DataFrame:
@@ -157,7 +156,7 @@ def images_of_run(run: str | Path, side: str) -> set[str]:
     paths = [path for path in (run / "split.csv", *run.glob("fold_*/split.csv")) if path.exists()]
     if not paths:
         raise FileNotFoundError(f"{run} holds no run: it has no split.csv")
-    split = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths])
+    split = pd.concat([read_text_table(path) for path in paths])
     return set(split.loc[split["side"] == side, "image_id"])
 
 
@@ -172,14 +171,15 @@ def _sides(manifest: pd.DataFrame, validation: np.ndarray) -> tuple[pd.DataFrame
 
 def _grouped_folds(manifest: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
     """The positions of each fold's validation images; no patient is in two folds."""
-    patients = manifest["patient_id"].where(manifest["patient_id"] != "", "image " + manifest["image_id"])
-    if patients.nunique() == len(manifest) and not has_known_patients(manifest):
+    if not has_known_patients(manifest):
         raise ValueError(
-            "cannot group by patient: no two images have the same patient id, as in the competition's DICOM headers, "
-            "which hold another one for every image; index with an id map, or set group_by_patient: false"
+            "cannot group by patient: apart from placeholders, no two images have the same patient id, as in the "
+            "competition's DICOM headers, which hold another one for every image; index with an id map, or set "
+            "group_by_patient: false"
         )
+    patients = patient_groups(manifest)
     labels = manifest["has_pneumothorax"]
-    positive_patients = patients[labels].nunique()
+    positive_patients = len(set(patients[labels]))
     if positive_patients < folds:
         raise ValueError(
             f"cannot group by patient: {folds} folds need as many positive patients, got {positive_patients}; "

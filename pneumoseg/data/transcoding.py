@@ -1,28 +1,35 @@
-"""Files that TensorFlow cannot decode, turned into 8-bit PNG once."""
+"""The bytes that TensorFlow decodes: JPEG frames in DICOM files, and all other images turned into 8-bit PNG once."""
 
 import hashlib
+import logging
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 from rich.progress import track
 
-from pneumoseg.dicom import read_image
+from pneumoseg.data.files import file_state, size_changed
+from pneumoseg.dicom import DicomError, read_dicom, read_image
+from pneumoseg.whole_file import whole_file
+
+_log = logging.getLogger(__name__)
 
 
 def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFrame:
     """Tell for each image which bytes of which file hold it as a JPEG or PNG.
 
     An image whose DICOM file holds a JPEG baseline frame is read from there. Any other is decoded as `read_image`
-    does and written as PNG into the cache, unless an earlier call did so and the file has not changed since.
+    does and written as PNG into the cache, unless an earlier call did so and the file has not changed since. A DICOM
+    file that is not the one that was indexed, by its size and time, is read again, strictly, and counted in the log.
 
     Args:
-        manifest: One row an image, see `index_dataset`.
+        manifest: One row per image, see `index_dataset`.
         cache_dir: Folder of the PNG files; made if there is something to write.
 
     Returns:
@@ -30,18 +37,26 @@ def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFram
 
     Raises:
         FileNotFoundError: If files of the manifest are gone.
-        DicomError: If a file that was indexed cannot be read any more.
+        DicomError: If a file that was indexed cannot be read any more, or has another size in pixels than its mask.
     """
     frames = manifest[["path", "frame_offset", "frame_length"]].set_axis(["path", "offset", "length"], axis=1)
-    frames["is_png"] = frames["length"] == 0
     gone = [path for path in frames["path"] if not os.path.exists(path)]
     if gone:
-        raise FileNotFoundError(f"{len(gone)} of {len(frames)} files are gone, index anew; the first: {gone[0]}")
-    sources = frames.loc[frames["is_png"], "path"]
-    if sources.empty:
-        return frames
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        raise FileNotFoundError(f"{len(gone)} of {len(frames)} files are gone, index again; the first: {gone[0]}")
+    changed = changed_files(manifest)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if changed.any():
+            _log.warning(
+                f"{changed.sum()} of {len(frames)} files are not known to be as they were indexed: reading them"
+            )
+            rows: Iterable = manifest.loc[changed, ["path", "rows", "columns"]].itertuples(index=False)
+            read = list(track(pool.map(_read_again, rows), "Reading", int(changed.sum())))
+            frames.loc[changed, ["offset", "length"]] = np.array(read, np.int64)
+        frames["is_png"] = frames["length"] == 0
+        sources = frames.loc[frames["is_png"], "path"]
+        if sources.empty:
+            return frames
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
         written: Iterable[Path] = pool.map(lambda path: _transcode(Path(path), Path(cache_dir)), sources)
         targets = list(track(written, "Transcoding", len(sources)))
     frames.loc[frames["is_png"], "path"] = [str(target) for target in targets]
@@ -49,14 +64,52 @@ def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFram
     return frames
 
 
+def changed_files(manifest: pd.DataFrame) -> np.ndarray:
+    """Tell which files are not known to be those that were indexed.
+
+    Args:
+        manifest: One row per image; where it does not say what a file was like, all are taken as changed.
+
+    Returns:
+        bool, (n,). A file that is gone has changed.
+    """
+    if not {"file_bytes", "file_modified"} <= set(manifest.columns):
+        return np.ones(len(manifest), bool)
+    rows = manifest[["path", "file_bytes", "file_modified"]].itertuples(index=False)
+    return np.array([_state_of(row.path) != (row.file_bytes, row.file_modified) for row in rows], bool)
+
+
+def check_files(manifest: pd.DataFrame) -> None:
+    """Read the files again that were changed since they were indexed.
+
+    Raises:
+        DicomError: Of the first that is gone, cannot be read any more, or has another size in pixels than its mask.
+    """
+    for row in manifest.loc[changed_files(manifest), ["path", "rows", "columns"]].itertuples(index=False):
+        _read_again(row)
+
+
+def _state_of(path: str) -> tuple[int, int] | None:
+    try:
+        return file_state(path)
+    except DicomError:
+        return None
+
+
+def _read_again(row: Any) -> tuple[int, int]:
+    """Return where the frame of a changed file lies, zeros where it has none."""
+    _, header = read_dicom(row.path)
+    if error := size_changed(row, (header.rows, header.columns)):
+        raise error
+    return header.frame_offset, header.frame_length
+
+
 def _transcode(source: Path, cache_dir: Path) -> Path:
-    status = source.stat()
     # Another version of the package may read the same file otherwise.
-    state = f"{version('pneumoseg')} {source.resolve()} {status.st_size} {status.st_mtime_ns}"
-    target = cache_dir / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.png"
+    state = f"{version('pneumoseg')} {source.resolve()} {file_state(source)}"
+    target = cache_dir / f"{hashlib.sha256(os.fsencode(state)).hexdigest()[:32]}.png"
     if not target.exists():
         image = Image.fromarray(read_image(source))
-        with tempfile.NamedTemporaryFile(dir=cache_dir, suffix=".part", delete=False) as file:
-            image.save(file, format="PNG", compress_level=1)
-        os.replace(file.name, target)
+        with whole_file(target) as temporary:
+            image.save(temporary, format="PNG", compress_level=1)
     return target

@@ -25,7 +25,8 @@ class DicomError(ValueError):
 
     def __str__(self) -> str:
         """The file, the reason and the remedy."""
-        return f"{self.path}: {self.reason}. {self.remedy}."
+        text = f"{self.path}: {self.reason}. {self.remedy}."
+        return text.encode("utf-8", "backslashreplace").decode()  # a path need not be UTF-8, what says it is written
 
 
 class NotDicomError(DicomError):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pneumoseg.data.patients import knows_all_patients, patient_groups
 from pneumoseg.evaluation import tables
-from pneumoseg.evaluation.bootstrap import bootstrap_means, patients_of
+from pneumoseg.evaluation.bootstrap import bootstrap_means
 from pneumoseg.evaluation.cases import decide, is_confident
 from pneumoseg.evaluation.measures import Measures, measure
 from pneumoseg.evaluation.tuning import THRESHOLDS
@@ -63,11 +64,10 @@ class Evaluation:
     @property
     def intervals(self) -> str:
         """What the intervals are, in words."""
-        mapped = (self.predictions.manifest["patient_source"] == "id map").all()
-        if mapped:
+        if knows_all_patients(self.predictions.manifest):
             return "95% bootstrap intervals over patients"
         return (
-            "95% bootstrap intervals over images, since an id map does not tell all patients; too narrow where one has "
+            "95% bootstrap intervals over images where the patient is not known, which is too narrow where one has "
             "several images"
         )
 
@@ -111,7 +111,7 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
     """
     rules = {"": assembled} | ({TUNED: tuned} if tuned else {})
     rule, suffix = (tuned, TUNED) if tuned else (assembled, "")
-    groups = patients_of(predictions.manifest)
+    groups = patient_groups(predictions.manifest)
     own = [value for each in rules.values() for value in (each.mask_threshold, each.top_threshold)]
     native = measure(predictions, [*THRESHOLDS, *own], [*GRIDS[1024], *(each.minimum_area for each in rules.values())])
     arms = {
@@ -188,7 +188,7 @@ def compare_predictions(reference: Predictions, others: dict[str, Predictions], 
         dice[name] = decide(chosen, measures, rule)["dice"].to_numpy()
     values = np.stack(list(dice.values()), axis=1)
     gains = values - values[:, :1]
-    low, high = bootstrap_means(gains, patients_of(reference.manifest))
+    low, high = bootstrap_means(gains, patient_groups(reference.manifest))
     seconds = np.array([reference.seconds, *(predictions.seconds for predictions in others.values())])
     return pd.DataFrame(
         {

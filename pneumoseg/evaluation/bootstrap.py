@@ -3,13 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
-
-
-def patients_of(manifest: pd.DataFrame) -> np.ndarray:
-    """Whose image each row is, for `bootstrap_interval`: the patient where one is known, else the image itself."""
-    known = manifest["patient_id"] != ""
-    return manifest["patient_id"].where(known, "image " + manifest["image_id"]).to_numpy(str)
 
 
 def bootstrap_interval(

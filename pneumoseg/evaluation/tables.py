@@ -29,7 +29,7 @@ def score_arms(arms: Mapping[str, pd.DataFrame], groups: np.ndarray) -> pd.DataF
 
     Args:
         arms: Cases by the name of the arm, all of the same images, see `decide`.
-        groups: (n,), see `patients_of`.
+        groups: (n,), see `patient_groups`.
 
     Returns:
         One row an arm, and the floor. `mean_dice` is the competition's score (an image with both masks empty counts 1;
@@ -65,7 +65,7 @@ def score_classifier(cases: pd.DataFrame, threshold: float, groups: np.ndarray) 
     Args:
         cases: See `decide`.
         threshold: Above which an image is positive.
-        groups: (n,), see `patients_of`.
+        groups: (n,), see `patient_groups`.
 
     Returns:
         One row a score, with `value`, `low` and `high`: those of `classification_scores`, the sensitivity at a
@@ -148,7 +148,7 @@ def area_sweep(
         threshold: Of the mask.
         areas: In pixels of the grid that the measures were taken on.
         asked: bool (n,), the images that are segmented.
-        groups: (n,), see `patients_of`.
+        groups: (n,), see `patient_groups`.
 
     Returns:
         One row an area: `area`, `mean_dice`, `mean_dice_low`, `mean_dice_high`.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pneumoseg.data.patients import patient_ids
 from pneumoseg.data.splits import stratified_split
 from pneumoseg.evaluation.cases import dice_of, is_confident
 from pneumoseg.evaluation.measures import Measures, measure
@@ -34,6 +35,7 @@ def tune(predictions: Predictions, rule: DecisionRule, *, share: float = 1.0, se
     Raises:
         ValueError: If the share is not above 0 and at most 1, the images cannot be divided so, or none is positive.
     """
+    known = patient_ids(predictions.manifest)
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, expected above 0 and at most 1")
     if share < 1:
@@ -44,7 +46,8 @@ def tune(predictions: Predictions, rule: DecisionRule, *, share: float = 1.0, se
                 f"{share:g} of the {len(predictions.manifest)} images cannot be set apart ({error}): choose on all of "
                 "them and score others, or keep the rule as it was assembled (make: TUNE=no)"
             ) from error
-        predictions = predictions.rows(predictions.manifest["image_id"].isin(chosen["image_id"]).to_numpy())
+        in_share = predictions.manifest["image_id"].isin(chosen["image_id"]).to_numpy()
+        predictions, known = predictions.rows(in_share), known[in_share]
     manifest = predictions.manifest
     if not manifest["has_pneumothorax"].any():
         raise ValueError(f"none of the {len(manifest)} images is positive: there is nothing to choose a rule on")
@@ -57,7 +60,7 @@ def tune(predictions: Predictions, rule: DecisionRule, *, share: float = 1.0, se
         "mean_dice_before": before,
         "floor": float((~manifest["has_pneumothorax"]).mean()),
     }
-    patients = sorted(set(manifest["patient_id"]) - {""})
+    patients = sorted(set(known) - {""})
     return Tuning(chosen_rule, tuple(manifest["image_id"]), tuple(patients), scores)
 
 
@@ -70,7 +73,7 @@ def without_tuning_images(predictions: Predictions, tuning: Tuning | None) -> Pr
     if tuning is None:
         return predictions
     manifest = predictions.manifest
-    used = manifest["image_id"].isin(tuning.image_ids) | manifest["patient_id"].isin(tuning.patient_ids)
+    used = manifest["image_id"].isin(tuning.image_ids) | patient_ids(manifest).isin(tuning.patient_ids)
     if used.all():
         raise ValueError(
             f"the pipeline's rule was chosen on all {len(manifest)} images, or on others of their patients: "

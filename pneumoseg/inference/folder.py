@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
 from pneumoseg.models.bundle import SPEC_NAME, Bundle, BundleError, load_bundle
 from pneumoseg.postprocessing import DecisionRule
@@ -187,7 +188,7 @@ def _several(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 def _is_pipeline(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir()} - {_JOINT, _TUNING}
+    names = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {_JOINT, _TUNING}
     return (folder / _JOINT).is_file() and all(name.rpartition("_")[0] in _KINDS for name in names)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from pneumoseg import rle
 from pneumoseg.data.loaders import resize_to_square
 from pneumoseg.dicom import DicomError, read_image
+from pneumoseg.identifiers import image_id_of
 from pneumoseg.inference.result import Result
 from pneumoseg.postprocessing import DecisionRule, draw_mask, quantize
 
@@ -30,12 +31,14 @@ class Probabilities(NamedTuple):
         probability: The classifier's; NaN where there is none or an error.
         levels: The segmenter's map, uint8 (size, size), see `quantize`; None after an error.
         error: Why the image could not be read; None otherwise.
+        shape: (H, W) of the image; (0, 0) after an error.
     """
 
     image_id: str
     probability: float
     levels: np.ndarray | None
     error: DicomError | None
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Pipeline:
             answers = zip(self._classify(images), self._segment(images), strict=True)
             for read in chunk:
                 probability, levels = (math.nan, None) if read.error is not None else next(answers)
-                yield Probabilities(read.image_id, probability, levels, read.error)
+                yield Probabilities(read.image_id, probability, levels, read.error, read.image.shape)
 
     def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_Read"]]:
         if isinstance(sources, str | Path):
@@ -185,9 +188,9 @@ def _read(source: Source) -> _Read:
             raise ValueError(f"an image is uint8, (H, W), this array is {source.dtype}, {source.shape}")
         return _Read("", source, source, None)
     try:
-        return _Read(Path(source).stem, source, read_image(source), None)
+        return _Read(image_id_of(source), source, read_image(source), None)
     except DicomError as error:
-        return _Read(Path(source).stem, source, np.zeros((0, 0), np.uint8), error)
+        return _Read(image_id_of(source), source, np.zeros((0, 0), np.uint8), error)
 
 
 def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_Read]]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import keras
 
+from pneumoseg.identifiers import is_hidden
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.models.weights import UNREADABLE
@@ -219,7 +220,12 @@ def _file_sha256(path: Path) -> str:
 
 
 def _is_bundle_or_empty(folder: Path) -> bool:
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {SPEC_NAME, WEIGHTS_NAME}
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if SPEC_NAME in names:  # file managers leave hidden files wherever they look
+        names = {name for name in names if not is_hidden(name)}
+    return names <= {SPEC_NAME, WEIGHTS_NAME}
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pneumoseg.evaluation.bootstrap import bootstrap_interval, patients_of
+from pneumoseg.data.patients import patient_groups
+from pneumoseg.evaluation.bootstrap import bootstrap_interval
 from pneumoseg.report.curves import best_row
 from pneumoseg.scores import classification_scores
+from pneumoseg.training.run import read_validation_predictions
 
 # Okabe and Ito's palette, dark enough for lines on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -103,10 +105,7 @@ def draw_comparison(runs: Sequence[str | Path]) -> Figure:
 def _predictions(run: Path) -> pd.DataFrame:
     if not (run / "predictions.csv").exists() or not (run / "metrics.json").exists():
         raise ValueError(f"{run} holds no finished classifier run: it needs predictions.csv and metrics.json")
-    table = pd.read_csv(run / "predictions.csv", dtype=str, keep_default_na=False)
-    table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
-    table["probability"] = pd.to_numeric(table["probability"])  # an empty cell, of a network that diverged, is NaN
-    return table.sort_values("image_id", ignore_index=True)
+    return read_validation_predictions(run).sort_values("image_id", ignore_index=True)
 
 
 def histories(run: str | Path) -> dict[str, pd.DataFrame]:
@@ -142,7 +141,7 @@ def _interval(tables: list[pd.DataFrame], name: str) -> tuple[float, float]:
         own, *other = (classification_scores(labels[rows], column[rows])[name] for column in columns)
         return own - other[0] if other else own
 
-    low, high = bootstrap_interval(score, patients_of(tables[0]))
+    low, high = bootstrap_interval(score, patient_groups(tables[0]))
     return float(low), float(high)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from pneumoseg import rle
 from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
+from pneumoseg.data.files import size_changed
 from pneumoseg.dicom import read_image
 from pneumoseg.overlay import COLOURS, outline
 
@@ -26,7 +27,7 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
         columns: Images side by side.
 
     Raises:
-        DicomError: If an image cannot be read.
+        DicomError: If an image cannot be read, or has another size than its mask.
         ValueError: If the manifest is empty.
     """
     if manifest.empty:
@@ -42,7 +43,7 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
         if results is not None:
             masks["prediction"] = results[number].mask
             title += f", predicted {results[number].area_px} px"
-        outline(cells[number], read_image(row.path), masks, title)
+        outline(cells[number], _image_of(row), masks, title)
     names = ["truth"] if results is None else list(COLOURS)
     legend = "   ".join(f"{name}: {'blue' if name == 'truth' else 'orange'}" for name in names)
     figure.suptitle(legend, fontsize=9)
@@ -68,9 +69,17 @@ def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
     for number, (row, cells) in enumerate(
         zip(manifest.itertuples(), figure.subplots(len(manifest), columns, squeeze=False), strict=True)
     ):
-        image, mask = read_image(row.path), rle.decode(row.rle, (row.rows, row.columns))
+        image, mask = _image_of(row), rle.decode(row.rle, (row.rows, row.columns))
         outline(cells[0], image, {"truth": mask}, f"original\n{row.image_id[-24:]}")
         for axes, (name, augment) in zip(cells[1:], augmentations.items(), strict=True):
             changed = augment(image, mask, seed=seed + number)
             outline(axes, changed["image"], {"truth": changed["mask"]}, f"{name}\n")
     return figure
+
+
+def _image_of(row: Any) -> np.ndarray:
+    """Read the image of a manifest's row, which must be of the size that was indexed."""
+    image = read_image(row.path)
+    if error := size_changed(row, image.shape):
+        raise error
+    return image

@@ -9,6 +9,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 import pneumoseg
+from pneumoseg.data.patients import knows_all_patients, patient_ids
 from pneumoseg.data.splits import images_of_run
 from pneumoseg.evaluation import STAGED, TUNED, Evaluation
 from pneumoseg.evaluation.tables import FLOOR
@@ -87,13 +88,12 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
     name = STAGED + (TUNED if TUNED in evaluation.rules else "")
     arm = evaluation.arms.loc[name]
     manifest = evaluation.predictions.manifest
-    mapped = manifest["patient_source"] == "id map"
     return {
         "images": len(manifest),
         "positives": int(evaluation.cases["positive"].sum()),
         "arm": name,
         "intervals": evaluation.intervals,
-        "patients": int(manifest["patient_id"].nunique()) if mapped.all() else None,
+        "patients": int(patient_ids(manifest).nunique()) if knows_all_patients(manifest) else None,
         "score": _interval(arm, "mean_dice"),
         "floor": _number(evaluation.arms.loc[FLOOR, "mean_dice"]),
         "gain": _interval(arm, "gain"),

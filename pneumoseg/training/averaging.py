@@ -16,6 +16,7 @@ from pneumoseg.callbacks.epoch_weights import epoch_path, load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import Phase, SegmentationLoss, load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
+from pneumoseg.identifiers import read_text_table
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.freezing import set_trainable
@@ -146,7 +147,7 @@ def part_of(phases: Sequence[Phase], epoch: int) -> str:
 
 
 def _sides(run: Path, manifest: pd.DataFrame) -> list[pd.DataFrame]:
-    split = pd.read_csv(run / "split.csv", dtype=str, keep_default_na=False)
+    split = read_text_table(run / "split.csv")
     missing = ~split["image_id"].isin(manifest["image_id"])
     if missing.any():
         raise ValueError(

@@ -181,6 +181,7 @@ def _precision(policy: str) -> Iterator[None]:
 def _save_predictions(folder: Path, validation: pd.DataFrame, batches: tf.data.Dataset) -> None:
     """Keep what the best bundle, read back from the disk, says of the validation images."""
     probabilities = load_bundle(folder / "best").model.predict(batches, verbose=0)[:, 0]
-    table = validation[["image_id", "patient_id", "has_pneumothorax"]].assign(probability=probabilities)
+    columns = ["image_id", "patient_id", "patient_source", "sex", "has_pneumothorax"]
+    table = validation[columns].assign(probability=probabilities)
     with whole_file(folder / PREDICTIONS) as temporary:
         table.to_csv(temporary, index=False)

@@ -11,7 +11,15 @@ from pneumoseg.config import ClassifierSettings, SegmenterSettings
 from pneumoseg.data.splits import patients_on_both_sides, stratified_folds
 from pneumoseg.scores import best_threshold, classification_scores
 from pneumoseg.training import classifier, segmenter
-from pneumoseg.training.run import FINISHED, PREDICTIONS, Watch, refuse_finished, write_metrics
+from pneumoseg.training.run import (
+    FINISHED,
+    PREDICTIONS,
+    Watch,
+    read_validation_predictions,
+    refuse_finished,
+    warn_about_patients,
+    write_metrics,
+)
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -56,6 +64,7 @@ def cross_validate(
     sides = stratified_folds(
         manifest, round(1 / split.validation_fraction), seed=split.seed, group_by_patient=split.group_by_patient
     )
+    warn_about_patients(manifest)
     for number, (training, validation) in enumerate(sides, start=1):
         fold = folder / f"fold_{number}"
         _log.info(
@@ -77,9 +86,7 @@ def cross_validate(
 
 def _pooled(folder: Path, folds: list[Path]) -> dict[str, Any]:
     """Write all out-of-fold predictions, and score them."""
-    types = {"image_id": str, "patient_id": str}
-    tables = [pd.read_csv(fold / PREDICTIONS, dtype=types).assign(fold=n) for n, fold in enumerate(folds, start=1)]
-    predictions = pd.concat(tables)
+    predictions = pd.concat([read_validation_predictions(fold).assign(fold=n) for n, fold in enumerate(folds, start=1)])
     with whole_file(folder / PREDICTIONS) as temporary:
         predictions.to_csv(temporary, index=False)
     labels, probabilities = predictions["has_pneumothorax"].to_numpy(), predictions["probability"].to_numpy()

@@ -16,7 +16,9 @@ import pandas as pd
 import yaml
 
 from pneumoseg.config import Settings, Split
+from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
 from pneumoseg.data.splits import patients_on_both_sides, stratified_split
+from pneumoseg.identifiers import read_text_table
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -134,12 +136,18 @@ def split_manifest(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, 
     )
     for name, side in (("Training", training), ("Validation", validation)):
         _log.info(f"{name}: {len(side)} images, {side['has_pneumothorax'].sum()} positive")
-    shared, total = patients_on_both_sides(training, validation), manifest["patient_id"].nunique()
-    mapped = (manifest["patient_source"] == "id map").sum()
-    _log.info(f"Patients on both sides: {shared} of {total} ({mapped} of {len(manifest)} images known from an id map)")
-    if not mapped:
-        _log.info("The competition's DICOM headers give each image a patient of its own: more may be shared unseen")
+    shared = patients_on_both_sides(training, validation)
+    _log.info(f"Patients on both sides: {shared} ({describe_patients(manifest)})")
+    if not has_known_patients(manifest):
+        _log.info("One patient's images may be on both sides unseen, which makes scores too good: index with an id map")
+    warn_about_patients(manifest)
     return training, validation
+
+
+def warn_about_patients(manifest: pd.DataFrame) -> None:
+    """Log what makes a split by patient doubtful."""
+    for text in doubts_about_patients(manifest):
+        _log.warning(f"WARNING: {text}")
 
 
 def finish_run(
@@ -161,6 +169,19 @@ def finish_run(
     metrics = write_metrics(folder, metrics | dict(further or {}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return metrics
+
+
+def read_validation_predictions(run: Path) -> pd.DataFrame:
+    """Read a classifier run's `predictions.csv`: what the best bundle says of each validation image.
+
+    Returns:
+        One row per image, ids as text, `has_pneumothorax` as bool and `probability` as float64, NaN of a network that
+        diverged.
+    """
+    table = read_text_table(run / PREDICTIONS)
+    return table.assign(
+        has_pneumothorax=table["has_pneumothorax"] == "True", probability=pd.to_numeric(table["probability"])
+    )
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The manifest: what gets in, what is left out and why."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,9 +77,40 @@ def test_linked_folders_are_followed(folder, tmp_path):
 
 def test_id_map_overrides_the_header(folder):
     (folder / "map.csv").write_text("Kaggle_ID,NIH_ID\na,00000007_000.png\n")
-    manifest = index(folder, id_map=folder / "map.csv")
+    with pytest.warns(UserWarning, match="the id map names the patient of 1 of 2 images"):
+        manifest = index(folder, id_map=folder / "map.csv")
     assert manifest["patient_id"].tolist() == ["00000007", ""]
     assert manifest["patient_source"].tolist() == ["id map", "header"]
+
+
+@pytest.mark.parametrize("ids", ["a.dcm,00000007_000.png\nb.dcm,00000008_000.png\n", "", "other,00000007_000.png\n"])
+def test_an_id_map_of_other_images_is_refused(folder, ids):
+    (folder / "map.csv").write_text(f"Kaggle_ID,NIH_ID\n{ids}")
+    with pytest.raises(
+        ValueError, match=r"0 of 2 images are in .*map\.csv, which lists \d: the images are named like 'a'"
+    ):
+        index(folder, id_map=folder / "map.csv")
+
+
+def test_both_sides_of_an_id_map_are_counted(folder, caplog):
+    (folder / "map.csv").write_text("Kaggle_ID,NIH_ID\na,00000007_000.png\nx,00000007_001.png\ny,00000008_001.png\n")
+    with pytest.warns(UserWarning, match="1 of 2"), caplog.at_level("INFO", "pneumoseg"):
+        manifest = index(folder, id_map=folder / "map.csv")
+    assert f"1 of 2 images are in {folder / 'map.csv'}, which lists 3" in caplog.text
+    assert "the id map names the patient of 1 of 2 images" in manifest.summary()
+
+
+def test_what_a_file_was_like_is_recorded(folder):
+    manifest = index(folder)
+    for row in manifest.itertuples():
+        status = os.stat(row.path)
+        assert (row.file_bytes, row.file_modified) == (status.st_size, status.st_mtime_ns)
+
+
+def test_a_manifest_made_by_hand_need_not_say_what_its_files_are_like(folder):
+    manifest = index(folder).drop(columns=["file_bytes", "file_modified"])
+    save_manifest(manifest, folder / "manifest.csv")
+    pd.testing.assert_frame_equal(load_manifest(folder / "manifest.csv"), manifest)
 
 
 def test_manifest_survives_a_round_trip(folder):

@@ -27,7 +27,7 @@ def table(images=200, positives=50, images_a_patient=2, source="header"):
 @pytest.mark.parametrize("seed", range(3))
 def test_by_image(seed):
     manifest = table()
-    training, validation = stratified_split(manifest, 0.2, seed=seed)
+    training, validation = stratified_split(manifest, 0.2, seed=seed, group_by_patient=False)
     assert (len(training), len(validation)) == (160, 40)
     assert (training["has_pneumothorax"].sum(), validation["has_pneumothorax"].sum()) == (40, 10)
     pd.testing.assert_frame_equal(pd.concat([training, validation]).sort_index(), manifest)
@@ -40,8 +40,9 @@ def test_same_seed_same_split_other_seed_another():
     assert first != other
 
 
-def test_grouped_where_an_id_map_tells_the_patients():
-    training, validation = stratified_split(table(images_a_patient=5, source="id map"))
+@pytest.mark.parametrize("source", ["id map", "header"])
+def test_grouped_where_the_patients_are_known(source):
+    training, validation = stratified_split(table(images_a_patient=5, source=source))
     assert patients_on_both_sides(training, validation) == 0
     assert len(validation) == pytest.approx(40, abs=10)
     assert validation["has_pneumothorax"].sum() == pytest.approx(10, abs=5)
@@ -55,6 +56,15 @@ def test_grouping_can_be_chosen_either_way():
 def test_images_without_a_patient_are_no_shared_patient():
     manifest = table().assign(patient_id="")
     assert patients_on_both_sides(*stratified_split(manifest)) == 0
+
+
+def test_a_placeholder_is_no_patient():
+    manifest = table(images_a_patient=1).assign(patient_id="ANON")
+    training, validation = stratified_split(manifest)
+    assert (len(validation), validation["has_pneumothorax"].sum()) == (40, 10)  # by image
+    assert patients_on_both_sides(training, validation) == 0
+    with pytest.raises(ValueError, match="apart from placeholders, no two images have the same patient id"):
+        stratified_split(manifest, group_by_patient=True)
 
 
 @pytest.mark.parametrize("manifest", [table().assign(patient_id=""), table(images_a_patient=1)])

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumoseg.evaluation.bootstrap import bootstrap_interval, bootstrap_means, patients_of
+from pneumoseg.data.patients import patient_groups
+from pneumoseg.evaluation.bootstrap import bootstrap_interval, bootstrap_means
 
 
 def test_interval_of_a_mean_is_that_of_theory():
@@ -103,6 +104,6 @@ def test_same_seed_same_bounds():
 
 def test_an_image_without_a_patient_is_one_of_its_own():
     manifest = pd.DataFrame({"image_id": ["a", "b", "c", "d", "e"], "patient_id": ["1", "", "1", "", "b"]})
-    groups = patients_of(manifest)
+    groups = patient_groups(manifest)
     assert groups[0] == groups[2]
     assert len(set(groups)) == 4

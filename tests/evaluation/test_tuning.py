@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from pneumoseg.data.patients import patient_groups
 from pneumoseg.evaluation import tuning
-from pneumoseg.evaluation.bootstrap import patients_of
 from pneumoseg.evaluation.cases import decide
 from pneumoseg.evaluation.measures import measure
 from pneumoseg.evaluation.tuning import tune, without_tuning_images
@@ -233,15 +233,23 @@ def test_a_share_leaves_the_others_and_keeps_patients_apart(tmp_path):
 
 
 def test_other_images_of_the_patients_are_left_out_too(tmp_path):
-    # The header's patients are not grouped, so that a share divides some pairs.
     predictions = random_predictions(tmp_path, 0, 24, patient_id=PAIRS)
-    chosen = tune(predictions, RULE, share=0.5)
+    chosen = tune(predictions.rows(np.arange(24) % 3 == 0), RULE)  # one image each of 8 of the 12 pairs
     rest = without_tuning_images(predictions, chosen)
-    assert len(rest.manifest) < 12
+    assert len(rest.manifest) == 8
     assert not set(rest.manifest["patient_id"]) & set(chosen.patient_ids)
-    assert not set(patients_of(rest.manifest)) & {PAIRS[int(image_id[1:])] for image_id in chosen.image_ids}
+    assert not set(patient_groups(rest.manifest)) & {PAIRS[int(image_id[1:])] for image_id in chosen.image_ids}
     kept_rows = predictions.manifest["image_id"].isin(rest.manifest["image_id"])
     np.testing.assert_array_equal(rest.probability, predictions.probability[kept_rows])
+
+
+@pytest.mark.parametrize("placeholder", ["ANON", "p1"])
+def test_a_placeholder_joins_no_images(tmp_path, placeholder):
+    """One PatientID for all files: what was tuned on half of the images is scored on the other half."""
+    predictions = random_predictions(tmp_path, 0, 24, patient_id=placeholder)
+    chosen = tune(predictions, RULE, share=0.5)
+    assert (len(chosen.image_ids), chosen.patient_ids) == (12, ())
+    assert len(without_tuning_images(predictions, chosen).manifest) == 12
 
 
 def test_images_without_a_patient_are_left_out_one_by_one(tmp_path):

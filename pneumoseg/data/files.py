@@ -1,0 +1,136 @@
+"""The files of a data set: which ones there are, and which one stands for an image id."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pneumoseg.dicom import DamagedError, DicomError, read_image
+from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
+
+_log = logging.getLogger(__name__)
+
+
+def find_dicoms(folder: str | Path) -> list[Path]:
+    """List all `.dcm` files under a folder, at any depth, sorted by path.
+
+    Links to folders are followed, and each real folder is visited once: by its own path if it lies under the folder,
+    else by the first link. Hidden files and folders, such as the `._ID.dcm` and `__MACOSX` of macOS, are passed over;
+    how many is logged.
+
+    Args:
+        folder: Where to look.
+
+    Returns:
+        Absolute paths. Links are left as they are, since their names may carry the image ids (as with git-annex).
+
+    Raises:
+        FileNotFoundError: If the folder does not exist or holds no such file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{printable(folder)}: no such folder, expected one with .dcm files")
+    paths: list[Path] = []
+    passed_over: list[Path] = []
+    for parent, names, hidden in _walk(absolute(folder)):
+        dicoms = [Path(parent, name) for name in names if name.lower().endswith(".dcm")]
+        paths += [path for path in dicoms if not is_hidden(path.name)]
+        passed_over += [path for path in dicoms if is_hidden(path.name)] + [Path(parent, name) for name in hidden]
+    if passed_over:
+        _log.info(f"{len(passed_over)} hidden files and folders passed over, the first: {printable(min(passed_over))}")
+    if not paths:
+        raise FileNotFoundError(f"{printable(folder)}: no .dcm file in it or below it")
+    return sorted(paths)
+
+
+def choose_one_per_id(paths: Iterable[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Choose one file for each image id: the first in order that can be read, else the first.
+
+    Args:
+        paths: DICOM files.
+
+    Returns:
+        The chosen files, in order; and of each other file its id and a sentence that names it and says why it is left
+        out. A file whose own name is not UTF-8 is left out, too, for no table could hold its id.
+    """
+    by_id: dict[str, list[Path]] = {}
+    for path in paths:
+        by_id.setdefault(image_id_of(path), []).append(path)
+    chosen, left_out = [], []
+    for image_id, several in by_id.items():
+        if not is_utf8(image_id):
+            left_out += [
+                (printable(image_id), f"{printable(path)}: its name is not UTF-8, rename it") for path in several
+            ]
+            continue
+        kept = several[0] if len(several) == 1 else next(filter(_is_readable, several), several[0])
+        chosen.append(kept)
+        others = [path for path in several if path != kept]
+        left_out += [(image_id, f"{printable(path)}: same name as {printable(kept)}") for path in others]
+    return chosen, left_out
+
+
+def file_state(path: str | Path) -> tuple[int, int]:
+    """Return what tells whether a file was changed: its size in bytes, and when it was modified, in ns since 1970.
+
+    Raises:
+        DicomError: If there is no such file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DicomError(str(path), f"cannot be opened ({error.strerror})") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def size_changed(row: Any, shape: tuple[int, int]) -> DamagedError | None:
+    """Return an error if an image is of another size than when it was indexed, so that its mask does not fit.
+
+    Args:
+        row: A manifest's, as `itertuples` gives it.
+        shape: (H, W) of the image now.
+    """
+    if shape == (row.rows, row.columns):
+        return None
+    reason = f"is {shape[0]} x {shape[1]} pixels and was {row.rows} x {row.columns} when it was indexed"
+    return DamagedError(row.path, reason, "Index the data set again")
+
+
+def absolute(path: str | Path) -> Path:
+    """Make a path absolute without following links, but for those before a `..`, which leads out of their target."""
+    parts = Path(path).absolute().parts
+    last = max((number for number, part in enumerate(parts) if part == ".."), default=-1)
+    return Path(*parts[: last + 1]).resolve().joinpath(*parts[last + 1 :]) if last >= 0 else Path(*parts)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each real folder once, with its files' names and its hidden folders'; what links lead to comes last.
+
+    Warns of folders that cannot be listed.
+    """
+    visited: set[tuple[int, int]] = set()
+    waiting, errors = [str(folder)], list[OSError]()
+    while waiting:
+        for parent, folders, names in os.walk(waiting.pop(0), onerror=errors.append):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            hidden = [name for name in folders if is_hidden(name)]
+            folders[:] = sorted(set(folders) - set(hidden))
+            waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+            yield parent, names, hidden
+    if errors:
+        first = printable(str(errors[0].filename))
+        warnings.warn(f"{len(errors)} folders cannot be read, the first: {first} ({errors[0].strerror})", stacklevel=3)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        read_image(path)
+    except DicomError:
+        return False
+    return True
