@@ -132,8 +132,9 @@ def predict(
             writer.writerow((row.image_id, probability, round(now - before, 6), error))
             file.flush()
             before = now
-    _whole_lines(folder / _PARTIAL).set_index("image_id").loc[manifest["image_id"]].to_csv(folder / _PARTIAL)
-    (folder / _PARTIAL).replace(folder / _TABLE)
+    with whole_file(folder / _TABLE) as temporary:
+        _whole_lines(folder / _PARTIAL).set_index("image_id").loc[manifest["image_id"]].to_csv(temporary)
+    (folder / _PARTIAL).unlink()
     return load_predictions(folder)
 
 

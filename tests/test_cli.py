@@ -5,17 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 import yaml
 from typer.testing import CliRunner
 
-from pneumoseg.cli import app
+from pneumoseg.cli import app, main
 from pneumoseg.data.index import load_manifest, save_manifest
 from pneumoseg.data.loaders import classification_examples
 from pneumoseg.models.bundle import load_bundle
+from tests.conftest import write_dicom
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 COMMAND = Path(sys.executable).parent / "pneumoseg"
@@ -271,6 +276,108 @@ def test_cross_validation_by_command(runs, tmp_path):
     invoke(*arguments, tmp_path / "run")
     assert len(pd.read_csv(tmp_path / "run/predictions.csv")) == 40
     assert "mcc_gain" in invoke("compare", tmp_path / "run", tmp_path / "run", "--out", tmp_path / "c.png")
+
+
+def test_a_test_folder_of_doubles_links_and_junk_gives_a_valid_submission(runs, generated, tmp_path):
+    test, out = tmp_path / "test", tmp_path / "submission.csv"
+    shutil.copytree(generated / "dicom-images-test", test / "one")
+    first, second = sorted((test / "one").iterdir())[:2]
+    (test / "two").mkdir()
+    shutil.copy(first, test / "two")  # the same image again
+    shutil.copy(second, test / "two")
+    second.write_bytes(b"damaged")  # the other file of this name is read instead
+    (test / "loop").symlink_to(test)
+    (test / "one" / f"._{first.name}").write_bytes(b"junk")
+    (test / "__MACOSX").mkdir()
+    (test / "__MACOSX/x.dcm").write_bytes(b"junk")
+    Path(os.fsdecode(os.path.join(os.fsencode(test), b"caf\xe9.dcm"))).write_bytes(first.read_bytes())
+    said = invoke("submit", test, "--pipeline", runs / "pipeline", "--out", out)
+    assert "12 rows" in said
+    assert "3 FILES LEFT OUT" in said
+    assert "UNREADABLE" not in said
+    sample = generated / "stage_2_sample_submission.csv"
+    assert "valid, 12 rows" in invoke("validate-submission", out, "--expected", sample, "--rows", 128, "--columns", 128)
+    errors = pd.read_csv(tmp_path / "submission.errors.csv").set_index("ImageId")["error"]
+    assert errors[first.stem] == f"{test / 'two' / first.name}: same name as {first}"
+    assert errors[second.stem] == f"{second}: same name as {test / 'two' / second.name}"
+    assert errors["caf\\udce9"].endswith("its name is not UTF-8, rename it")
+
+
+def test_a_file_replaced_since_indexing_is_not_scored_in_silence(runs, generated, tmp_path):
+    manifest = load_manifest(runs / "manifest.csv").head(3)
+    write_dicom(tmp_path / "other.dcm", np.zeros((100, 90), np.uint8))
+    manifest.loc[1, "path"] = str(tmp_path / "other.dcm")
+    save_manifest(manifest, tmp_path / "manifest.csv")
+    out = tmp_path / "kept"
+    said = invoke("predict", "--manifest", tmp_path / "manifest.csv", "--pipeline", runs / "pipeline", "--out", out)
+    assert "1 UNREADABLE FILES" in said
+    table = pd.read_csv(out / "predictions.csv")
+    assert "is 100 x 90 pixels and was 128 x 128 when it was indexed" in table["error"][1]
+    assert table["probability"].isna().tolist() == [False, True, False]
+
+
+OUTPUTS = [
+    ("synthesize", "{out}"),
+    ("index", "absent", "absent", "--out", "{out}"),
+    ("show-masks", "--manifest", "absent", "--out", "{out}"),
+    ("show-augmentations", "--manifest", "absent", "--out", "{out}"),
+    ("train-classifier", "absent", "--manifest", "absent", "--out", "{out}"),
+    ("train-segmenter", "absent", "--manifest", "absent", "--out", "{out}"),
+    ("swa", "absent", "--epochs", "1-2", "--manifest", "absent", "--out", "{out}"),
+    ("compare", "absent", "--out", "{out}"),
+    ("assemble", "--classifier", "absent", "--segmenter", "absent", "--out", "{out}"),
+    ("predict", "--manifest", "absent", "--pipeline", "absent", "--out", "{out}"),
+    ("tune", "--predictions", "absent", "--pipeline", "{out}"),
+    ("submit", "absent", "--pipeline", "absent", "--out", "{out}"),
+    ("evaluate", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
+    ("report", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
+]
+FOLDERS = {"synthesize", "train-classifier", "train-segmenter", "swa", "assemble", "predict", "tune", "evaluate"}
+
+
+def test_every_command_that_writes_is_among_the_outputs():
+    names = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    assert names - {arguments[0] for arguments in OUTPUTS} == {"validate-submission"}
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS, ids=lambda arguments: arguments[0])
+def test_outputs_are_checked_before_anything_is_read(arguments, tmp_path):
+    """Each command is told of inputs that do not exist; the output that cannot be written is what it says first."""
+
+    def said(out):
+        words = [word.format(out=out) for word in arguments]
+        return CliRunner().invoke(app, words).exception
+
+    (tmp_path / "file").touch()
+    assert isinstance(said(tmp_path / "file/below"), NotADirectoryError | FileExistsError)
+    if arguments[0] in FOLDERS:
+        assert "is a file: name a folder to write" in str(said(tmp_path / "file"))
+    else:
+        assert "is a folder: name a file to write" in str(said(tmp_path))
+    error = said(tmp_path / "new/deep/out")
+    assert arguments[0] == "synthesize" or error is not None
+    assert (tmp_path / "new/deep").is_dir()
+
+
+def test_an_output_on_a_disk_that_takes_no_file_is_named(monkeypatch, tmp_path):
+    def refuse(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    error = CliRunner().invoke(app, ["index", "absent", "absent", "--out", str(tmp_path / "manifest.csv")]).exception
+    assert str(error) == f"{tmp_path / 'manifest.csv'} cannot be written (Read-only file system): name another place"
+
+
+def test_an_error_of_the_graph_is_one_line(monkeypatch, capsys):
+    def fail():
+        raise tf.errors.InvalidArgumentError(None, None, "Invalid JPEG data\n\t [[{{node DecodeJpeg}}]]")
+
+    monkeypatch.setattr(sys.modules["pneumoseg.cli.app"], "app", fail)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which `main` replaces
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "pneumoseg: TensorFlow stopped (InvalidArgumentError): Invalid JPEG data\n"
 
 
 def run_command(*arguments):

@@ -16,7 +16,7 @@ from pneumoseg.callbacks.mcc import MCC
 from pneumoseg.config import ClassifierSettings, ClassWeights, FocalLossSettings, Plateau
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.enrichment import enrich
-from pneumoseg.data.loaders import classification_examples
+from pneumoseg.data.loaders import classification_examples, files_named
 from pneumoseg.data.sampling import Epoch, enriched_epoch
 from pneumoseg.losses import FocalLoss
 from pneumoseg.metrics import MatthewsCorrelation
@@ -91,7 +91,7 @@ def train_split(
     def save(model: keras.Model, logs: dict[str, float]) -> None:
         save_bundle(run / "best", model, "classifier", arguments, {"probability": logs["val_best_threshold"]})
 
-    with open_run(folder, settings, training, validation, resume=resume) as run:
+    with open_run(folder, settings, training, validation, resume=resume) as run, files_named(training, validation):
         if copies is not None:
             _save_copies(run, copies, training, augmentations)
         examples, checked = (

@@ -11,7 +11,7 @@ from pneumoseg.callbacks.epoch_weights import EpochWeights
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import SegmenterSettings
 from pneumoseg.data.augmentation import Augmentation
-from pneumoseg.data.loaders import segmentation_examples
+from pneumoseg.data.loaders import files_named, segmentation_examples
 from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.segmenter import build_segmenter
@@ -75,7 +75,7 @@ def train_split(
     def save(model: keras.Model, _: dict[str, float]) -> None:
         save_bundle(run / "best", model, "segmenter", arguments, {"probability": 0.5})
 
-    with open_run(folder, settings, training, validation, resume=resume) as run:
+    with open_run(folder, settings, training, validation, resume=resume) as run, files_named(training, validation):
         examples, checked = (
             segmentation_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
         )

@@ -1,15 +1,20 @@
 """The loader against `read_image`, hand-made images and hand-made masks."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
+import pydicom
 import pytest
 import tensorflow as tf
 
 from pneumoseg import rle
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
-from pneumoseg.data.loaders import classification_examples, resize_to_square, segmentation_examples
+from pneumoseg.data.loaders import classification_examples, files_named, resize_to_square, segmentation_examples
 from pneumoseg.data.sampling import UNCHANGED, Epoch, random_epoch
-from pneumoseg.dicom import read_image
+from pneumoseg.dicom import DamagedError, DicomError, read_image
 from pneumoseg.postprocessing import fit_square, restore
 from tests.conftest import manifest_of, write_dicom
 
@@ -137,6 +142,91 @@ def test_transcoding_happens_once_and_follows_the_file(tmp_path):
     assert [file.stat().st_mtime_ns for file in cache.iterdir()] == [written]
     write_dicom(path, image[::-1].copy(), PatientID="other length")
     np.testing.assert_array_equal(load(), image[::-1])
+
+
+@pytest.fixture
+def copied(manifest, tmp_path):
+    """A JPEG and a transcoded file of the generated images, copied so that they may be changed, and their manifest."""
+    jpeg = manifest[manifest["frame_length"] > 0].iloc[:2]
+    other = manifest[manifest["frame_length"] == 0].iloc[:1]
+    rows = pd.concat([jpeg, other]).reset_index(drop=True)
+    for number, path in enumerate(rows["path"]):
+        rows.loc[number, "path"] = str(shutil.copy2(path, tmp_path))
+    return rows
+
+
+def images_of(rows, tmp_path):
+    return collected(classification_examples(rows, 128, cache_dir=tmp_path / "cache").batches(4))[0][..., 0]
+
+
+def test_files_that_are_as_they_were_are_not_read_again(copied, tmp_path, caplog):
+    images_of(copied, tmp_path)
+    assert "reading them" not in caplog.text
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_file_of_other_bytes_is_read_again(number, copied, tmp_path, caplog):
+    other = copied["path"][1 - number // 2]
+    Path(copied["path"][number]).write_bytes(Path(other).read_bytes())
+    images = images_of(copied, tmp_path)
+    np.testing.assert_array_equal(images[number], read_image(other))
+    assert "1 of 3 files are not known to be as they were indexed: reading them" in caplog.text
+
+
+def test_a_frame_that_moved_within_its_file_is_found_again(copied, tmp_path):
+    """As when a tool has added an element to the header: the offset that was indexed leads into the frame."""
+    path = Path(copied["path"][0])
+    image = read_image(path)
+    dataset = pydicom.dcmread(path)
+    dataset.PatientComments = "x" * 1000
+    dataset.save_as(path)
+    np.testing.assert_array_equal(images_of(copied, tmp_path)[0], image)
+
+
+def hole(path, row):
+    content = bytearray(path.read_bytes())
+    middle = row["frame_offset"] + row["frame_length"] // 2
+    content[middle : middle + 64] = b"\0" * 64
+    path.write_bytes(content)
+
+
+def cut(path, row):
+    path.write_bytes(path.read_bytes()[: row["frame_offset"] + row["frame_length"] // 2])
+
+
+@pytest.mark.parametrize("damage", [hole, cut])
+def test_a_file_damaged_since_is_an_error_that_names_it(damage, copied, tmp_path):
+    path = Path(copied["path"][0])
+    damage(path, copied.iloc[0])
+    with pytest.raises(DamagedError) as caught:
+        images_of(copied, tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_file_of_another_size_in_pixels_does_not_fit_its_mask(number, copied, tmp_path):
+    write_dicom(Path(copied["path"][number]), np.zeros((100, 128), np.uint8))
+    with pytest.raises(DamagedError, match="is 100 x 128 pixels and was 128 x 128 when it was indexed"):
+        images_of(copied, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path, row: path.unlink()])
+def test_an_error_inside_the_graph_names_the_file(damage, copied, tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "_MEMORY_BUDGET", 0)
+    batches = segmentation_examples(copied, 64, cache_dir=tmp_path / "cache").batches(2)
+    damage(Path(copied["path"][0]), copied.iloc[0])
+    with pytest.raises(tf.errors.OpError):
+        list(batches)
+    with pytest.raises(DicomError) as caught, files_named(copied):
+        list(batches)
+    assert copied["path"][0] in str(caught.value)
+
+
+def test_cached_images_may_be_read_by_others(copied, tmp_path):
+    images_of(copied, tmp_path)
+    (cached,) = (tmp_path / "cache").iterdir()
+    (tmp_path / "ordinary").touch()
+    assert cached.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 def test_empty_manifest(manifest, tmp_path):

@@ -1,11 +1,13 @@
 """Folds: each image predicted by a network that did not see it; finished folds kept."""
 
+import csv
+
 import pandas as pd
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
 from pneumoseg.training import classifier
-from pneumoseg.training.cross_validation import cross_validate
+from pneumoseg.training.cross_validation import _pooled, cross_validate
 from pneumoseg.training.segmenter import train_segmenter
 
 
@@ -55,6 +57,25 @@ def test_segmenters_have_the_classifiers_folds(settings_of, segmenter_settings, 
         assert splits[0] == splits[1]
     with pytest.raises(ValueError, match="call cross_validate"):
         train_segmenter(settings, manifest, tmp_path / "run", tmp_path)
+
+
+def test_ids_that_read_like_something_else_stay_among_the_pooled(tmp_path):
+    ids, patients = ["NA", "None", "0001", "nan", "1e5", "True"], ["NULL", "007", "", "n/a", "1", "1"]
+    folds = []
+    for number in (1, 2):
+        folds.append(tmp_path / f"fold_{number}")
+        table = pd.DataFrame({"image_id": ids, "patient_id": patients, "has_pneumothorax": [True, False] * 3})
+        table["probability"] = [0.75, 0.25, 0.75, 0.25, 0.25, float("nan")]
+        table["image_id"] = [f"{image_id}" if number == 1 else f"{image_id}2" for image_id in ids]
+        folds[-1].mkdir()
+        table.to_csv(folds[-1] / "predictions.csv", index=False)
+    _pooled(tmp_path, folds)
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_id"] for row in rows] == [*ids, *(f"{image_id}2" for image_id in ids)]
+    assert [row["patient_id"] for row in rows] == patients * 2
+    assert [row["has_pneumothorax"] for row in rows] == ["True", "False"] * 6
+    assert [row["probability"] for row in rows[:6]] == ["0.75", "0.25", "0.75", "0.25", "0.25", ""]
 
 
 def test_one_network_and_many_are_not_confused(settings_of, manifest, tmp_path):
