@@ -34,7 +34,6 @@ def output_file(ctx: typer.Context, path: Path | None) -> Path | None:
         return path
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
     _require_writable(path.parent, path)
     return path
 
@@ -49,17 +48,17 @@ def output_folder(ctx: typer.Context, path: Path | None) -> Path | None:
         return path
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file: name a folder to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
     _require_writable(path if path.is_dir() else path.parent, path)
     return path
 
 
 def _require_writable(folder: Path, output: Path) -> None:
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"{output} cannot be written ({error.strerror}): name another place") from error
+        raise OSError(f"{output} cannot be written ({error.strerror}: {folder}): name another place") from error
 
 
 Manifest = Annotated[Path, typer.Option(help="Manifest made by `pneumoseg index`.")]

@@ -69,11 +69,13 @@ def predict(
     from pneumoseg.predictions import predict
 
     runs = exclude_training or []
-    table = without_training_images(load_manifest(manifest), runs)
+    everything = load_manifest(manifest)
+    table = without_training_images(everything, runs)
     networks = load_pipeline(pipeline, batch_size)
     networks = dataclasses.replace(networks, flip=networks.flip or flip)
     kept = predict(networks, table, out, progress=True)
-    trained = f", none of them trained on by {', '.join(map(str, runs))}" if runs else ""
+    left_out = f" ({len(everything) - len(table)} images of the manifest were, and are left out)"
+    trained = f", none of them trained on by {', '.join(map(str, runs))}{left_out}" if runs else ""
     typer.echo(f"{out}: {len(table)} images, {table['has_pneumothorax'].sum()} positive{trained}")
     tell_unreadable(kept.errors)
 

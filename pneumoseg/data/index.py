@@ -82,6 +82,8 @@ def index_dataset(
     paths = find_dicoms(dicom_dir)
     texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
     patients = {} if id_map is None else read_id_map(id_map).to_dict()
+    if id_map is not None:
+        _check_id_map(id_map, patients, {image_id_of(path) for path in paths})
     left_out = _without_file(texts, paths)
     accepted: dict[str, dict] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -99,8 +101,6 @@ def index_dataset(
         raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used: {summary}")
     table = pd.DataFrame(accepted.values(), columns=list(COLUMNS)).astype(COLUMNS)
     manifest = Manifest(table.sort_values("image_id", ignore_index=True))
-    if id_map is not None:
-        _check_id_map(id_map, patients, manifest)
     for text in doubts_about_patients(manifest):
         warnings.warn(text, stacklevel=2)
     return manifest
@@ -163,14 +163,12 @@ def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) ->
     return row | dict(zip(("file_bytes", "file_modified"), state, strict=True))
 
 
-def _check_id_map(path: str | Path, patients: dict[str, str], manifest: pd.DataFrame) -> None:
+def _check_id_map(path: str | Path, patients: dict[str, str], image_ids: set[str]) -> None:
     """Count both sides of the join with an id map; refuse one that lists no image."""
-    found = manifest["image_id"].isin(list(patients))
-    counts = f"{found.sum()} of {len(manifest)} images are in {path}, which lists {len(patients)}"
-    if not found.any():
-        example = (
-            f"the images are named like {manifest['image_id'].iloc[0]!r}, the map's like {next(iter(patients), '')!r}"
-        )
+    found = len(image_ids & patients.keys())
+    counts = f"{found} of {len(image_ids)} images are in {path}, which lists {len(patients)}"
+    if not found:
+        example = f"the images are named like {min(image_ids)!r}, the map's like {min(patients, default='')!r}"
         raise ValueError(f"{counts}: {example}. Name the map of this data set, or index without one")
     _log.info(counts)
 

@@ -69,8 +69,8 @@ def doubts_about_patients(manifest: pd.DataFrame) -> list[str]:
     texts = []
     if 0 < mapped < len(manifest):
         texts.append(
-            f"the id map names the patient of {mapped} of {len(manifest)} images, the DICOM headers those of the "
-            "others, if anything: complete the id map"
+            f"the id map names the patient of {mapped} of {len(manifest)} images, and of the others only the DICOM "
+            "header might: complete the id map"
         )
     if found:
         names = ", ".join(f"{name!r} ({count} images)" for name, count in list(found.items())[:3])
