@@ -135,9 +135,9 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
         raise DamagedError(pixels.path, f"its compressed pixels cannot be decoded ({error})") from error
     if values.shape != (pixels.rows, pixels.columns):
         raise DamagedError(pixels.path, f"its pixels decode to {values.shape}")
-    # Under .91 a reversible codestream may be cut to a rate; nothing in it says so but the values that this leaves.
-    cut = stream.process == 0 and syntax == uid.JPEG2000 and stored.is_overshot(values, stream.precision, pixels)
-    keep = stored.clamp if stream.lossy or cut else stored.mask
+    # Under .91 a reversible codestream may be cut to a rate, and does not say so.
+    may_be_cut = syntax == uid.JPEG2000
+    keep = stored.clamp if stream.lossy else stored.mask_or_clamp if may_be_cut else stored.mask
     sequential = stream.process in (_BASELINE, _EXTENDED) and stream.precision == 8
     return keep(values, stream.precision, pixels), sequential
 

@@ -57,21 +57,30 @@ def clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> 
     return _with_padding(codes, numbers, pixels, near=True)
 
 
-def is_overshot(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> bool:
-    """Tell whether the samples that the stored bits cannot hold are few steps outside, as a lossy codec leaves them.
+def mask_or_clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
+    """Mask samples of which nothing says whether their codec was a lossy one, unless clamping gives a smoother image.
 
-    An overlay or garbage in the unused bits is further off: by the weight of a bit, added to whatever is stored. Few
-    means a quarter of what the stored bits can hold.
+    What overshoots lies next to white or black, and masking tears it away; what lies under an overlay or garbage is
+    like the pixels around it, and masking brings it back.
 
     Args:
         samples: (rows, columns), as decoded, of the sign that the codestream says.
         precision: Bits that a sample has.
         pixels: How the pixels are stored.
+
+    Returns:
+        As `mask` or `clamp` does.
     """
-    numbers = _meant(samples, precision, pixels) >> _shift(precision, pixels)
-    low, high = pixels.stored_range
-    margin = 2**pixels.bits_stored // 4
-    return bool(low - margin <= numbers.min() and numbers.max() <= high + margin)
+    masked = mask(samples, precision, pixels)
+    clamped = clamp(samples, precision, pixels)
+    return clamped if _roughness(clamped, pixels) < _roughness(masked, pixels) else masked
+
+
+def _roughness(codes: NDArray[np.unsignedinteger], pixels: PixelFormat) -> int:
+    """Add up how far neighbouring pixels differ."""
+    numbers = codes.astype(np.int32)
+    numbers = _twos_complement(numbers, pixels.bits_stored) if pixels.signed else numbers
+    return sum(int(np.abs(np.diff(numbers, axis=axis)).sum(dtype=np.int64)) for axis in (0, 1))
 
 
 def _shift(precision: int, pixels: PixelFormat) -> int:
