@@ -427,6 +427,14 @@ def test_a_long_lut_of_unsigned_values_may_begin_below_zero(tmp_path):
     assert shown(tmp_path, [[0, 2000, 4095, 65535]], VOILUTSequence=sequence) == [[6, 128, 255, 255]]
 
 
+@pytest.mark.parametrize(("slope", "expected"), [("1e300", [0, 255, 255]), ("-1e30", [0, 0, 0]), ("1e-300", [0, 0, 0])])
+def test_a_voi_lut_of_values_beyond_every_integer(tmp_path, slope, expected):
+    attributes = {"RescaleSlope": slope, "RescaleIntercept": 0, "VOILUTSequence": lookup_table([2, 0, 8], [0, 255])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shown(tmp_path, [[0, 1, 4000]], **attributes) == [expected]
+
+
 def test_the_first_value_of_a_modality_lut_may_be_of_the_wrong_sign(tmp_path):
     sequence = lookup_table([3, 65434, 16], [0, 1000, 4000])
     assert shown(tmp_path, [[-102, -101, -100]], "i2", ModalityLUTSequence=sequence) == [[0, 64, 255]]

@@ -157,7 +157,8 @@ def _look_up(
         lut = np.frombuffer(data, np.uint8, entries).astype(int)
     else:
         raise DamagedError(item.path, f"a LUT holds {len(data)} bytes where its descriptor says {entries} entries")
-    whole = np.rint(values).astype(int)
+    # A rescale may make numbers beyond every integer; no LUT reaches to these.
+    whole = np.clip(np.rint(values), -(2**31), 2**31).astype(int)
     first = _first_mapped(item, whole, whole[_is_present(stored, values)], entries)
     return lut[np.clip(whole - first, 0, entries - 1)], int(lut.max())
 
