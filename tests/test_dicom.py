@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gdcm
+import jpeg_ls
 import numpy as np
 import openjpeg
 import pydicom
@@ -205,6 +206,36 @@ def test_decimal_commas(tmp_path):
     assert read_image(path).tolist() == [[0, 28, 255]]
 
 
+@pytest.mark.parametrize(
+    ("slope", "function", "center", "width", "expected"),
+    [
+        # Values 0, 0.1, 0.2, 0.3 and 0.4: the window is from 0.1 to 0.3.
+        ("0.0001", None, 0.2, 0.2, [0, 0, 128, 255, 255]),
+        ("-0.0001", "LINEAR", -0.2, 0.2, [255, 255, 128, 0, 0]),
+        # Values from 0 to 4 in steps of 0.001: the window of LINEAR, less 1 wide, would be a threshold at 1.5.
+        ("0.001", "LINEAR", 2, 1, [0, 0, 128, 255, 255]),
+        ("0.001", "LINEAR", 2, 1.5, [0, 0, 128, 255, 255]),
+        # Wide enough for the standard's formula: centre 1.5, width 1, so from 1 to 2.
+        ("0.001", "LINEAR", 2, 2, [0, 0, 255, 255, 255]),
+        # Narrower than a step: spread.
+        ("0.0001", None, 0.2, 0.00009, [0, 64, 128, 191, 255]),
+        ("0.5", None, 800, 0.4, [0, 64, 128, 191, 255]),
+        ("2", None, 4000, 0.9, [0, 64, 128, 191, 255]),
+    ],
+)
+def test_linear_windows_of_values_less_than_one_apart(tmp_path, slope, function, center, width, expected):
+    attributes = {"RescaleSlope": slope, "RescaleIntercept": 0, "WindowCenter": center, "WindowWidth": width}
+    if function is not None:
+        attributes["VOILUTFunction"] = function
+    assert shown(tmp_path, [[0, 1000, 2000, 3000, 4000]], **attributes) == [expected]
+
+
+def test_a_narrow_window_after_a_modality_lut_says_nothing(tmp_path):
+    attributes = {"WindowCenter": 20, "WindowWidth": 0.4, "RescaleSlope": "0.1"}
+    sequence = lookup_table([3, 0, 16], [10, 20, 30])
+    assert shown(tmp_path, [[0, 1, 2]], "u1", ModalityLUTSequence=sequence, **attributes) == [[0, 128, 255]]
+
+
 def test_an_unknown_voi_lut_function_matters_only_to_a_window(tmp_path):
     assert shown(tmp_path, [[50, 80, 200]], VOILUTFunction="CUBIC") == [[0, 51, 255]]
     assert shown(tmp_path, [[50, 80, 200]], VOILUTFunction="CUBIC", WindowCenter=9, WindowWidth=0) == [[0, 51, 255]]
@@ -292,6 +323,123 @@ def test_a_lut_of_65536_entries_says_0(tmp_path):
     assert shown(tmp_path, [[0, 32768, 65535]], VOILUTSequence=sequence) == [[255, 127, 0]]
 
 
+@pytest.mark.parametrize(
+    ("bits", "data", "expected"),
+    [
+        # The descriptor says more than the data have: white is the largest number of the bits that these need.
+        (16, [0, 1000, 2000, 4095], [0, 62, 125, 255]),
+        (16, [4095, 2000, 1000, 0], [255, 125, 62, 0]),
+        (16, [0, 1000, 2000, 4000], [0, 62, 125, 249]),
+        (16, [0, 100, 200, 255], [0, 100, 200, 255]),
+        (12, [0, 100, 200, 1023], [0, 25, 50, 255]),
+        (12, [0, 1, 2, 3], [0, 1, 2, 3]),
+        # Fewer: white is the highest entry.
+        (12, [0, 10000, 40000, 65535], [0, 39, 156, 255]),
+        (8, [0, 1000, 2000, 4095], [0, 62, 125, 255]),
+        (12, [0, 1024, 2048, 4096], [0, 64, 128, 255]),
+        (8, [0x0000, 0x6464, 0xC8C8, 0xFFFF], [0, 100, 200, 255]),  # each byte doubled
+        (8, [0x0000, 0x6400, 0xC800, 0xFF00], [0, 100, 200, 255]),  # in the high byte
+        # Nothing at all, or nothing possible.
+        (0, [0, 1000, 2000, 4000], [0, 62, 125, 249]),
+        (0, [0, 100, 200, 250], [0, 100, 200, 250]),
+        (7, [0, 100, 200, 250], [0, 100, 200, 250]),
+    ],
+)
+def test_a_voi_lut_goes_by_its_data_where_its_bits_are_wrong(tmp_path, bits, data, expected):
+    sequence = lookup_table([4, 10, bits], data)
+    with pytest.warns(UserWarning, match=rf"image.dcm: its VOI LUT says {bits} bits.* up to {max(data)}, "):
+        assert shown(tmp_path, [[10, 11, 12, 13]], "u1", VOILUTSequence=sequence) == [expected]
+
+
+def test_a_voi_lut_of_bytes_that_says_16_bits(tmp_path):
+    sequence = lookup_table([4, 10, 16], [0, 100, 200, 255], dtype="u1")
+    with pytest.warns(UserWarning, match="says 16 bits"):
+        assert shown(tmp_path, [[10, 11, 12, 13]], "u1", VOILUTSequence=sequence) == [[0, 100, 200, 255]]
+
+
+@pytest.mark.parametrize(
+    ("bits", "data", "expected"),
+    [
+        (16, [0, 10000, 20000, 40000], [0, 39, 78, 156]),
+        (12, [0, 1000, 2048, 2048], [0, 62, 128, 128]),
+        (8, [0, 1, 2, 100], [0, 1, 2, 100]),
+        (16, [0, 0, 0, 0], [0, 0, 0, 0]),
+        (0, [0, 0, 0, 0], [0, 0, 0, 0]),
+        (16, [0, 0, 0, 40000, 65535], [0, 0, 0, 156]),  # the fifth entry is not one of the LUT
+    ],
+)
+def test_a_voi_lut_that_leaves_white_unused_is_not_doubted(tmp_path, bits, data, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sequence = lookup_table([4, 10, bits], data)
+        assert shown(tmp_path, [[10, 11, 12, 13]], "u1", VOILUTSequence=sequence) == [expected]
+
+
+def test_the_bits_of_a_modality_lut_do_not_matter(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for bits in (0, 8, 12, 16):
+            sequence = lookup_table([3, 0, bits], [0, 1000, 4000])
+            assert shown(tmp_path, [[0, 1, 2]], "u1", ModalityLUTSequence=sequence) == [[0, 64, 255]]
+
+
+def test_a_wrong_voi_lut_is_warned_about_once_a_file(tmp_path):
+    image = dataset(np.array([[0, 1]], "u1"), VOILUTSequence=lookup_table([2, 0, 16], [0, 4095]))
+    paths = [save(image, tmp_path / f"{name}.dcm") for name in "abc"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        with ThreadPoolExecutor(2) as pool:
+            for read in pool.map(read_image, paths * 3):
+                assert read.tolist() == [[0, 255]]
+    assert sorted(str(warning.message).split(": ")[0] for warning in caught) == [str(path) for path in paths]
+    assert {warning.category for warning in caught} == {UserWarning}
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("pixels", "dtype", "rescale", "first", "vr"),
+    [
+        # Entries 0, 100, 200, 255 for -100, -99, -98 and -97, the first being written as 65436 = -100 + 65536.
+        ([-200, -100, -99, -98, -97, 50], "i2", None, 65436, "US"),
+        ([-200, -100, -99, -98, -97, 50], "i2", None, -100, "SS"),
+        ([0, 924, 925, 926, 927, 4000], "u2", -1024, 65436, "US"),
+        ([0, 924, 925, 926, 927, 4000], "u2", -1024, -100, "SS"),
+        # For 40000 and more, written as a signed number or rightly.
+        ([0, 40000, 40001, 40002, 40003, 65535], "u2", None, 40000 - 65536, "SS"),
+        ([0, 40000, 40001, 40002, 40003, 65535], "u2", None, 40000, "US"),
+        ([0, 40024, 40025, 40026, 40027, 65535], "u2", -24, 40000, "US"),
+    ],
+)
+def test_the_first_value_of_a_voi_lut_may_be_of_the_wrong_sign(tmp_path, syntax, pixels, dtype, rescale, first, vr):
+    image = dataset(np.array([pixels], dtype), VOILUTSequence=lookup_table([4, first, 8], [0, 100, 200, 255], vr))
+    if rescale is not None:
+        image.RescaleSlope, image.RescaleIntercept = 1, rescale
+    path = save(image, tmp_path / "image.dcm", syntax)
+    assert read_image(path).tolist() == [[0, 0, 100, 200, 255, 255]]
+
+
+def test_a_long_lut_of_unsigned_values_may_begin_below_zero(tmp_path):
+    # Entry 100 is for the value 0, entry 4195 for 4095; as 65436 the first value would be beyond every one there is.
+    sequence = lookup_table([4196, 65436, 16], np.linspace(0, 65535, 4196).round())
+    # 100 / 4195 of white is 6.1, 2100 / 4195 is 127.7.
+    assert shown(tmp_path, [[0, 2000, 4095]], VOILUTSequence=sequence) == [[6, 128, 255]]
+    # White is padding, one value that the other reading covers.
+    assert shown(tmp_path, [[0, 2000, 4095, 65535]], VOILUTSequence=sequence) == [[6, 128, 255, 255]]
+
+
+@pytest.mark.parametrize(("slope", "expected"), [("1e300", [0, 255, 255]), ("-1e30", [0, 0, 0]), ("1e-300", [0, 0, 0])])
+def test_a_voi_lut_of_values_beyond_every_integer(tmp_path, slope, expected):
+    attributes = {"RescaleSlope": slope, "RescaleIntercept": 0, "VOILUTSequence": lookup_table([2, 0, 8], [0, 255])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shown(tmp_path, [[0, 1, 4000]], **attributes) == [expected]
+
+
+def test_the_first_value_of_a_modality_lut_may_be_of_the_wrong_sign(tmp_path):
+    sequence = lookup_table([3, 65434, 16], [0, 1000, 4000])
+    assert shown(tmp_path, [[-102, -101, -100]], "i2", ModalityLUTSequence=sequence) == [[0, 64, 255]]
+
+
 def test_deep_values_are_spread_and_padding_is_black(tmp_path):
     pixels = [[100, 300, 250, 4000]]
     assert shown(tmp_path, pixels, BitsStored=12, PixelPaddingValue=4000) == [[0, 255, 191, 0]]
@@ -314,6 +462,68 @@ def test_signed_padding(tmp_path):
     image = dataset(np.array([[-2000, 100, 300, 250]], "i2"))
     image.add_new("PixelPaddingValue", "SS", -2000)
     assert read_image(save(image, tmp_path / "image.dcm")).tolist() == [[0, 0, 255, 191]]
+
+
+WORDS = [[100, 4095, 300, 250, 65535]]
+NUMBERS = [[-32768, -2048, 0, 2047, -1]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "dtype", "attributes", "expected"),
+    [
+        # 250 is 150 / 200 of white; 65535 masked to 12 bits is 4095, beside which all would be nearly black.
+        ([[100, 300, 250, 65535]], "u2", {"PixelPaddingValue": 65535}, [[0, 255, 191, 0]]),
+        # A true 4095 is white.
+        (WORDS, "u2", {"PixelPaddingValue": 65535}, [[0, 255, 13, 10, 0]]),
+        (
+            WORDS,
+            "u2",
+            {"PixelPaddingValue": 65535, "PhotometricInterpretation": "MONOCHROME1"},
+            [[255, 0, 242, 245, 0]],
+        ),
+        # 65534 is none here; masked it is 4094.
+        ([[100, 300, 250, 65535]], "u2", {"PixelPaddingValue": 65534}, [[0, 13, 10, 255]]),
+        (
+            [[100, 300, 5000, 65535]],
+            "u2",
+            {"PixelPaddingValue": 5000, "PixelPaddingRangeLimit": 65535},
+            [[0, 255, 0, 0]],
+        ),
+        ([[100, 300, 5000, 65535]], "u2", {"PixelPaddingValue": 65535, "PixelPaddingRangeLimit": 300}, [[0, 0, 0, 0]]),
+        # Only the padding is black outside the 12 bits, an overlay is masked: 4096 + 100 and 4096 + 250.
+        ([[4196, 300, 4346, 65535]], "u2", {"PixelPaddingValue": 65535}, [[0, 255, 191, 0]]),
+        # -32768 masked to 12 bits is 0, which is not padding: 2048 / 4095 of white is 127.5, 2047 / 4095 is 127.5 too.
+        (NUMBERS, "i2", {"PixelPaddingValue": -32768}, [[0, 0, 128, 255, 127]]),
+        (
+            [[-32768, -3000, -2048, 0, 200]],
+            "i2",
+            {"PixelPaddingValue": -32768, "PixelPaddingRangeLimit": -2000},
+            [[0, 0, 0, 0, 255]],
+        ),
+        # A window does not show it as any value: it is none.
+        (WORDS, "u2", {"PixelPaddingValue": 65535, "WindowCenter": 100, "WindowWidth": 51}, [[130, 255, 255, 255, 0]]),
+        # High Bit 15: the words as they lie there, 16 times what is stored.
+        ([[1600, 4800, 4000, 65535]], "u2", {"PixelPaddingValue": 65535, "HighBit": 15}, [[0, 255, 191, 0]]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["explicit", "RLE", "JPEG-LS", "JPEG 2000", "lossless"])
+def test_padding_outside_the_stored_bits(tmp_path, pixels, dtype, attributes, expected, encoding):
+    words, expected = (np.repeat(np.repeat(rows, 32, 0), 8, 1) for rows in (np.array(pixels, dtype), expected))
+    image = pydicom.dcmread(encoded(words, encoding, tmp_path / "image.dcm"))
+    image.BitsStored, image.HighBit = 12, 11
+    for keyword, value in attributes.items():
+        setattr(image, keyword, value)
+    for keyword in {"PixelPaddingValue", "PixelPaddingRangeLimit"} & attributes.keys():
+        image.add_new(keyword, "SS" if dtype == "i2" else "US", attributes[keyword])
+    assert np.array_equal(read_image(save(image, tmp_path / "image.dcm")), expected)
+
+
+def test_a_frame_without_room_for_padding_has_none(tmp_path):
+    pixels = np.random.default_rng(SEED).integers(0, 4096, (40, 40)).astype("u2")
+    pixels[0, :2] = 0, 4095
+    image = pydicom.dcmread(encoded(pixels, "JPEG 2000", tmp_path / "image.dcm", BitsStored=12))
+    image.add_new("PixelPaddingValue", "US", 65535)
+    assert np.array_equal(read_image(save(image, tmp_path / "image.dcm")), spread(pixels, 0, 4095))
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -404,6 +614,200 @@ def test_a_frame_of_the_stored_bits_alone_is_not_shifted(tmp_path, encoding):
     pixels[0, :2] = 0, 4095
     path = with_bits(encoded(pixels, encoding, tmp_path / "image.dcm", BitsStored=12), 12, 15)
     assert np.array_equal(read_image(path), np.rint(pixels / 4095 * 255))
+
+
+def saturated(low: int, high: int, dtype: str) -> np.ndarray:
+    """A third at the low end, one of noise between, one at the high end, so that a lossy codec overshoots at edges."""
+    pixels = np.empty((48, 60), int)
+    pixels[:, :20], pixels[:, 40:] = low, high
+    pixels[:, 20:40] = np.random.default_rng(SEED).integers(low, high + 1, (48, 20))
+    return pixels.astype(dtype)
+
+
+def lossy_frame(pixels: np.ndarray, codec: str) -> bytes:
+    """A frame of 16-bit samples, of the pixels' own sign where the codec knows signs."""
+    rows, columns = pixels.shape
+    if codec == "JPEG-LS":
+        shape = {"rows": rows, "columns": columns, "samples_per_pixel": 1, "bits_stored": 16}
+        return bytes(jpeg_ls.encode_pixel_data(pixels.tobytes(), lossy_error=9, **shape))
+    if codec == "JPEG 2000 5-3":
+        buffer = io.BytesIO()
+        settings = {"no_jp2": True, "irreversible": False, "quality_mode": "rates", "quality_layers": [4]}
+        Image.fromarray(pixels).save(buffer, "JPEG2000", **settings)
+        return buffer.getvalue()
+    return bytes(openjpeg.encode(pixels, bits_stored=16, photometric_interpretation=2, compression_ratios=[4]))
+
+
+LOSSY = {"JPEG 2000": uid.JPEG2000, "JPEG 2000 5-3": uid.JPEG2000, "JPEG-LS": uid.JPEGLSNearLossless}
+
+
+def lossy_file(path: Path, pixels: np.ndarray, codec: str, **attributes) -> tuple[Path, np.ndarray]:
+    """A file of 12 stored bits in 16-bit samples; and what these decode to."""
+    frame = lossy_frame(pixels, codec)
+    image = jpeg_dataset(frame, pixels.shape, BitsAllocated=16, BitsStored=12, **attributes)
+    if codec == "JPEG-LS":
+        decoded = np.frombuffer(jpeg_ls.decode_pixel_data(frame)[0], "u2").reshape(pixels.shape)
+    else:
+        decoded = openjpeg.decode(frame, j2k_format=0)
+    return save(image, path, LOSSY[codec]), decoded.astype(int)
+
+
+def spread(values: np.ndarray, low: int, high: int) -> np.ndarray:
+    return np.rint((np.clip(values, low, high) - low) / (high - low) * 255)
+
+
+@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize(
+    ("codec", "dtype", "low", "center"),
+    [(codec, "u2", 0, 2048) for codec in LOSSY] + [("JPEG 2000", "i2", -2048, 0)],
+)
+def test_what_a_lossy_codec_overshoots_is_clamped(tmp_path, codec, dtype, low, center, window):
+    high = low + 4095
+    # This window is the whole range, so that it shows what spreading does.
+    attributes = {"WindowCenter": center, "WindowWidth": 4096} if window else {}
+    signed = int(dtype == "i2")
+    pixels = saturated(low, high, dtype)
+    path, decoded = lossy_file(tmp_path / "image.dcm", pixels, codec, PixelRepresentation=signed, **attributes)
+    assert decoded.max() > high
+    assert decoded.min() < low or not signed
+    image = read_image(path)
+    assert np.array_equal(image, spread(decoded, low, high))
+    assert image[:, 45:].min() > 240
+    assert image[:, :15].max() < 15
+
+
+def test_overshot_values_of_the_sign_that_pixel_representation_does_not_say(tmp_path):
+    path = tmp_path / "image.dcm"
+    # Unsigned pixels in signed samples: what is below black stays black.
+    _, decoded = lossy_file(path, saturated(0, 4095, "i2"), "JPEG 2000", PixelRepresentation=0)
+    assert decoded.min() < 0
+    assert decoded.max() > 4095
+    assert np.array_equal(read_image(path), spread(decoded, 0, 4095))
+    # Signed pixels as unsigned samples, two's complement of 16 bits.
+    for codec in ("JPEG 2000", "JPEG-LS"):
+        pixels = saturated(-2048, 2047, "i2").view("u2")
+        _, decoded = lossy_file(path, pixels, codec, PixelRepresentation=1)
+        decoded = decoded.astype("u2").view("i2")
+        assert decoded.min() < -2048
+        assert decoded.max() > 2047
+        assert np.array_equal(read_image(path), spread(decoded, -2048, 2047))
+    # None of them negative.
+    _, decoded = lossy_file(path, saturated(0, 2047, "u2"), "JPEG 2000", PixelRepresentation=1)
+    assert decoded.max() > 2047
+    assert np.array_equal(read_image(path), spread(decoded, 0, 2047))
+    # Two's complement of the 12 stored bits alone: what is beyond 4095 is -1, as 4095 is.
+    _, decoded = lossy_file(path, saturated(0, 4095, "u2"), "JPEG 2000", PixelRepresentation=1)
+    assert decoded.max() > 4095
+    codes = np.minimum(decoded, 4095)
+    assert np.array_equal(read_image(path), spread(np.where(codes < 2048, codes, codes - 4096), -2048, 2047))
+
+
+def test_large_unsigned_values_in_signed_samples_of_a_lossy_codec(tmp_path):
+    frame = lossy_frame(saturated(20000, 45000, "u2").view("i2"), "JPEG 2000")
+    image = jpeg_dataset(frame, (48, 60), BitsAllocated=16, BitsStored=16)
+    decoded = openjpeg.decode(frame, j2k_format=0)
+    assert decoded.dtype == np.int16
+    assert decoded.min() < 0
+    decoded = decoded.view("u2").astype(int)
+    expected = spread(decoded, decoded.min(), decoded.max())
+    assert np.array_equal(read_image(save(image, tmp_path / "image.dcm", uid.JPEG2000)), expected)
+
+
+@pytest.mark.parametrize(("signed", "low"), [(0, 0), (1, -2048)])
+def test_overshot_values_that_are_not_the_lowest_bits(tmp_path, signed, low):
+    pixels = saturated(low, low + 4095, "i2" if signed else "u2") * 4  # High Bit 13
+    path, decoded = lossy_file(tmp_path / "image.dcm", pixels, "JPEG 2000", PixelRepresentation=signed, HighBit=13)
+    assert decoded.max() // 4 > low + 4095
+    assert np.array_equal(read_image(path), spread(decoded // 4, low, low + 4095))
+
+
+def jpeg_of_twelve_bits(pixels: np.ndarray) -> bytes:
+    """A JPEG Extended frame of 16 times the 8-bit pixels: steps 16 times as large, and 2048 for 128 as the middle."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", qtables=[[10] * 64])
+    frame = buffer.getvalue().replace(bytes([10] * 64), bytes([160] * 64))
+    return frame.replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc1\0\x0b\x0c")
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_ten_bits_in_a_jpeg_frame_of_twelve(tmp_path, window):
+    pixels = np.zeros((40, 64), np.uint8)
+    pixels[:, :30] = 63
+    attributes = {"WindowCenter": 512, "WindowWidth": 1024} if window else {}
+    image = jpeg_dataset(jpeg_of_twelve_bits(pixels), pixels.shape, BitsAllocated=16, BitsStored=12, **attributes)
+    path = save(image, tmp_path / "image.dcm", uid.JPEGExtended12Bit)
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    decoded = np.frombuffer(reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape"), "u2")
+    decoded = decoded.reshape(pixels.shape).astype(int)
+    assert decoded.max() > 1023
+    assert abs(decoded - 16 * pixels.astype(int)).max() < 100
+    image = read_image(with_bits(path, 10, 9))
+    assert np.array_equal(image, spread(decoded, 0, 1023))
+    assert image[:, :24].min() > 230
+
+
+def test_a_frame_of_more_bits_than_are_stored_is_not_offered(tmp_path):
+    pixels = np.zeros(GRADIENT.shape, np.uint8)
+    pixels[:, :13] = 127
+    frame = jpeg(pixels, 40)
+    decoded = np.asarray(Image.open(io.BytesIO(frame)))
+    assert decoded.max() > 127
+    # This window maps 0 to 127 onto themselves.
+    image = jpeg_dataset(frame, BitsStored=7, WindowCenter=128, WindowWidth=256)
+    shown, header = read_dicom(save(image, tmp_path / "image.dcm"))
+    assert np.array_equal(shown, np.minimum(decoded, 127))
+    assert (header.frame_offset, header.frame_length) == (0, 0)
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEG2000])
+@pytest.mark.parametrize(("bit", "signed"), [(12, 0), (15, 0), (12, 1)])
+@pytest.mark.parametrize("row", [2, 20, 34])
+def test_an_overlay_above_the_stored_bits_of_a_reversible_codestream_is_masked(tmp_path, syntax, bit, signed, row):
+    noise = np.random.default_rng(SEED).integers(0, 60, (40, 40))
+    pixels = np.add.outer(np.arange(40) * 100, np.arange(40)) + noise - 2048 * signed  # dark above, bright below
+    pixels[0, 0], pixels[39, 39] = -2048 * signed, 4095 - 2048 * signed
+    words = (pixels & 0xFFF).astype("u2")
+    words[row : row + 5, 5:30:3] |= 1 << bit
+    path = with_bits(encoded(words, "JPEG 2000", tmp_path / "image.dcm", PixelRepresentation=signed), 12, 11)
+    path = save(pydicom.dcmread(path), path, syntax)
+    assert np.array_equal(read_image(path), spread(pixels, -2048 * signed, 4095 - 2048 * signed))
+
+
+def test_an_irreversible_codestream_under_the_lossless_transfer_syntax(tmp_path):
+    path, decoded = lossy_file(tmp_path / "image.dcm", saturated(0, 4095, "u2"), "JPEG 2000")
+    save(pydicom.dcmread(path), path, uid.JPEG2000Lossless)
+    assert np.array_equal(read_image(path), spread(decoded, 0, 4095))
+
+
+def test_a_component_may_have_a_transformation_of_its_own(tmp_path):
+    path, decoded = lossy_file(tmp_path / "image.dcm", saturated(0, 4095, "u2"), "JPEG 2000")
+    frame = bytearray(next(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1)))
+    coding = frame.index(b"\xff\x52")
+    levels = frame[coding + 9 : coding + 14]
+    assert levels[-1] == 0
+    # COC: length, component 0, style, and the same five bytes; COD then says reversible of all other components.
+    frame[coding + 13] = 1
+    frame[coding + 14 : coding + 14] = b"\xff\x53\0\x09\0\0" + levels
+    assert np.array_equal(openjpeg.decode(bytes(frame), j2k_format=0), decoded)
+    image = pydicom.dcmread(path)
+    image.PixelData = encapsulate([bytes(frame)])
+    assert np.array_equal(read_image(save(image, path, uid.JPEG2000Lossless)), spread(decoded, 0, 4095))
+
+
+@pytest.mark.parametrize(("padding", "dtype"), [(65535, "u2"), (-32768, "i2")])
+def test_padding_outside_the_stored_bits_of_a_lossy_codec(tmp_path, padding, dtype):
+    signed = int(dtype == "i2")
+    pixels = np.full((64, 64), padding, dtype)
+    pixels[:, 32:] = np.add.outer(np.arange(64), np.arange(32))
+    frame = lossy_frame(pixels, "JPEG-LS" if not signed else "JPEG 2000")
+    image = jpeg_dataset(frame, pixels.shape, BitsAllocated=16, BitsStored=12, PixelRepresentation=signed)
+    image.add_new("PixelPaddingValue", "SS" if signed else "US", padding)
+    syntax = uid.JPEG2000 if signed else uid.JPEGLSNearLossless
+    read = read_image(save(image, tmp_path / "image.dcm", syntax))
+    assert (read[:, :30] == 0).all()
+    assert read[60:, 60:].min() > 200
 
 
 def test_big_endian_words_of_eight_bit_pixels(tmp_path):
@@ -636,6 +1040,89 @@ def test_a_frame_in_two_fragments_is_read_but_not_offered(tmp_path):
     pixels, header = read_dicom(save(image, tmp_path / "image.dcm"))
     assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(frame))))
     assert (header.frame_offset, header.frame_length) == (0, 0)
+
+
+def items(*values: bytes) -> bytes:
+    padded = [value + b"\0" * (len(value) % 2) for value in values]
+    return b"".join(b"\xfe\xff\0\xe0" + struct.pack("<L", len(value)) + value for value in padded)
+
+
+DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
+FRAME = jpeg(GRADIENT)
+HALVES = FRAME[:300], FRAME[300:]
+
+
+def encapsulated_file(path: Path, content: bytes, length: int, syntax: str = uid.JPEGBaseline8Bit) -> Path:
+    """A file whose Pixel Data are the content, their length as given."""
+    save(jpeg_dataset(FRAME), path, syntax)
+    before = path.read_bytes()
+    start = before.index(b"\xe0\x7f\x10\0OB")
+    path.write_bytes(before[: start + 8] + struct.pack("<L", length) + content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "values", [(b"", FRAME), (bytes(4), FRAME), (FRAME,), (b"", *HALVES), (bytes(4), *HALVES), HALVES]
+)
+@pytest.mark.parametrize("kind", ["undefined", "explicit", "explicit and delimited"])
+def test_how_a_frame_may_be_encapsulated(tmp_path, values, kind):
+    content = items(*values) + (b"" if kind == "explicit" else DELIMITER)
+    length = 0xFFFFFFFF if kind == "undefined" else len(content)
+    image, header = read_dicom(encapsulated_file(tmp_path / "image.dcm", content, length))
+    assert np.array_equal(image, np.asarray(Image.open(io.BytesIO(FRAME))))
+    assert (header.frame_offset > 0) == (FRAME in values)
+    if header.frame_offset:
+        offset = (tmp_path / "image.dcm").read_bytes().index(FRAME)
+        assert (header.frame_offset, header.frame_length) == (offset, len(FRAME) + len(FRAME) % 2)
+
+
+@pytest.mark.parametrize("encoding", ["RLE", "JPEG-LS", "JPEG 2000", "lossless"])
+def test_other_frames_without_an_offset_table(tmp_path, encoding):
+    image = pydicom.dcmread(encoded(GRADIENT, encoding, tmp_path / "image.dcm"))
+    frame = next(generate_frames(image.PixelData, number_of_frames=1))
+    path = encapsulated_file(tmp_path / "image.dcm", items(frame), len(items(frame)), image.file_meta.TransferSyntaxUID)
+    assert np.array_equal(read_image(path), GRADIENT)
+
+
+def test_an_uncompressed_frame_without_an_offset_table_may_begin_with_zeros(tmp_path):
+    assert GRADIENT[0, 0] == 0
+    pixels = np.where(GRADIENT < 20, 0, GRADIENT)
+    assert not pixels[0, :4].any()
+    content = items(pixels.tobytes()) + DELIMITER
+    path = encapsulated_file(tmp_path / "image.dcm", content, 0xFFFFFFFF)
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.1.98"))
+    assert np.array_equal(read_image(path), pixels)
+
+
+@pytest.mark.parametrize(
+    ("content", "length", "reason"),
+    [
+        (FRAME, len(FRAME), "but its Pixel Data are not encapsulated in items"),
+        (GRADIENT.tobytes(), GRADIENT.size, "but its Pixel Data are not encapsulated in items"),
+        (b"", 0, "hold no frame"),
+        (DELIMITER, 0xFFFFFFFF, "hold no frame"),
+        (items(b"") + DELIMITER, 0xFFFFFFFF, "hold no frame"),
+        (items(b""), 8, "hold no frame"),
+        (items(bytes(4)) + DELIMITER, 0xFFFFFFFF, "hold no frame"),
+        (items(bytes(8), FRAME) + DELIMITER, 0xFFFFFFFF, "its offset table lists 2 frames"),
+        (items(b"", FRAME, FRAME) + DELIMITER, 0xFFFFFFFF, "hold 2 frames where its header says 1"),
+        (items(FRAME, FRAME), 2 * len(items(FRAME)), "hold 2 frames where its header says 1"),
+        (items(b"", FRAME), 0xFFFFFFFF, "cut short or broken"),
+        (items(b"", FRAME), len(items(b"", FRAME)) - 2, "cut short or broken"),
+        (items(b"", FRAME) + bytes(6), len(items(b"", FRAME)) + 6, "cut short or broken"),
+        (items(b"", FRAME) + DELIMITER, len(items(b"", FRAME)) + 4, "cut short or broken"),
+    ],
+)
+def test_what_encapsulated_pixel_data_may_hold(tmp_path, content, length, reason):
+    with pytest.raises(DamagedError, match=reason):
+        read_image(encapsulated_file(tmp_path / "image.dcm", content, length))
+
+
+def test_encapsulated_pixel_data_in_an_uncompressed_transfer_syntax(tmp_path):
+    path = encapsulated_file(tmp_path / "image.dcm", items(b"", FRAME) + DELIMITER, 0xFFFFFFFF)
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.1\0\0\0"))
+    with pytest.raises(DamagedError, match="its Pixel Data are encapsulated but its transfer syntax is"):
+        read_image(path)
 
 
 # Header ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """One DICOM file to one image as a reader sees it, or a typed error that says what is wrong and what to do.
 
 The rooms: `elements` walks the file, `header` checks what it says, `frames` finds the encoded bytes, `codecs` decodes
-them, `display` turns stored values into grey levels, `errors` names what can go wrong. None keeps state, warns, or
-touches the settings of pydicom, so images may be read from any number of threads and processes.
+them, `stored` keeps the bits that count, `display` turns stored values into grey levels, `errors` names what can go
+wrong. None keeps state or touches the settings of pydicom, so images may be read from any number of threads and
+processes. One thing is warned about, a VOI LUT that contradicts itself, in a text that names the file.
 """
 
 import os
@@ -54,9 +55,28 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         padding being left out and black; an image of one deeper value only is all zeros. The windows and rescales
         that enhanced objects keep in functional groups are not read.
 
+        Where files break the standard or it is silent:
+
+        - Bits outside the stored ones are masked, but what a lossy codec made of them is clamped to the nearest value
+          that the stored bits can hold. Which it is the frame tells; a reversible JPEG 2000 frame under .91, which
+          may have been cut to a rate, is clamped where that gives the smoother image.
+        - Words equal to a Pixel Padding Value (or in its range) that the stored bits cannot hold, such as 65535 with
+          12 bits, are padding, black under a window too. A frame without room for that value has no such padding.
+        - A VOI LUT whose entries need more or fewer bits than its descriptor says goes by its entries, with a warning.
+        - The first value that a LUT maps is read as signed or unsigned, whatever is written, where the LUT then covers
+          more of the image's values: 65436 as -100.
+        - A LINEAR window must be 1 wide at least, but where the rescale puts values less than 1 apart, one under 2
+          and not narrower than that distance is applied as LINEAR_EXACT: the standard's formula, which takes 1 from the
+          width, would leave less than half of it. Other windows under 1 are passed over.
+        - Compressed Pixel Data may be of explicit length, and may lack the offset table.
+
     Raises:
         DicomError: The file cannot be opened. Its subclasses: NotDicomError, NoPixelsError, UnsupportedError (colour,
             several frames, over 16 bits, other codecs), DamagedError, TooLargeError. Whatever the bytes, nothing else.
+
+    Warns:
+        UserWarning: A VOI LUT has entries of other bits than its descriptor says. Each file's text is its own, so that
+            Python's default filter shows it once a file.
     """
     return read_dicom(path)[0]
 
@@ -72,6 +92,9 @@ def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], DicomHe
 
     Raises:
         DicomError: As for `read_image`.
+
+    Warns:
+        UserWarning: As for `read_image`.
     """
     elements, syntax, in_file = read_elements(path)
     pixels = read_format(elements)

@@ -12,8 +12,8 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jpeg_ls
 import numpy as np
@@ -22,8 +22,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from pydicom import config, uid
 
-from pneumoseg.dicom import gdcm_process
-from pneumoseg.dicom.elements import Elements
+from pneumoseg.dicom import gdcm_process, stored
+from pneumoseg.dicom.elements import UNDEFINED_LENGTH, Elements
 from pneumoseg.dicom.errors import DamagedError, UnsupportedError
 from pneumoseg.dicom.header import PixelFormat
 
@@ -46,6 +46,8 @@ MAX_SURPLUS_BYTES = 16
 _ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"  # pydicom does not name it
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _LS = 0xC0, 0xC1, 0xC2, gdcm_process.LOSSLESS, 0xF7
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), _LS}) - {0xC4, 0xC8, 0xCC}
+_SCAN, _START_OF_TILE, _CODING, _COMPONENT_CODING = 0xDA, 0x90, 0x52, 0x53
+_START_OF_IMAGE = b"\xff\xd8"
 _START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
 _JP2_START = b"\0\0\0\x0cjP  "
@@ -55,7 +57,9 @@ _JPEG_2000_START = b"\xff\x4f\xff\x51"
 class Codestream(NamedTuple):
     """What a frame of the JPEG family says of itself; `process` is its start-of-frame marker, 0 for JPEG 2000.
 
-    `cropped`: whether its pixels begin elsewhere than its grid of reference, as in JPEG 2000 they may.
+    `lossy`: whether its kind of coding loses, as all but JPEG lossless, JPEG-LS with a tolerance (NEAR) of 0 and the
+    reversible transformation of JPEG 2000 do. `cropped`: whether its pixels begin elsewhere than its grid of reference,
+    as in JPEG 2000 they may.
     """
 
     process: int
@@ -63,6 +67,7 @@ class Codestream(NamedTuple):
     rows: int
     columns: int
     components: int
+    lossy: bool
     cropped: bool = False
 
 
@@ -74,11 +79,15 @@ def decode_native(elements: Elements, pixels: PixelFormat) -> NDArray[np.unsigne
         pixels: How they are stored.
 
     Returns:
-        uint8 or uint16, (rows, columns): the stored bits, two's complement where signed.
+        uint8 or uint16, (rows, columns), as `stored.mask` returns them.
 
     Raises:
-        DamagedError: Fewer bytes than the header announces, or, past `MAX_SURPLUS_BYTES`, more that are not zeros.
+        DamagedError: Fewer bytes than the header announces, or, past `MAX_SURPLUS_BYTES`, more that are not zeros; or
+            Pixel Data that are encapsulated.
     """
+    if elements.found["PixelData"].length == UNDEFINED_LENGTH:
+        reason = "its Pixel Data are encapsulated but its transfer syntax is an uncompressed one"
+        raise DamagedError(pixels.path, reason)
     raw = elements.value("PixelData")
     if pixels.bits_allocated == 8 and not elements.little and elements.found["PixelData"].vr == b"OW":
         raw = np.frombuffer(raw[: len(raw) // 2 * 2], ">u2").astype("<u2").tobytes()
@@ -91,7 +100,7 @@ def _read_native(raw: bytes, little: bool, pixels: PixelFormat) -> NDArray[np.un
         raise DamagedError(pixels.path, f"holds {len(raw)} bytes of pixels where its header says {expected}")
     dtype = np.dtype(f"{'<' if little else '>'}u{pixels.bits_allocated // 8}")
     values = np.frombuffer(raw, dtype, pixels.rows * pixels.columns).astype(dtype.newbyteorder("="), copy=False)
-    return _stored_bits(values.reshape(pixels.rows, pixels.columns), pixels)
+    return stored.mask(values.reshape(pixels.rows, pixels.columns), pixels.bits_allocated, pixels)
 
 
 def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np.unsignedinteger], bool]:
@@ -103,8 +112,9 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
         pixels: How the decoded pixels are stored.
 
     Returns:
-        uint8 or uint16, (rows, columns): the stored bits, two's complement where signed; and whether the frame is one
-        of 8-bit sequential JPEG, which TensorFlow decodes to the same values.
+        uint8 or uint16, (rows, columns), as `stored.mask` or, where the codec is a lossy one, `stored.clamp` returns
+        them; and whether the frame is one of 8-bit sequential JPEG, which TensorFlow decodes to the same values before
+        either.
 
     Raises:
         UnsupportedError: A transfer syntax, or a process or precision within it, that is not read here.
@@ -113,7 +123,7 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
     if syntax == _ENCAPSULATED_UNCOMPRESSED:
         return _read_native(encoded, True, pixels), False
     if syntax == uid.RLELossless:
-        return _stored_bits(_decode_rle(encoded, pixels), pixels), False
+        return stored.mask(_decode_rle(encoded, pixels), pixels.bits_allocated, pixels), False
     if syntax not in _PROCESSES:
         name = uid.UID(syntax, config.IGNORE).name
         raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not read here")
@@ -125,10 +135,11 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
         raise DamagedError(pixels.path, f"its compressed pixels cannot be decoded ({error})") from error
     if values.shape != (pixels.rows, pixels.columns):
         raise DamagedError(pixels.path, f"its pixels decode to {values.shape}")
-    unsigned = values.view(f"u{values.dtype.itemsize}")
+    # Under .91 a reversible codestream may be cut to a rate, and does not say so.
+    may_be_cut = syntax == uid.JPEG2000
+    keep = stored.clamp if stream.lossy else stored.mask_or_clamp if may_be_cut else stored.mask
     sequential = stream.process in (_BASELINE, _EXTENDED) and stream.precision == 8
-    # A frame of fewer bits than High Bit announces holds the stored bits alone.
-    return (_stored_bits if stream.precision > pixels.high_bit else _keep_bits)(unsigned, pixels), sequential
+    return keep(values, stream.precision, pixels), sequential
 
 
 def _find_codestream(encoded: bytes, syntax: str, path: str) -> tuple[bytes, Codestream]:
@@ -139,7 +150,7 @@ def _find_codestream(encoded: bytes, syntax: str, path: str) -> tuple[bytes, Cod
             stream = _jpeg_2000_header(encoded)
         else:
             stream = _jpeg_header(encoded)
-    except (struct.error, IndexError) as error:
+    except (struct.error, LookupError) as error:
         raise DamagedError(path, "its compressed pixels have no readable frame header") from error
     end = encoded.rfind(_END_OF_IMAGE) + len(_END_OF_IMAGE)
     if end < len(_END_OF_IMAGE) or encoded[end + MAX_SURPLUS_BYTES :].strip(b"\0\xff"):
@@ -169,15 +180,19 @@ def _check_codestream(stream: Codestream, syntax: str, pixels: PixelFormat) -> N
 
 def _jpeg_header(encoded: bytes) -> Codestream:
     """Find the start of frame among the marker segments (ITU-T T.81 section B.2.2, T.87 section C.2.2)."""
-    offset = 2
-    while encoded[:2] == b"\xff\xd8" and encoded[offset] == 0xFF:
-        marker = encoded[offset + 1]
+    segments = _segments(encoded) if encoded[:2] == _START_OF_IMAGE else iter(())
+    for marker, start in segments:
         if marker in _START_OF_FRAME:
-            precision, rows, columns, components = struct.unpack_from(">BHHB", encoded, offset + 4)
-            return Codestream(marker, precision, rows, columns, components)
-        # Any number of 0xFF may fill the space before a marker.
-        offset += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", encoded, offset + 2)[0]
+            precision, rows, columns, components = struct.unpack_from(">BHHB", encoded, start)
+            lossy = _near(encoded, segments) > 0 if marker == _LS else marker != _LOSSLESS
+            return Codestream(marker, precision, rows, columns, components, lossy)
     raise IndexError("no start of frame")
+
+
+def _near(encoded: bytes, segments: Iterator[tuple[int, int]]) -> int:
+    """Return how far a value decoded from JPEG-LS may be off, from the header of its scan (T.87 section C.2.3)."""
+    start = next((start for marker, start in segments if marker == _SCAN), len(encoded))
+    return encoded[start + 1 + 2 * encoded[start]]
 
 
 def _jpeg_2000_header(encoded: bytes) -> Codestream:
@@ -186,7 +201,30 @@ def _jpeg_2000_header(encoded: bytes) -> Codestream:
     components, depth, step_across, step_down = struct.unpack_from(">H3B", encoded, 40)
     if not encoded.startswith(_JPEG_2000_START) or (step_across, step_down) != (1, 1):
         raise IndexError("no codestream of full resolution")
-    return Codestream(0, (depth & 0x7F) + 1, bottom - top, right - left, components, left > 0 or top > 0)
+    cropped, lossy = left > 0 or top > 0, _is_irreversible(encoded)
+    return Codestream(0, (depth & 0x7F) + 1, bottom - top, right - left, components, lossy, cropped)
+
+
+def _is_irreversible(encoded: bytes) -> bool:
+    """Tell a codestream's transformation from its COD segment, or the COC one of its component (T.800 section A.6)."""
+    transformations: dict[int, int] = {}
+    for marker, start in _segments(encoded):
+        if marker in (_CODING, _COMPONENT_CODING):
+            transformations[marker] = encoded[start + (9 if marker == _CODING else 6)]
+        elif marker == _START_OF_TILE:
+            break
+    return transformations.get(_COMPONENT_CODING, transformations[_CODING]) == 0
+
+
+def _segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the marker segments behind the marker that begins a codestream: marker, position behind the length."""
+    offset = 2
+    while encoded[offset] == 0xFF:
+        marker = encoded[offset + 1]
+        if marker != 0xFF:
+            yield marker, offset + 4
+        # Any number of 0xFF may fill the space before a marker.
+        offset += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", encoded, offset + 2)[0]
 
 
 def _unboxed(encoded: bytes) -> bytes:
@@ -283,17 +321,6 @@ def _unpack_bits(segment: bytes, size: int) -> bytearray | None:
         decoded = end
     whole = size <= decoded <= size + 1 and offset <= len(segment)
     return plane if whole and not segment[offset:].rstrip(b"\0")[:-1].strip(b"\0\x80") else None
-
-
-def _stored_bits(values: NDArray[np.unsignedinteger], pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Keep the bits from High Bit downward; old files put overlays or nothing above and below them."""
-    shift = pixels.high_bit + 1 - pixels.bits_stored
-    return _keep_bits(values >> shift if shift else values, pixels)
-
-
-def _keep_bits(values: NDArray[Any], pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    bits = pixels.bits_stored
-    return values if bits >= 8 * values.dtype.itemsize else values & values.dtype.type(2**bits - 1)
 
 
 _JPEG_2000 = frozenset({uid.JPEG2000Lossless, uid.JPEG2000})

@@ -55,7 +55,10 @@ class DicomHeader:
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How the pixels of a single greyscale image are stored (PS3.3 section C.7.6.3), already checked."""
+    """How the pixels of a single greyscale image are stored (PS3.3 section C.7.6.3), already checked.
+
+    `padding`: smallest and largest value that pads (PS3.3 section C.7.5.1.1.2), None where none does.
+    """
 
     path: str
     rows: int
@@ -65,6 +68,18 @@ class PixelFormat:
     bits_stored: int
     high_bit: int
     signed: bool
+    padding: tuple[int, int] | None
+
+    @property
+    def stored_range(self) -> tuple[int, int]:
+        """Return the smallest and the largest value that the stored bits can hold."""
+        low = -(2 ** (self.bits_stored - 1)) if self.signed else 0
+        return low, low + 2**self.bits_stored - 1
+
+    @property
+    def padding_code(self) -> int:
+        """Return what stands, among stored bits, for a padding value that these cannot hold: the code behind them."""
+        return 2**self.bits_stored
 
 
 def read_format(elements: Elements) -> PixelFormat:
@@ -102,7 +117,8 @@ def read_format(elements: Elements) -> PixelFormat:
     if not 1 <= stored <= high_bit + 1 <= allocated:
         raise DamagedError(path, f"stores {stored} bits up to bit {high_bit} in {allocated}")
     signed = (elements.integers("PixelRepresentation") or [0])[0] == 1
-    return PixelFormat(path, rows, columns, photometric, allocated, stored, high_bit, signed)
+    padding = _padding(elements, signed)
+    return PixelFormat(path, rows, columns, photometric, allocated, stored, high_bit, signed, padding)
 
 
 def describe(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[int, int]) -> DicomHeader:
@@ -160,6 +176,15 @@ def _frames(elements: Elements) -> int:
     if not re.fullmatch(r"\+?\d{1,10}", text):
         raise DamagedError(elements.path, f"NumberOfFrames is {text[:20]!r}")
     return int(text) or 1
+
+
+def _padding(elements: Elements, signed: bool) -> tuple[int, int] | None:
+    """Return the ends of what pads: one value, or a range whose ends some writers swap."""
+    first = elements.integers("PixelPaddingValue", signed)
+    if not first:
+        return None
+    ends = (first[0], (elements.integers("PixelPaddingRangeLimit", signed) or first)[0])
+    return min(ends), max(ends)
 
 
 def _spacing(values: list[float]) -> tuple[float, float] | None:
