@@ -46,8 +46,7 @@ def techniques(image: np.ndarray) -> None:
 
 def loader(manifest: pd.DataFrame, cache: str) -> None:
     # As with a set that is too large for memory: each pass reads and decodes every file.
-    loaders._MEMORY_BUDGET = 0
-    examples = loaders.classification_examples(manifest, 1024, cache_dir=cache)
+    examples = loaders.classification_examples(manifest, 1024, cache_dir=cache, decoded_images_gigabytes=0)
     labels = manifest["has_pneumothorax"].to_numpy()
     plain = examples.batches(BATCH, random_epoch(labels, 0, seed=0))
     augmented = examples.batches(BATCH, random_epoch(labels, 0, seed=0, augmented=True), [Augmentation(PAPER, 0.5)])

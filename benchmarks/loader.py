@@ -104,9 +104,9 @@ def seconds(batches: Callable[[], Iterable[object]]) -> float:
 def compare(manifest: pd.DataFrame, cache: str) -> None:
     cores = os.cpu_count()
     # As with a set that is too large for memory: each pass reads and decodes every file.
-    loaders._MEMORY_BUDGET = 0
-    classifier = loaders.classification_examples(manifest, 1024, cache_dir=cache).batches(BATCH)
-    segmenter = loaders.segmentation_examples(manifest, 512, cache_dir=cache).batches(BATCH)
+    choices = {"cache_dir": cache, "decoded_images_gigabytes": 0}
+    classifier = loaders.classification_examples(manifest, 1024, **choices).batches(BATCH)
+    segmenter = loaders.segmentation_examples(manifest, 512, **choices).batches(BATCH)
     candidates = {
         "(a) decode_jpeg alone": raw_decoding(manifest).__iter__,
         "classifier's loader, 1024": classifier.__iter__,

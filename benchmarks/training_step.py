@@ -98,14 +98,14 @@ def main() -> None:
     else:
         settings = load_segmenter_settings(EXPERIMENTS / "segmenter_window_swa.yaml")
     batch = options.batch_size or settings.batch_size
-    loaders._MEMORY_BUDGET = 0  # as with the competition's set: every file is decoded anew
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # two generated files that no index accepts
         data = Path(temporary) / "data"
         write_dataset(data, train=(options.steps + 2) * batch, test=0, seed=0)
         manifest = index_dataset(data / "dicom-images-train", data / "train-rle.csv")
         make = loaders.classification_examples if options.kind == "classifier" else loaders.segmentation_examples
-        examples = make(manifest, settings.image_size, cache_dir=temporary)
+        # As the classifier's with the competition's set: every file is decoded again each time.
+        examples = make(manifest, settings.image_size, cache_dir=temporary, decoded_images_gigabytes=0)
         chosen = settings.augmentation
         augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)] if chosen else []
         labels = manifest["has_pneumothorax"].to_numpy()

@@ -54,7 +54,7 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
     empty = {name: float((~test["has_pneumothorax"]).mean()) for name in SCORES[:-1]} | {"pooled_iou": 0.0}
     keras.utils.set_random_seed(seed)
     model = build_segmenter(**bundle.arguments, weights=None)
-    model.compile(loss="binary_crossentropy", metrics=segmentation_metrics())
+    model.compile(loss="binary_crossentropy", metrics=segmentation_metrics(), jit_compile=False)
     rows = [{"weights": "all empty", **empty}, {"weights": "untrained", **scored(model, images)}]
     for name, folder in {
         "best epoch": window / "best",

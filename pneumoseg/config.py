@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 
 
 class Settings(BaseModel):
@@ -90,7 +91,12 @@ class ClassWeights(Settings):
 
 
 class ClassifierSettings(Settings):
-    """A classifier's experiment. What is left out is off."""
+    """A classifier's experiment. What is left out is off.
+
+    `jit_compile`: whether XLA compiles the network, anew for each phase and each number of images a batch.
+    `gradient_accumulation_steps`: batches whose mean gradient makes one step of the optimizer, see `training.phases`.
+    `decoded_images_gigabytes`: 10^9 bytes; a side of the split that is larger decoded is read again each epoch.
+    """
 
     kind: Literal["classifier"]
     backbone: str
@@ -107,7 +113,10 @@ class ClassifierSettings(Settings):
     positive_share: SlidingShare | None = None
     loss: Literal["binary_crossentropy"] | FocalLossSettings = "binary_crossentropy"
     class_weights: Literal["balanced"] | ClassWeights | None = None
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    precision: Precision = "float32"
+    jit_compile: bool = False
+    gradient_accumulation_steps: PositiveInt = 1
+    decoded_images_gigabytes: Annotated[float, Field(ge=0)] = 2.5
     deterministic: bool = False
 
     @model_validator(mode="after")
@@ -116,6 +125,8 @@ class ClassifierSettings(Settings):
             raise ValueError("enrichment fixes the training set: leave augmentation and positive_share out, or it")
         if self.plateau and any(phase.cosine for phase in self.phases):
             raise ValueError("a cosine sets the learning rate at each step: leave plateau out, or it")
+        if self.deterministic and self.jit_compile:
+            raise ValueError("Keras compiles nothing by XLA where operations are deterministic: leave one of them out")
         return self
 
 
@@ -148,7 +159,7 @@ class WeightAveraging(Settings):
 
 
 class SegmenterSettings(Settings):
-    """A segmenter's experiment. What is left out is off."""
+    """A segmenter's experiment. What is left out is off; on what runs it, see `ClassifierSettings`."""
 
     kind: Literal["segmenter"]
     architecture: str
@@ -168,6 +179,10 @@ class SegmenterSettings(Settings):
     augmentation: RandomAugmentation | None = None
     swa: WeightAveraging | None = None
     epoch_weights_gigabytes: Annotated[float, Field(ge=0)] = 0.0
+    precision: Precision = "float32"
+    jit_compile: bool = False
+    gradient_accumulation_steps: PositiveInt = 1
+    decoded_images_gigabytes: Annotated[float, Field(ge=0)] = 2.5
 
     @model_validator(mode="after")
     def _window_within_the_training(self) -> "SegmenterSettings":

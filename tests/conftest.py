@@ -24,6 +24,14 @@ def mini():
     return MINI
 
 
+@pytest.fixture
+def gpu_listed(monkeypatch):
+    """Keras' own choice is what it is where a GPU is listed: XLA."""
+    import keras
+
+    monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: True)
+
+
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory):
     """A generated data set of 128 x 128 px: 40 training and 12 test images."""

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pneumoseg.config import ConfigError, load_classifier_settings, load_segmenter_settings
+from pneumoseg.data.loaders import GIGABYTES
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -375,5 +376,44 @@ def test_wrong_base_is_named(tmp_path, other, message):
     ],
 )
 def test_wrong_training_settings_are_named(tmp_path, content, change, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, content | change)
+
+
+def test_what_a_run_costs_is_set_the_same_for_both_networks():
+    """What is left out changes nothing: no XLA, float32, a step a batch, and the loaders' own memory."""
+    names = ("jit_compile", "precision", "gradient_accumulation_steps", "decoded_images_gigabytes")
+    for settings in (classifier("augmentation"), segmenter("window_swa")):
+        assert tuple(getattr(settings, name) for name in names) == (False, "float32", 1, GIGABYTES)
+
+
+def test_papers_segmenter_set_is_kept_in_memory_and_its_classifier_set_is_not():
+    # 80% of 2,669 positives and as many negatives with a mask each; 80% of 12,047 images.
+    assert segmenter("window_swa").decoded_images_gigabytes * 1e9 > 2 * 0.8 * 2669 * 2 * 512**2
+    assert classifier("augmentation").decoded_images_gigabytes * 1e9 < 0.8 * 12047 * 1024**2
+
+
+def test_accumulated_gradients_keep_the_papers_batch():
+    paper, other = classifier("augmentation").model_dump(), classifier("gradient_accumulation").model_dump()
+    assert {k for k in paper if paper[k] != other[k]} == {"batch_size", "gradient_accumulation_steps"}
+    assert other["batch_size"] * other["gradient_accumulation_steps"] == paper["batch_size"]
+
+
+def test_segmenter_in_mixed_precision_changes_one_thing():
+    paper, other = segmenter("window_swa").model_dump(), segmenter("mixed_precision").model_dump()
+    assert {k for k in paper if paper[k] != other[k]} == {"precision"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"jit_compile": "auto"}, "jit_compile: .*boolean, got 'auto'"),
+        ({"jit_compile": True, "deterministic": True}, "Keras compiles nothing by XLA"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: .*greater than 0, got 0"),
+        ({"precision": "float16"}, "precision: .*got 'float16'"),
+        ({"decoded_images_gigabytes": -1.0}, "decoded_images_gigabytes: .*greater than or equal to 0"),
+    ],
+)
+def test_wrong_runtime_settings_are_named(tmp_path, content, change, message):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, content | change)

@@ -3,6 +3,7 @@
 The one Python step is augmentation, which training alone has.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.sampling import UNCHANGED, Epoch
 from pneumoseg.data.transcoding import check_files, encoded_frames
 
-_MEMORY_BUDGET = 2 * 1024**3  # bytes of decoded images kept between epochs; a larger set is decoded anew
+_log = logging.getLogger(__name__)
+GIGABYTES = 2.5  # of decoded images kept between epochs; holds the paper's training set for the segmenter, 2.24
 
 
 class Examples:
@@ -30,11 +32,15 @@ class Examples:
         load: From a position, a scalar tensor, to an image, uint8 (size, size, 1), and its target.
         bytes_each: Of a decoded image and its target.
         has_masks: Whether the target is a mask, which changes with the image.
+        gigabytes: The most memory that the decoded set may take, 10^9 bytes.
     """
 
-    def __init__(self, count: int, load: Callable, bytes_each: int, has_masks: bool) -> None:
+    def __init__(self, count: int, load: Callable, bytes_each: int, has_masks: bool, gigabytes: float) -> None:
         self._count, self._load, self._has_masks = count, load, has_masks
-        self._fits = count * bytes_each <= _MEMORY_BUDGET
+        size = count * bytes_each
+        self._fits = size <= gigabytes * 1e9
+        kept = "kept in memory" if self._fits else "decoded again each epoch"
+        _log.info(f"{count} images, {size / 1e9:.3g} GB decoded: {kept} (decoded_images_gigabytes: {gigabytes:g})")
         self._decoded: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def batches(
@@ -93,13 +99,17 @@ class Examples:
         return tf.ensure_shape(changed[0], image.shape), tf.ensure_shape(changed[1], target.shape)
 
 
-def classification_examples(manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path) -> Examples:
+def classification_examples(
+    manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path, decoded_images_gigabytes: float = GIGABYTES
+) -> Examples:
     """Examples for the classifier.
 
     Args:
         manifest: One row an image, see `index_dataset`.
         image_size: Side in pixels of the square that the network sees, see `resize_to_square`.
         cache_dir: Folder for images that need transcoding.
+        decoded_images_gigabytes: The most memory that the decoded set may take, 10^9 bytes, and while it is being
+            decoded twice as much; a larger set is decoded again each time it is gone through.
 
     Returns:
         Images and labels, float32 (1,), in the manifest's order.
@@ -114,10 +124,12 @@ def classification_examples(manifest: pd.DataFrame, image_size: int, *, cache_di
     def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _load_image(_row(records, row), image_size), labels[row]
 
-    return Examples(len(manifest), load, image_size**2, has_masks=False)
+    return Examples(len(manifest), load, image_size**2, False, decoded_images_gigabytes)
 
 
-def segmentation_examples(manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path) -> Examples:
+def segmentation_examples(
+    manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path, decoded_images_gigabytes: float = GIGABYTES
+) -> Examples:
     """Examples for the segmenter; arguments and errors as `classification_examples`.
 
     Returns:
@@ -128,7 +140,7 @@ def segmentation_examples(manifest: pd.DataFrame, image_size: int, *, cache_dir:
     def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _load_image(_row(images, row), image_size), _load_mask(_row(masks, row), image_size)
 
-    return Examples(len(manifest), load, 2 * image_size**2, has_masks=True)
+    return Examples(len(manifest), load, 2 * image_size**2, True, decoded_images_gigabytes)
 
 
 @contextmanager

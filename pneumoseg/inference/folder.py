@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keras
+
+from pneumoseg.device import announce_device
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
 from pneumoseg.models.bundle import SPEC_NAME, Bundle, BundleError, load_bundle
@@ -86,13 +89,18 @@ class PipelineFolder:
         return [name for name in self.networks if name.startswith(kind)]
 
 
-def load_pipeline(folder: str | Path, batch_size: int = 4, *, assembled: bool = False) -> Pipeline:
+def load_pipeline(
+    folder: str | Path, batch_size: int = 4, *, assembled: bool = False, jit_compile: bool = False
+) -> Pipeline:
     """Load a pipeline that `assemble_pipeline` wrote, with the rule that was tuned for it, if any.
+
+    Logs on what it will predict, see `device`.
 
     Args:
         folder: Holds `pipeline.json`, the bundles `classifier_1/` and so on, and `tuning.json` if it was tuned.
         batch_size: Images a batch, in both stages.
         assembled: Whether to keep to the rule it was assembled with, even if another was tuned.
+        jit_compile: Whether XLA is to compile the networks: minutes at first, for full batches alone.
 
     Raises:
         BundleError: If something is missing, damaged or changed.
@@ -100,8 +108,9 @@ def load_pipeline(folder: str | Path, batch_size: int = 4, *, assembled: bool = 
     record = PipelineFolder.read(folder)
     if assembled:
         record = replace(record, tuning=None)
+    announce_device(keras.config.dtype_policy().name, jit_compile)
     classifiers, segmenters = (
-        [_bundle_of(Path(folder) / name, kind).model for name in record.bundles(kind)] for kind in _KINDS
+        [_bundle_of(Path(folder) / name, kind, jit_compile).model for name in record.bundles(kind)] for kind in _KINDS
     )
     chosen = "as assembled"
     if record.tuning is not None:
@@ -192,8 +201,8 @@ def _is_pipeline(folder: Path) -> bool:
     return (folder / _JOINT).is_file() and all(name.rpartition("_")[0] in _KINDS for name in names)
 
 
-def _bundle_of(folder: Path, kind: str) -> Bundle:
-    bundle = load_bundle(folder)
+def _bundle_of(folder: Path, kind: str, jit_compile: bool = False) -> Bundle:
+    bundle = load_bundle(folder, jit_compile=jit_compile)
     if bundle.builder != kind:
         raise BundleError(f"{folder}: holds a {bundle.builder}, expected a {kind}")
     return bundle

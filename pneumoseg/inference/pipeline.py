@@ -153,10 +153,17 @@ class Pipeline:
 
     def _seen(self, model: keras.Model, squares: np.ndarray) -> Iterator[np.ndarray]:
         """The network's output, and that of the mirrored images, mirrored back if it is a map."""
-        yield np.asarray(model.predict_on_batch(squares))
+        yield self._output(model, squares)
         if self.flip:
-            output = np.asarray(model.predict_on_batch(np.ascontiguousarray(squares[:, :, ::-1])))
+            output = self._output(model, np.ascontiguousarray(squares[:, :, ::-1]))
             yield output[:, :, ::-1] if output.ndim == 4 else output
+
+    def _output(self, model: keras.Model, squares: np.ndarray) -> np.ndarray:
+        # XLA would compile each number of images anew, for minutes. Without it a new one costs next to nothing, and
+        # images that nobody asked for cost as much as the others.
+        missing = self.batch_size - len(squares) if model.jit_compile else 0
+        full = np.pad(squares, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        return np.asarray(model.predict_on_batch(full))[: len(squares)]
 
     def _repr_html_(self) -> str:
         """What Jupyter shows of a pipeline."""

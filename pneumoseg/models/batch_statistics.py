@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from pneumoseg.models.freezing import flat_layers
 
@@ -30,6 +31,9 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
+    # An eager call keeps every layer's output until it ends; a graph lets each go after its last use. It is traced
+    # below, when the momenta are 0, and goes with this call.
+    run = tf.function(model, reduce_retracing=True) if keras.backend.backend() == "tensorflow" else model
     count = 0
     means, squares = [0.0] * len(layers), [0.0] * len(layers)
     try:
@@ -39,7 +43,7 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
             layer.moving_mean.assign(keras.ops.zeros_like(layer.moving_mean))
         for batch in batches:
             images = batch[0] if isinstance(batch, tuple) else batch
-            model(images, training=True)
+            run(images, training=True)
             size = len(images)
             count += size
             for number, layer in enumerate(layers):

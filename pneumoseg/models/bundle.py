@@ -47,7 +47,7 @@ class Bundle:
     """A network as `load_bundle` finds it.
 
     Attributes:
-        model: The network with its trained weights, not compiled.
+        model: The network with its trained weights, not compiled; XLA is off unless asked for.
         builder: "classifier" or "segmenter".
         arguments: What the builder was called with, without `weights`.
         thresholds: Named numbers chosen on validation data, such as `{"probability": 0.5}`.
@@ -97,11 +97,12 @@ def save_bundle(
     flush(folder.parent)
 
 
-def load_bundle(folder: str | Path) -> Bundle:
+def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
     """Check a bundle, build its network again without any download, and load the weights.
 
     Args:
         folder: A folder written by `save_bundle`.
+        jit_compile: Whether XLA is to compile the network, once for each shape of a batch.
 
     Raises:
         BundleError: A missing file, a wrong sum, malformed JSON, an unknown builder, key or argument, or weights of
@@ -119,6 +120,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     try:
         model = _BUILDERS[spec["builder"]](**arguments, weights=None)
         model.load_weights(weights)
+        model.jit_compile = jit_compile
     except UNREADABLE as error:
         cause = str(error).partition("\n")[0]
         raise BundleError(f"{folder} cannot be rebuilt: {cause} Save the bundle again from its model.") from error

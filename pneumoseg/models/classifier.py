@@ -33,7 +33,7 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
 
     Returns:
         A network from uint8 or float images, (batch, size, size, 1) in [0, 255], to the probability of a
-        pneumothorax, float32, (batch, 1). It is not compiled.
+        pneumothorax, float32, (batch, 1). It is not compiled, and XLA is off.
 
     Raises:
         ValueError: An unknown backbone, too small a size, a missing weights file or one of another architecture.
@@ -52,7 +52,9 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
     image, scaled = scaled_input(image_size, "torch" if backbone == "efficientnetb0" else "tf")
     features = keras.layers.GlobalAveragePooling2D(name="pooling")(encoder(scaled))
     probability = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name=HEAD)(features)
-    return keras.Model(image, probability, name=f"classifier_{backbone}")
+    model = keras.Model(image, probability, name=f"classifier_{backbone}")
+    model.jit_compile = False  # Keras' "auto" means XLA where there is a GPU: minutes for each shape of a batch
+    return model
 
 
 def _encoder(backbone: str, image_size: int, weights: Weights) -> keras.Model:

@@ -50,7 +50,7 @@ def build_segmenter(
 
     Returns:
         A network from uint8 or float images, (batch, size, size, 1) in [0, 255], to each pixel's probability of
-        pneumothorax, float32, (batch, size, size, 1). It is not compiled.
+        pneumothorax, float32, (batch, size, size, 1). It is not compiled, and XLA is off.
 
     Raises:
         ValueError: An unknown name, a wrong size or number, a missing weights file or one of another architecture.
@@ -70,7 +70,9 @@ def build_segmenter(
     image, scaled = scaled_input(image_size, _CONVENTION.get(backbone, "tf"))
     # The library's own sigmoid keeps the policy's dtype, and Dice in float16 overflows.
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(network(scaled))
-    return keras.Model(image, probability, name=f"segmenter_{architecture}_{backbone}")
+    model = keras.Model(image, probability, name=f"segmenter_{architecture}_{backbone}")
+    model.jit_compile = False  # Keras' "auto" means XLA where there is a GPU: minutes for each shape of a batch
+    return model
 
 
 def _check(architecture: str, backbone: str, image_size: int, decoder_filters: int | None) -> None:

@@ -16,6 +16,7 @@ from pneumoseg.callbacks.epoch_weights import epoch_path, load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import Phase, SegmentationLoss, load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
+from pneumoseg.device import announce_device
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle, save_bundle
@@ -34,6 +35,8 @@ def keep_average(
     loss: SegmentationLoss,
     training: tf.data.Dataset,
     validation: tf.data.Dataset,
+    *,
+    jit_compile: bool = False,
 ) -> dict[str, float]:
     """Give a segmenter averaged weights, recompute its batch statistics, score it, and save it.
 
@@ -46,13 +49,14 @@ def keep_average(
         loss: Scored, too.
         training: Batches for the statistics.
         validation: Batches to score.
+        jit_compile: Whether XLA compiles the network that is scored.
 
     Returns:
         The validation scores, and under `averaged_statistics_` those before the statistics were recomputed.
     """
     set_trainable(model, part)
     # New metrics: Keras does not reset those of before when a model is compiled anew.
-    model.compile(loss=segmentation_loss(loss), metrics=segmentation_metrics())
+    model.compile(loss=segmentation_loss(loss), metrics=segmentation_metrics(), jit_compile=jit_compile)
     model.set_weights(weights)
     before = model.evaluate(validation, verbose=0, return_dict=True)
     recompute_batch_statistics(model, training)
@@ -93,6 +97,7 @@ def average_epochs(
     folder = Path(folder or run / f"swa_{start}-{end}")
     if folder in (run / "best", run / "swa"):
         raise ValueError(f"{folder} is the run's own: name another folder")
+    announce_device(keras.config.dtype_policy().name, settings.jit_compile)
     average = SWA(start, end)
     bundle = load_bundle(run / "best")
     for epoch in range(start, end + 1):
@@ -100,11 +105,19 @@ def average_epochs(
         average.set_model(bundle.model)
         average.on_epoch_end(epoch - 1)
     training, validation = (
-        segmentation_examples(side, settings.image_size, cache_dir=cache_dir).batches(settings.batch_size)
+        segmentation_examples(
+            side,
+            settings.image_size,
+            cache_dir=cache_dir,
+            decoded_images_gigabytes=settings.decoded_images_gigabytes,
+        ).batches(settings.batch_size)
         for side in _sides(run, manifest)
     )
     part, loss = part_of(settings.phases, end), settings.loss
-    scores = keep_average(folder, bundle.model, average.average, bundle.arguments, part, loss, training, validation)
+    scores = keep_average(
+        folder, bundle.model, average.average, bundle.arguments, part, loss, training, validation,
+        jit_compile=settings.jit_compile,
+    )  # fmt: skip
     metrics = {"folder": str(folder), "start_epoch": start, "end_epoch": end, **scores}
     with whole_file(folder.with_name(f"{folder.name}.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")

@@ -1,8 +1,7 @@
 """Train the classifier: settings and manifest to a run."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pneumoseg.metrics import MatthewsCorrelation
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.training.phases import fit_phases, shown_epoch
+from pneumoseg.training.precision import precision
 from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
 from pneumoseg.whole_file import whole_file
 
@@ -85,7 +85,7 @@ def train_split(
     labels, augmentations = training["has_pneumothorax"].to_numpy(), _augmentations(settings)
     copies = enrich(labels, len(augmentations), seed=settings.seed) if settings.enrichment else None
     arguments: dict[str, Any] = {"backbone": settings.backbone, "image_size": settings.image_size}
-    with _precision(settings.precision):
+    with precision(settings.precision):
         model = build_classifier(**arguments, weights=settings.weights)
 
     def save(model: keras.Model, logs: dict[str, float]) -> None:
@@ -95,7 +95,13 @@ def train_split(
         if copies is not None:
             _save_copies(run, copies, training, augmentations)
         examples, checked = (
-            classification_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
+            classification_examples(
+                side,
+                settings.image_size,
+                cache_dir=cache_dir,
+                decoded_images_gigabytes=settings.decoded_images_gigabytes,
+            )
+            for side in (training, validation)
         )
         validation_batches = checked.batches(settings.batch_size)
         loss, best = _loss(settings), BestBundle(_MONITOR, save)
@@ -110,6 +116,8 @@ def train_split(
             scores=MCC(validation_batches, validation["has_pneumothorax"].to_numpy(), loss),
             plateau=_plateau(settings.plateau),
             class_weights=_class_weights(settings.class_weights, labels),
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            jit_compile=settings.jit_compile,
             watch=watch(run) if watch else None,
         )
         _save_predictions(run, validation, validation_batches)
@@ -166,16 +174,6 @@ def _class_weights(chosen: str | ClassWeights | None, labels: np.ndarray) -> dic
     if isinstance(chosen, ClassWeights):
         return {0: chosen.negative, 1: chosen.positive}
     return {label: len(labels) / (2 * int((labels == label).sum())) for label in (0, 1)}  # each class counts half
-
-
-@contextmanager
-def _precision(policy: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _save_predictions(folder: Path, validation: pd.DataFrame, batches: tf.data.Dataset) -> None:

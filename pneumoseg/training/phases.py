@@ -39,6 +39,8 @@ def fit_phases(
     swa: SWA | None = None,
     epoch_weights: EpochWeights | None = None,
     class_weights: dict[int, float] | None = None,
+    gradient_accumulation_steps: int = 1,
+    jit_compile: bool = False,
     watch: keras.callbacks.Callback | None = None,
 ) -> pd.DataFrame:
     """Train through all phases that are not done yet, epochs counted on.
@@ -48,6 +50,11 @@ def fit_phases(
     its own (section 4.1.1), and an Adam that kept its step would correct the new weights' moments too little: their
     first steps would be several times too large, where the paper lowers the rate to spare the pretrained weights.
     Keras' ReduceLROnPlateau, too, waits and compares within a phase.
+
+    With `gradient_accumulation_steps` above 1 Adam makes one step for so many batches, along the mean of their
+    gradients, with the learning rate of the last of them. An incomplete group goes on in the next epoch; at the end of
+    a phase it is given up, and the log says so. Batch normalization, and a loss that pools its batch, know only the
+    batches themselves.
 
     Args:
         model: Compiled anew at the beginning of each phase.
@@ -63,6 +70,8 @@ def fit_phases(
         swa: Averages weights.
         epoch_weights: Keeps each epoch's weights.
         class_weights: What an image counts in the training loss, by label.
+        gradient_accumulation_steps: Batches a step of Adam.
+        jit_compile: Whether XLA compiles the network: in each phase, once for each number of images in a batch.
         watch: A callback that finds the history written and the best model kept.
 
     Returns:
@@ -95,7 +104,7 @@ def fit_phases(
         first, last = last, last + phase.epochs
         if checkpoint.epochs >= last:
             continue
-        compile_phase(model, phase, loss, metrics)
+        compile_phase(model, phase, loss, metrics, gradient_accumulation_steps, jit_compile=jit_compile)
         for callback in callbacks:
             callback.set_model(model)
             callback.on_train_begin()
@@ -119,6 +128,7 @@ def fit_phases(
             )
         for callback in callbacks:
             callback.on_train_end()
+        _tell_given_up(model.optimizer, gradient_accumulation_steps)
     return history.table
 
 
@@ -168,14 +178,29 @@ def _annealing(phase: Phase, first_epoch: int) -> list[keras.callbacks.Callback]
 
 
 def compile_phase(
-    model: keras.Model, phase: Phase, loss: keras.losses.Loss, metrics: Sequence[keras.metrics.Metric]
+    model: keras.Model,
+    phase: Phase,
+    loss: keras.losses.Loss,
+    metrics: Sequence[keras.metrics.Metric],
+    gradient_accumulation_steps: int = 1,
+    *,
+    jit_compile: bool = False,
 ) -> None:
     """Make a phase's part of the network trainable, with a new Adam; arguments as `fit_phases`."""
     set_trainable(model, phase.trainable)
     for metric in metrics:
         # Keras resets metrics at an epoch's begin, but those just compiled only from the second epoch on.
         metric.reset_state()
-    model.compile(keras.optimizers.Adam(phase.learning_rate), loss, metrics=list(metrics))
+    accumulated = gradient_accumulation_steps if gradient_accumulation_steps > 1 else None  # Keras takes no 1
+    adam = keras.optimizers.Adam(phase.learning_rate, gradient_accumulation_steps=accumulated)
+    model.compile(adam, loss, metrics=list(metrics), jit_compile=jit_compile)
+
+
+def _tell_given_up(optimizer: keras.optimizers.Optimizer, gradient_accumulation_steps: int) -> None:
+    adam = getattr(optimizer, "inner_optimizer", optimizer)  # mixed_float16 wraps it
+    given_up = int(adam.variables[0]) % gradient_accumulation_steps  # the first counts batches, `iterations` steps
+    if given_up:
+        _log.info(f"The phase ended within a step of Adam: gradients of its last {given_up} batches are given up")
 
 
 class _OneEpoch(keras.callbacks.Callback):

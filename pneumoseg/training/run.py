@@ -15,9 +15,10 @@ import keras
 import pandas as pd
 import yaml
 
-from pneumoseg.config import Settings, Split
+from pneumoseg.config import ClassifierSettings, SegmenterSettings, Settings, Split
 from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
 from pneumoseg.data.splits import patients_on_both_sides, stratified_split
+from pneumoseg.device import announce_device
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.whole_file import whole_file
 
@@ -39,11 +40,17 @@ _PACKAGES = ("pneumoseg", "tensorflow", "keras", "segmentation-models", "albumen
 
 @contextmanager
 def open_run(
-    folder: str | Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame, *, resume: bool = False
+    folder: str | Path,
+    settings: ClassifierSettings | SegmenterSettings,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    *,
+    resume: bool = False,
 ) -> Iterator[Path]:
     """Make the folder of a run and write what is known before it trains, or check that a stopped run can go on.
 
-    Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`) and `environment.json`. No other
+    Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`) and `environment.json`, and logs
+    on what it will train, see `device`. No other
     process can open the run until this one leaves the context or ends, however it ends.
 
     Args:
@@ -65,7 +72,8 @@ def open_run(
             raise FileExistsError(f"{folder} holds a stopped run: go on with --resume, or remove it to train anew")
         check_unchanged(folder, settings, training, validation)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = _descriptions(settings, training, validation) | {"environment.json": json.dumps(_environment(), indent=2)}
+    environment = _environment() | announce_device(settings.precision, settings.jit_compile)
+    texts = _descriptions(settings, training, validation) | {"environment.json": json.dumps(environment, indent=2)}
     with _locked(folder):
         for name in _FILES:
             for leftover in folder.glob(f".{name}.*"):  # of a write that a killed process did not end

@@ -18,6 +18,7 @@ from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.averaging import keep_average, part_of
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.phases import fit_phases, shown_epoch
+from pneumoseg.training.precision import precision
 from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
 
 _MONITOR = "val_iou"
@@ -66,7 +67,8 @@ def train_split(
     keras.utils.set_random_seed(settings.seed)
     names = ("architecture", "backbone", "image_size", "decoder_filters")
     arguments: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    model = build_segmenter(**arguments, weights=settings.weights)
+    with precision(settings.precision):
+        model = build_segmenter(**arguments, weights=settings.weights)
     if settings.start_from is not None:
         model.set_weights(load_bundle(settings.start_from).model.get_weights())
     chosen = settings.augmentation
@@ -77,7 +79,13 @@ def train_split(
 
     with open_run(folder, settings, training, validation, resume=resume) as run, files_named(training, validation):
         examples, checked = (
-            segmentation_examples(side, settings.image_size, cache_dir=cache_dir) for side in (training, validation)
+            segmentation_examples(
+                side,
+                settings.image_size,
+                cache_dir=cache_dir,
+                decoded_images_gigabytes=settings.decoded_images_gigabytes,
+            )
+            for side in (training, validation)
         )
         labels, best = training["has_pneumothorax"].to_numpy(), BestBundle(_MONITOR, save)
         validation_batches = checked.batches(settings.batch_size)
@@ -94,13 +102,16 @@ def train_split(
             validation=validation_batches,
             swa=swa,
             epoch_weights=EpochWeights(run / EPOCH_WEIGHTS, budget, _MONITOR) if budget else None,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            jit_compile=settings.jit_compile,
             watch=watch(run) if watch else None,
         )
         averaged: dict[str, float] = {}
         if settings.swa and swa is not None:
             part, shown = part_of(settings.phases, swa.end_epoch), examples.batches(settings.batch_size)
             scores = keep_average(
-                run / "swa", model, swa.average, arguments, part, settings.loss, shown, validation_batches
-            )
+                run / "swa", model, swa.average, arguments, part, settings.loss, shown, validation_batches,
+                jit_compile=settings.jit_compile,
+            )  # fmt: skip
             averaged = {f"swa_{name}": value for name, value in (settings.swa.model_dump() | scores).items()}
         return finish_run(run, history, best.best_epoch, training, validation, averaged)

@@ -84,16 +84,41 @@ def test_geometry_goes_there_and_back(shape, size):
 
 @pytest.mark.parametrize("make", [classification_examples, segmentation_examples])
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_order_is_that_of_the_epoch(make, in_memory, manifest, tmp_path, monkeypatch):
-    if not in_memory:
-        monkeypatch.setattr(loaders, "_MEMORY_BUDGET", 0)
-    examples = make(manifest, 32, cache_dir=tmp_path)
+def test_order_is_that_of_the_epoch(make, in_memory, manifest, tmp_path):
+    examples = make(manifest, 32, cache_dir=tmp_path, decoded_images_gigabytes=1 if in_memory else 0)
     images, targets = collected(examples.batches(8))
     rows = np.array([3, 0, 3, 39, 7, 7, 7, 1, 2])
     epoch = Epoch(rows, np.full(9, UNCHANGED), np.zeros(9, np.int64))
     shown, shown_targets = collected(examples.batches(4, epoch))
     np.testing.assert_array_equal(shown, images[rows])
     np.testing.assert_array_equal(shown_targets, targets[rows])
+
+
+@pytest.mark.parametrize(
+    ("make", "size"), [(classification_examples, 40 * 32**2), (segmentation_examples, 2 * 40 * 32**2)]
+)
+def test_what_fits_is_decoded_once_and_the_log_tells(make, size, manifest, tmp_path, monkeypatch, caplog):
+    def passes(gigabytes):
+        """How often an image is decoded in two passes."""
+        calls, load = [], loaders._load_image
+
+        def counted(record, image_size):
+            tf.numpy_function(lambda: calls.append(None) or np.int64(0), [], tf.int64)
+            return load(record, image_size)
+
+        monkeypatch.setattr(loaders, "_load_image", counted)
+        examples = make(manifest, 32, cache_dir=tmp_path, decoded_images_gigabytes=gigabytes)
+        for _ in range(2):
+            collected(examples.batches(8))
+        monkeypatch.undo()
+        return len(calls) / len(manifest)
+
+    with caplog.at_level("INFO", "pneumoseg"):
+        assert passes(size / 1e9) == 1
+        assert passes((size - 1) / 1e9) == 2
+    kept, again = [record.getMessage() for record in caplog.records]
+    assert kept.startswith(f"40 images, {size / 1e9:.3g} GB decoded: kept in memory (decoded_images_gigabytes: ")
+    assert again.startswith(f"40 images, {size / 1e9:.3g} GB decoded: decoded again each epoch (decoded_images_gig")
 
 
 def test_number_of_batches_is_known_before_they_are_read(manifest, tmp_path):

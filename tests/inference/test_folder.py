@@ -258,3 +258,21 @@ def test_swapped_missing_or_changed_bundles(bundles, folder, tmp_path):
     assert PipelineFolder.read(folder).networks["classifier_1"] != networks["classifier_1"]
     with pytest.raises(BundleError, match="no pipeline"):
         load_pipeline(tmp_path)
+
+
+@pytest.mark.usefixtures("gpu_listed")
+@pytest.mark.parametrize("jit", [False, True])
+def test_xla_is_off_unless_asked_for_and_the_log_says_so(assembled, jit, caplog):
+    with caplog.at_level("INFO", "pneumoseg"):
+        pipeline = load_pipeline(assembled, jit_compile=True) if jit else load_pipeline(assembled)
+    assert [model.jit_compile for model in (*pipeline.classifiers, *pipeline.segmenters)] == [jit, jit]
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Device: ")]
+    assert line.endswith(f"float32, jit {'on' if jit else 'off'}")
+
+
+def test_full_batches_change_nothing_that_is_predicted(assembled):
+    images = [noise((32, 32)), noise((40, 30)), 255 - noise((32, 32))]
+    plain, full = load_pipeline(assembled, batch_size=8), load_pipeline(assembled, batch_size=8, jit_compile=True)
+    for one, other in zip(plain.probabilities(images), full.probabilities(images), strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-6)
+        assert np.abs(one.levels.astype(int) - other.levels).max() <= 1  # a value on the edge of two levels

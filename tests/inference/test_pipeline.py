@@ -253,3 +253,27 @@ def test_show_draws_the_outline(pipeline, tmp_path):
     (outline,) = axes.collections
     xs, ys = outline.get_paths()[0].vertices.T
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (6.5, 16.5, 4.5, 14.5)
+
+
+@pytest.mark.parametrize(
+    ("jit", "classified", "segmented"),
+    [
+        # Chunks of 16, 16 and 5 images, of which 3, 1 and 0 are positive.
+        (False, [1] + [2] * 18, [1, 1, 2]),
+        (True, [2] * 19, [2] * 3),
+    ],
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_compiled_network_sees_batches_of_one_shape(jit, classified, segmented, flip, monkeypatch):
+    classifier, segmenter, seen = brightest(SIZE), identity(SIZE), []
+    for model in (classifier, segmenter):
+        model.jit_compile = jit
+        predict = model.predict_on_batch
+        noted = lambda x, m=model, p=predict: seen.append((m, len(x))) or p(x)  # noqa: E731
+        monkeypatch.setattr(model, "predict_on_batch", noted)
+    pipeline = Pipeline([classifier], [segmenter], RULE, flip=flip, batch_size=2)
+    images = [picture(255 if number in (0, 5, 15, 20) else 30, 9, 9) for number in range(37)]
+    results = list(pipeline.predict_many(images))
+    assert [result.area_px for result in results] == [81 if (image == 255).any() else 0 for image in images]
+    for model, sizes in ((classifier, classified), (segmenter, segmented)):
+        assert sorted(size for m, size in seen if m is model) == sorted(sizes * (2 if flip else 1))

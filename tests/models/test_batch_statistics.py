@@ -71,3 +71,44 @@ def test_without_batches_or_normalization():
         recompute_batch_statistics(model, [])
     assert first.momentum == 0.99
     recompute_batch_statistics(keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)]), batches(8))
+
+
+class Noting(keras.layers.Layer):
+    """Notes each time that its Python runs: once a batch where the network runs eagerly, once a trace in a graph."""
+
+    calls = 0
+
+    def call(self, inputs):
+        Noting.calls += 1
+        return inputs
+
+
+def test_network_runs_in_a_graph_which_keeps_no_outputs(monkeypatch):
+    normalization = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((6,)), Noting(), normalization])
+    monkeypatch.setattr(Noting, "calls", 0)
+    recompute_batch_statistics(model, batches(2))  # eleven batches of 2 and one of 1
+    assert Noting.calls <= 2
+    np.testing.assert_allclose(normalization.moving_mean, IMAGES.mean(0), rtol=1e-5)
+
+
+def test_graph_gives_the_statistics_of_the_eager_network(monkeypatch):
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (size, 32, 32, 1), dtype=np.uint8) for size in (4, 4, 3)]
+    weights = []
+    for backend in ("tensorflow", "jax"):  # elsewhere than on TensorFlow the network runs eagerly
+        monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+        keras.utils.set_random_seed(0)
+        model = build_segmenter("unet", "compact", 32, weights=None)
+        recompute_batch_statistics(model, images)
+        weights.append(model.get_weights())
+    for graph, eager in zip(*weights, strict=True):
+        np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_of_the_pass_stays_in_a_network_that_trains_on():
+    model, first, _ = normalizing(momentum=0.5)
+    recompute_batch_statistics(model, batches(23))
+    model(IMAGES * 0 + 7, training=True)
+    # The next batch's mean, 7, counts half: a momentum of 0 that had stayed would make it all.
+    np.testing.assert_allclose(first.moving_mean, (IMAGES.mean(0) + 7) / 2, rtol=1e-5)

@@ -255,3 +255,12 @@ def test_arguments_of_another_network_are_refused(tmp_path):
         with pytest.raises(BundleError, match="does not fit a model named classifier_compact"):
             save_bundle(tmp_path / "bundle", model, builder, arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("gpu_listed")
+def test_xla_is_off_unless_asked_for(folder):
+    assert keras.Sequential([keras.Input((1,))]).jit_compile  # Keras' own choice
+    assert build_classifier("compact", 32, weights=None).jit_compile is False
+    assert build_segmenter("unet", "compact", 32, weights=None).jit_compile is False
+    assert load_bundle(folder).model.jit_compile is False
+    assert load_bundle(folder, jit_compile=True).model.jit_compile is True

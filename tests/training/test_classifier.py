@@ -228,3 +228,28 @@ def test_unknown_technique_is_named_before_anything_is_made(settings_of, manifes
     with pytest.raises(ValueError, match=r"techniques=\['blur'\]: expected some of clahe"):
         train_classifier(settings_of(enrichment=PAPER | {"techniques": ["blur"]}), manifest, tmp_path / "run", tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("gpu_listed")
+def test_settings_of_the_machine_reach_the_training(settings_of, manifest, tmp_path, caplog):
+    changes = {"precision": "mixed_float16", "gradient_accumulation_steps": 2, "decoded_images_gigabytes": 0.0}
+    seen = []
+
+    def watch(run):
+        def note(*_):
+            model = watching.model
+            seen.append((model.jit_compile, model.optimizer.inner_optimizer.gradient_accumulation_steps))
+
+        watching = keras.callbacks.LambdaCallback(on_epoch_end=note)
+        return watching
+
+    with caplog.at_level("INFO", "pneumoseg"):
+        train_classifier(settings_of(**changes), manifest, tmp_path / "run", tmp_path, watch=watch)
+    assert seen == [(False, 2)] * 3
+    said = [record.getMessage() for record in caplog.records]
+    (device,) = [line for line in said if line.startswith("Device: ")]
+    assert device.endswith("mixed_float16, jit off")
+    assert sum("decoded again each epoch" in line for line in said) == 2
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert (environment["precision"], environment["jit_compile"]) == ("mixed_float16", False)
+    assert {"device", "memory_gibibytes", "tf32"} <= environment.keys()

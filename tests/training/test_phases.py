@@ -140,3 +140,80 @@ def test_plateau_counts_within_a_phase(tmp_path, monkeypatch):
     history, _ = fit(tmp_path, build_classifier("compact", 32, None), None, plateau=plateau, phases=phases)
     # .3 opens the second phase, though .5 was better in the first; .2, .1 and .1 do not beat it.
     assert history["learning_rate"].tolist() == pytest.approx([2e-2] * 2 + [2e-4] * 4 + [4e-5] * 2)
+
+
+def adam(gradients, rate):
+    """A weight's way under Adam from 0 on, by Kingma and Ba's algorithm 1."""
+    weight = first = second = np.zeros_like(gradients[0])
+    for step, gradient in enumerate(gradients, start=1):
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        unbiased = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        weight = weight - rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-7)
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("accumulated", "groups", "given_up"),
+    [
+        (1, [[0], [1], [2], [0], [1], [2]], None),  # batches a step, three batches an epoch
+        (2, [[0, 1], [2, 0], [1, 2]], None),  # a group goes on in the next epoch
+        (4, [[0, 1, 2, 0]], 2),
+        (3, [[0, 1, 2], [0, 1, 2]], None),
+        (7, [], 6),
+    ],
+)
+def test_a_step_follows_the_mean_gradient_of_its_batches(accumulated, groups, given_up, tmp_path, caplog):
+    # The loss is the mean of weight * image: its gradient is the batch's mean image, whatever the weight.
+    images = RNG.normal(size=(12, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    batches = tf.data.Dataset.from_tensor_slices((images, np.zeros((12, 1), "float32"))).batch(4)
+    best = BestBundle("loss", lambda model, logs: None)
+    with caplog.at_level("INFO", "pneumoseg"):
+        fit_phases(
+            model, [Phase(epochs=2, learning_rate=0.01, trainable="all")], lambda _: batches,
+            lambda truth, predicted: keras.ops.mean(predicted), [], best, tmp_path,
+            gradient_accumulation_steps=accumulated,
+        )  # fmt: skip
+    means = images.reshape(3, 4, 3).mean(1)
+    expected = adam([np.mean([means[batch] for batch in group], axis=0) for group in groups], 0.01) if groups else 0
+    np.testing.assert_allclose(model.get_weights()[0][:, 0], expected, atol=1e-5)
+    said = [record.getMessage() for record in caplog.records if "given up" in record.getMessage()]
+    assert said == (
+        [f"The phase ended within a step of Adam: gradients of its last {given_up} batches are given up"]
+        if given_up
+        else []
+    )
+
+
+def test_accumulated_steps_are_those_of_the_whole_batch(tmp_path):
+    """With a network whose layers do not look at the rest of a batch, and a loss that is a mean over images."""
+    weights = []
+    for number, (size, accumulated) in enumerate([(6, 1), (3, 2), (2, 3)]):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Flatten(), keras.layers.Dense(3, "relu"), keras.layers.Dense(1, "sigmoid", name="head")]
+        model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Rescaling(1 / 255), *layers])
+        batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None].astype("float32"))).batch(size)
+        fit_phases(
+            model, PHASES, lambda _, batches=batches: batches, keras.losses.BinaryCrossentropy(), [],
+            BestBundle("loss", lambda model, logs: None), tmp_path / str(number),
+            gradient_accumulation_steps=accumulated,
+        )  # fmt: skip
+        weights.append(model.get_weights())
+    for whole, halves, thirds in zip(*weights, strict=True):
+        np.testing.assert_allclose(halves, whole, atol=2e-5)
+        np.testing.assert_allclose(thirds, whole, atol=2e-5)
+
+
+@pytest.mark.usefixtures("gpu_listed")
+@pytest.mark.parametrize("jit", [False, True])
+def test_xla_is_what_the_training_says(jit, tmp_path):
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(model.jit_compile))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid", name="head")])
+    batches = tf.data.Dataset.from_tensor_slices((np.ones((4, 2), "float32"), np.ones((4, 1), "float32"))).batch(2)
+    fit_phases(
+        model, [Phase(epochs=1, learning_rate=0.1, trainable=part) for part in ("head", "all")], lambda _: batches,
+        keras.losses.BinaryCrossentropy(), [], BestBundle("loss", lambda *_: None), tmp_path,
+        watch=watch, **({"jit_compile": True} if jit else {}),
+    )  # fmt: skip
+    assert seen == [jit, jit]

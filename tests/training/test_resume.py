@@ -24,6 +24,7 @@ from pneumoseg.data.index import save_manifest
 from pneumoseg.data.sampling import random_epoch
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.training.phases import fit_phases
+from pneumoseg.training.precision import precision
 
 COMMAND = Path(sys.executable).parent / "pneumoseg"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -121,10 +122,12 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def small_training(folder, seed, watch=None):
+def small_training(folder, seed, watch=None, policy="float32", **settings):
     keras.utils.set_random_seed(seed)
-    layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dropout(0.2)]
-    model = keras.Sequential([keras.Input((5,)), *layers, keras.layers.Dense(1, activation="sigmoid", name="head")])
+    with precision(policy):
+        layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dropout(0.2)]
+        head = keras.layers.Dense(1, activation="sigmoid", name="head", dtype="float32")
+        model = keras.Sequential([keras.Input((5,)), *layers, head])
     batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None].astype("float32"))).batch(8)
 
     def epoch_batches(number):
@@ -136,7 +139,7 @@ def small_training(folder, seed, watch=None):
     plateau = keras.callbacks.ReduceLROnPlateau("val_auc", 0.5, 1, mode="max")
     history = fit_phases(
         model, PHASES, epoch_batches, loss, [], best, folder,
-        scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch,
+        scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch, **settings,
     )  # fmt: skip
     kept = keras.models.clone_model(model)
     kept.load_weights(folder / "best.weights.h5")
@@ -177,4 +180,26 @@ def test_stopped_between_any_two_writes(place, epoch, uninterrupted, tmp_path, m
     pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
     assert best_epoch == expected_epoch
     for one, other in zip([*last, *best], [*expected_last, *expected_best], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Five batches an epoch: a group of three or of seven is incomplete where an epoch ends.
+@pytest.mark.parametrize("epoch", [1, 3, 4])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gradient_accumulation_steps": 3},
+        {"policy": "mixed_float16"},
+        {"policy": "mixed_bfloat16"},
+        {"policy": "mixed_float16", "gradient_accumulation_steps": 7},
+    ],
+)
+def test_sums_of_gradients_and_the_scale_of_the_loss_go_on(settings, epoch, tmp_path):
+    whole = small_training(tmp_path / "whole", 0, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        small_training(tmp_path / "broken", 0, Stop(epoch), **settings)
+    history, best_epoch, last, best = small_training(tmp_path / "broken", 1, **settings)
+    pd.testing.assert_frame_equal(history, whole[0], check_exact=True)
+    assert best_epoch == whole[1]
+    for one, other in zip([*last, *best], [*whole[2], *whole[3]], strict=True):
         np.testing.assert_array_equal(one, other)

@@ -229,3 +229,55 @@ def test_other_losses_shares_augmentation_and_start(segmenter_settings, manifest
     ):
         if "moving" not in name:
             np.testing.assert_allclose(values, same, atol=1e-6)
+
+
+class Machine(keras.callbacks.Callback):
+    """What computes at the end of each epoch: XLA, the policy, batches a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = self.model.optimizer
+        adam = getattr(optimizer, "inner_optimizer", optimizer)
+        self.seen.append((self.model.jit_compile, self.model.dtype_policy.name, adam.gradient_accumulation_steps))
+
+
+@pytest.mark.usefixtures("gpu_listed")
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_settings_of_the_machine_reach_the_training(segmenter_settings, manifest, tmp_path, caplog, precision):
+    changes = {"precision": precision, "gradient_accumulation_steps": 2, "decoded_images_gigabytes": 0.0}
+    machine, run = Machine(), tmp_path / "run"
+    with caplog.at_level("INFO", "pneumoseg"):
+        metrics = train_segmenter(segmenter_settings(**changes), manifest, run, tmp_path, watch=lambda _: machine)
+    assert keras.config.dtype_policy().name == "float32"
+    assert machine.seen == [(False, precision, 2)] * 5
+    assert machine.model.jit_compile is False  # compiled again to score the average
+    said = [record.getMessage() for record in caplog.records]
+    (device,) = [line for line in said if line.startswith("Device: ")]
+    assert device.endswith(f"{precision}, jit off")
+    assert sum("decoded again each epoch" in line for line in said) == 2
+    history = pd.read_csv(run / "history.csv")
+    assert history[["loss", "val_loss", "val_iou"]].notna().all(axis=None)
+    environment = json.loads((run / "environment.json").read_text())
+    assert (environment["precision"], environment["jit_compile"], environment["tf32"]) == (precision, False, False)
+    again = average_epochs(run, "2-4", manifest, tmp_path)
+    # The window's bundle computes in float32, and its weights were kept in half precision.
+    assert again["val_iou"] == pytest.approx(metrics["swa_val_iou"], abs=0.02)
+    for name in ("best", "swa", "swa_2-4"):
+        model = load_bundle(run / name).model
+        assert {weights.dtype for weights in model.weights} == {"float32"}
+        assert all(np.isfinite(weights).all() for weights in model.get_weights())
+        assert {layer.compute_dtype for layer in flat_layers(model)} == {"float32"}
+
+
+def test_xla_where_it_is_asked_for(segmenter_settings, manifest, tmp_path):
+    machine = Machine()
+    phases = [{"epochs": 1, "learning_rate": 0.01, "trainable": "all"}]
+    settings = segmenter_settings(jit_compile=True, phases=phases, swa={"start_epoch": 1, "end_epoch": 1})
+    train_segmenter(settings, manifest, tmp_path / "run", tmp_path, watch=lambda _: machine)
+    assert machine.seen == [(True, "float32", None)]
+    assert machine.model.jit_compile is True
+    assert json.loads((tmp_path / "run/environment.json").read_text())["jit_compile"] is True
+    assert load_bundle(tmp_path / "run/swa").model.jit_compile is False
