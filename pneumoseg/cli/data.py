@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import ExcludedRuns, Manifest, app
+from pneumoseg.cli.app import Assembled, ExcludedRuns, Manifest, app
 
 
 @app.command()
@@ -46,6 +46,7 @@ def show_masks(
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     pipeline: Annotated[Path | None, typer.Option(help="Also draw what this pipeline predicts.")] = None,
     exclude_training: ExcludedRuns = None,
+    assembled: Assembled = False,
 ) -> None:
     """Draw masks over their images."""
     from pneumoseg.data.index import load_manifest
@@ -59,7 +60,7 @@ def show_masks(
     if pipeline is not None:
         from pneumoseg.inference import load_pipeline
 
-        results = list(load_pipeline(pipeline).predict_many(chosen["path"]))
+        results = list(load_pipeline(pipeline, assembled=assembled).predict_many(chosen["path"]))
     draw_contact_sheet(chosen, results).savefig(out)
     typer.echo(f"{out}: {len(chosen)} images")
 
