@@ -18,9 +18,27 @@ ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
 CLASSIFIER_EXPERIMENT ?= $(or $(if $(filter train-classifier,$(MAKECMDGOALS)),$(EXPERIMENT)),experiments/classifier_augmentation.yaml)
 SEGMENTER_EXPERIMENT  ?= $(or $(if $(filter train-segmenter,$(MAKECMDGOALS)),$(EXPERIMENT)),experiments/segmenter_window_swa.yaml)
 
+# Make takes a name apart at a space, and it or the shell reads more than a name into these. A ~ that a shell left is HOME.
+AWKWARD := $$ \# % : ; & | < > ( ) ' " ` \ * ? [ ]
+given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(value $(1)),$($(1)))
+refused = $(strip $(if $(word 2,x$(1)x),space) $(foreach character,$(AWKWARD),$(findstring $(character),$(1))))
+$(foreach name,DATA RUNS TRAIN TEST ANNOTATIONS SAMPLE ID_MAP EXPERIMENT CLASSIFIER_EXPERIMENT SEGMENTER_EXPERIMENT,\
+	$(if $(call refused,$(call given,$(name))),$(error $(name)='$(call given,$(name))': make cannot handle a name with \
+		$(call refused,$(call given,$(name))); choose another name, or use the pneumoseg commands, which can))\
+	$(eval override $(name) := $$(patsubst ~/%,$$(HOME)/%,$$(patsubst %/,%,$$($(name))))))
+
 # A run's folder bears the name of its experiment. A finished run is never overwritten, a stopped one goes on.
 CLASSIFIER_RUN := $(RUNS)/$(basename $(notdir $(CLASSIFIER_EXPERIMENT)))
 SEGMENTER_RUN  := $(RUNS)/$(basename $(notdir $(SEGMENTER_EXPERIMENT)))
+
+# An experiment's file and those that it is based on.
+HASH  := \#
+chain = $(or $(shell file=$(1); for step in 1 2 3 4 5 6 7 8 9; do \
+	[ -f "$$file" ] && echo "$$file" || break; \
+	base=$$(sed -n "s/^based_on: *[\"']\{0,1\}\([^\"'$(HASH) ]*\).*/\1/p" "$$file"); [ -n "$$base" ] || break; \
+	expr "$$base" : / >/dev/null && file=$$base || file=$$(dirname "$$file")/$$base; done),$(1))
+CLASSIFIER_FILES := $(call chain,$(CLASSIFIER_EXPERIMENT))
+SEGMENTER_FILES  := $(call chain,$(SEGMENTER_EXPERIMENT))
 
 BIN       := .venv/bin
 INSTALLED := .venv/installed
@@ -74,13 +92,31 @@ oracles: .venv-oracles/installed ## Recompute the reference numbers with tensorf
 	.venv-oracles/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracles/requirements.txt
 	@touch $@
 
+# What a file is made of, as a text in a file of its own, which is newer only where the text is another one than before:
+# names, and the sizes and times of all DICOM files of a folder at any depth. `make -n` looks, too.
+MADE_OF := $(RUNS)/.made_of
+STAT     = stat -L $(if $(shell stat -c %s / 2>/dev/null),-c '%n %s %Y',-f '%N %z %m')
+state    = $(1) $(2) $$({ find -L $(1) -type f -iname '*.dcm' -exec $(STAT) {} +; $(STAT) $(2); } 2>/dev/null | LC_ALL=C sort | cksum)
+$(MADE_OF)/%: always
+	+@mkdir -p $(@D)
+	+@echo "$(made_of_$*)" > $@.now; cmp -s $@.now $@ && rm $@.now || mv $@.now $@
+
+made_of_manifest = $(call state,$(TRAIN),$(ANNOTATIONS) $(ID_MAP))
+made_of_test     = $(call state,$(TEST),$(wildcard $(DATA)/test-rle.csv) $(ID_MAP))
+made_of_runs     = $(CLASSIFIER_RUN) $(SEGMENTER_RUN)
+made_of_share    = $(SHARE)
+made_of_rule     = $(TUNE)
+made_of_report   = $(TUNE) $(FLIP) $(SCORED)
+made_of_classifier = $(CLASSIFIER_FILES)
+made_of_segmenter  = $(SEGMENTER_FILES)
+
 index: $(RUNS)/manifest.csv ## Read the training DICOMs and annotations into a manifest
 
-$(RUNS)/manifest.csv: $(ANNOTATIONS) | $(INSTALLED)
+$(RUNS)/manifest.csv: $(ANNOTATIONS) $(MADE_OF)/manifest | $(INSTALLED)
 	$(BIN)/pneumoseg index $(TRAIN) $(ANNOTATIONS) --out $@ $(if $(ID_MAP),--id-map $(ID_MAP))
 
-$(ANNOTATIONS):
-	@echo "$@: no such file; name the competition's folder with DATA=, or the file with ANNOTATIONS=" >&2; exit 1
+$(ANNOTATIONS) $(SAMPLE):
+	@echo "$@: no such file; name the competition's folder with DATA=, or the file with ANNOTATIONS= or SAMPLE=" >&2; exit 1
 
 show-masks: $(RUNS)/masks.png ## Draw some true masks over their images
 
@@ -96,23 +132,18 @@ show-predictions: $(RUNS)/predictions.png ## Draw true and predicted masks over 
 
 train-classifier: $(CLASSIFIER_RUN)/metrics.json ## Train the classifier
 
-$(CLASSIFIER_RUN)/metrics.json: $(RUNS)/manifest.csv $(CLASSIFIER_EXPERIMENT)
+$(CLASSIFIER_RUN)/metrics.json: $(RUNS)/manifest.csv $(CLASSIFIER_FILES) $(MADE_OF)/classifier
 	$(BIN)/pneumoseg train-classifier $(CLASSIFIER_EXPERIMENT) --manifest $< --out $(@D) --resume
 
 train-segmenter: $(SEGMENTER_RUN)/metrics.json ## Train the segmenter
 
-$(SEGMENTER_RUN)/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_EXPERIMENT)
+$(SEGMENTER_RUN)/metrics.json: $(RUNS)/manifest.csv $(SEGMENTER_FILES) $(MADE_OF)/segmenter
 	$(BIN)/pneumoseg train-segmenter $(SEGMENTER_EXPERIMENT) --manifest $< --out $(@D) --resume
-
-# Which two runs the pipeline is made of: newer than it where others are named than before.
-$(RUNS)/pipeline.runs: always
-	@mkdir -p $(@D)
-	@echo '$(CLASSIFIER_RUN) $(SEGMENTER_RUN)' | cmp -s - $@ || echo '$(CLASSIFIER_RUN) $(SEGMENTER_RUN)' > $@
 
 # A cross-validated run has a bundle a fold; they are averaged.
 bundles = $$(ls -d $(2) 2>/dev/null | sed 's/^/--$(1) /')
 
-$(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json $(RUNS)/pipeline.runs
+$(RUNS)/pipeline/pipeline.json: $(CLASSIFIER_RUN)/metrics.json $(SEGMENTER_RUN)/metrics.json $(MADE_OF)/runs
 	$(BIN)/pneumoseg assemble --out $(@D) $(call bundles,classifier,$(CLASSIFIER_RUN)/best $(CLASSIFIER_RUN)/fold_*/best) \
 		$(if $(wildcard $(SEGMENTER_RUN)/swa $(SEGMENTER_RUN)/fold_*/swa),$\
 		$(call bundles,segmenter,$(SEGMENTER_RUN)/swa $(SEGMENTER_RUN)/fold_*/swa),$\
@@ -126,7 +157,7 @@ ifneq ($(wildcard $(DATA)/test-rle.csv),)
 SCORED := $(RUNS)/predictions/test
 SCORED_MANIFEST := $(RUNS)/test/manifest.csv
 SHARE := 1
-$(SCORED_MANIFEST): $(DATA)/test-rle.csv | $(INSTALLED)
+$(SCORED_MANIFEST): $(DATA)/test-rle.csv $(MADE_OF)/test | $(INSTALLED)
 	$(BIN)/pneumoseg index $(TEST) $< --out $@ $(if $(ID_MAP),--id-map $(ID_MAP))
 else
 SCORED := $(VALIDATION)
@@ -150,21 +181,16 @@ $(RUNS)/predictions/flip/predictions.csv: $(RUNS)/pipeline/pipeline.json $(SCORE
 
 tune: $(RUNS)/pipeline/tuning.json ## Choose the thresholds and areas on validation images
 
-$(RUNS)/pipeline/tuning.json: $(VALIDATION)/predictions.csv
+$(RUNS)/pipeline/tuning.json: $(VALIDATION)/predictions.csv $(MADE_OF)/share
 	$(BIN)/pneumoseg tune --predictions $(<D) --pipeline $(@D) --share $(SHARE)
 
 PIPELINE := $(RUNS)/pipeline/$(if $(filter yes,$(TUNE)),tuning,pipeline).json
 ASSEMBLED := $(if $(filter yes,$(TUNE)),,--assembled)
 
-# Whether the rule is the chosen one: newer than what was made with the other one.
-$(RUNS)/tune.choice: always
-	@mkdir -p $(@D)
-	@echo '$(TUNE)' | cmp -s - $@ || echo '$(TUNE)' > $@
+submit: $(SAMPLE) $(RUNS)/submission.csv ## Predict the test images and check the submission; trains what is missing
+	$(BIN)/pneumoseg validate-submission $(RUNS)/submission.csv --expected $(SAMPLE)
 
-submit: $(RUNS)/submission.csv ## Predict the test images and check the submission; trains what is missing
-	$(BIN)/pneumoseg validate-submission $< --expected $(SAMPLE)
-
-$(RUNS)/submission.csv: $(PIPELINE) $(RUNS)/tune.choice
+$(RUNS)/submission.csv: $(PIPELINE) $(MADE_OF)/rule $(MADE_OF)/test
 	$(BIN)/pneumoseg submit $(TEST) --pipeline $(<D) --out $@ $(ASSEMBLED)
 
 evaluate: $(PIPELINE) $(SCORED)/predictions.csv ## Score the pipeline: ablation, tables 1 and 2, classifier, groups, beside the all-empty floor
@@ -173,12 +199,12 @@ evaluate: $(PIPELINE) $(SCORED)/predictions.csv ## Score the pipeline: ablation,
 
 report: $(RUNS)/report.html ## The same as a page with curves and every image
 
-$(RUNS)/report.html: $(PIPELINE) $(SCORED)/predictions.csv $(RUNS)/tune.choice $(if $(filter yes,$(FLIP)),$(RUNS)/predictions/flip/predictions.csv)
+$(RUNS)/report.html: $(PIPELINE) $(SCORED)/predictions.csv $(MADE_OF)/report $(if $(filter yes,$(FLIP)),$(RUNS)/predictions/flip/predictions.csv)
 	$(BIN)/pneumoseg report --predictions $(SCORED) --pipeline $(<D) --out $@ --run $(CLASSIFIER_RUN) --run $(SEGMENTER_RUN) \
 		$(ASSEMBLED) $(if $(filter yes,$(FLIP)),--compare $(RUNS)/predictions/flip)
 
-$(RUNS)/predictions.png: $(PIPELINE) $(SCORED_MANIFEST)
-	$(BIN)/pneumoseg show-masks --manifest $(SCORED_MANIFEST) --pipeline $(<D) --out $@ $(UNTRAINED)
+$(RUNS)/predictions.png: $(PIPELINE) $(SCORED_MANIFEST) $(MADE_OF)/report
+	$(BIN)/pneumoseg show-masks --manifest $(SCORED_MANIFEST) --pipeline $(<D) --out $@ $(UNTRAINED) $(ASSEMBLED)
 
 clean: ## Remove the environments, the demo and caches; runs stay
 	rm -rf .venv .venv-oracles demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -49,10 +49,26 @@ class Phase(Settings):
 
 
 class Plateau(Settings):
-    """When the learning rate falls: Keras' ReduceLROnPlateau on the monitored validation metric."""
+    """When the learning rate falls: Keras' ReduceLROnPlateau on the monitored validation metric.
+
+    It never falls below `minimum`. The default is chosen: the paper names none, its 23 epochs reach 2.6e-9 at the
+    least, and Adam's steps at 1e-9 are lost in the rounding of a float32 weight of .03 or more. `stop_after` ends the
+    training after so many epochs of the last phase without a new best of that phase; earlier phases run to their end.
+    """
 
     patience: PositiveInt
     factor: Share
+    minimum: Annotated[float, Field(ge=0)] = 1e-9
+    stop_after: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _falls_before_it_stops(self) -> "Plateau":
+        if self.stop_after is not None and self.stop_after <= self.patience:
+            raise ValueError(
+                f"stop_after {self.stop_after} ends the training before the learning rate falls: take more than "
+                f"patience {self.patience}, or leave it out"
+            )
+        return self
 
 
 class Techniques(Settings):
@@ -127,6 +143,14 @@ class ClassifierSettings(Settings):
             raise ValueError("a cosine sets the learning rate at each step: leave plateau out, or it")
         if self.deterministic and self.jit_compile:
             raise ValueError("Keras compiles nothing by XLA where operations are deterministic: leave one of them out")
+        lowest = min(phase.learning_rate for phase in self.phases)
+        if self.plateau and self.plateau.minimum > lowest:
+            raise ValueError(f"plateau.minimum {self.plateau.minimum} is above learning_rate {lowest}")
+        if self.class_weights == "balanced" and (self.positive_share or self.enrichment):
+            raise ValueError(
+                "class_weights: balanced makes up for the manifest's share of positives, and positive_share and "
+                "enrichment show another one: leave class_weights out, or say {negative: ..., positive: ...}"
+            )
         return self
 
 

@@ -49,7 +49,7 @@ def printable(text: str | os.PathLike[str]) -> str:
     return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def read_text_table(source: str | os.PathLike[str] | io.BytesIO, **options: Any) -> pd.DataFrame:
+def read_text_table(source: str | os.PathLike[str] | io.BytesIO | io.StringIO, **options: Any) -> pd.DataFrame:
     """Read a CSV with every value as the text that it is, so that the ids NA, None and 0001 stay ids.
 
     Args:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -269,6 +270,45 @@ def test_epochs_are_averaged_by_command(runs, tmp_path):
     assert "swa_2-3: validation IoU" in said
     assert load_bundle(tmp_path / "run/swa_2-3").builder == "segmenter"
     assert (tmp_path / "run/swa_2-3.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_average_below_the_best_epoch_is_told_when_it_is_assembled(runs, tmp_path):
+    run = Path(shutil.copytree(runs / "segmenter", tmp_path / "run"))
+    shutil.copytree(run / "best", run / "swa")
+    metrics = json.loads((run / "metrics.json").read_text())
+    for average, told in ((0.25, True), (0.75, False)):
+        (run / "metrics.json").write_text(json.dumps(metrics | {"val_iou": 0.5, "swa_val_iou": average}))
+        said = invoke(
+            "assemble", "--classifier", runs / "classifier/best", "--segmenter", run / "swa", "--out", tmp_path / "p"
+        )
+        assert (
+            "swa: the averaged weights have a validation IoU of 0.2500, below the best epoch's 0.5000" in said
+        ) == told
+
+
+def test_training_that_diverges_ends_with_one_line_and_status_two(runs, tmp_path):
+    """A learning rate of 1e38 takes the weights out of float32 within an epoch."""
+    settings = yaml.safe_load((runs / "segmenter.yaml").read_text())
+    settings["phases"] = [{"epochs": 1, "learning_rate": 1e-3, "trainable": "all"}]
+    settings["phases"] += [{"epochs": 2, "learning_rate": 1e38, "trainable": "all"}]
+    (tmp_path / "wild.yaml").write_text(yaml.safe_dump(settings))
+    arguments = (
+        "train-segmenter",
+        tmp_path / "wild.yaml",
+        "--manifest",
+        runs / "manifest.csv",
+        "--out",
+        tmp_path / "run",
+    )
+    for options in ((), ("--resume",)):
+        finished = run_command(*arguments, *options)
+        assert finished.returncode == 2
+        assert re.search(
+            r"pneumoseg: .*run: the training diverged in epoch 2, .*kept are the epochs up to 1", finished.stderr
+        )
+        assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "run/metrics.json").exists()
+    assert all(np.isfinite(weights).all() for weights in load_bundle(tmp_path / "run/best").model.get_weights())
 
 
 def test_cross_validation_by_command(runs, tmp_path):

@@ -1,7 +1,5 @@
 """Experiment files: what is refused, and that the published ones hold the paper's numbers."""
 
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -86,86 +84,6 @@ def test_small_classifier_is_patient_grouped_with_folds():
 
 def test_both_networks_keep_out_the_same_images():
     assert segmenter("window_swa").split == classifier("augmentation").split
-
-
-@pytest.mark.parametrize(
-    ("goal", "chosen", "trained"),
-    [
-        ("train-classifier", "", "train-classifier experiments/classifier_augmentation.yaml"),
-        ("train-segmenter", "", "train-segmenter experiments/segmenter_window_swa.yaml"),
-        ("train-classifier", "experiments/classifier_small.yaml", "train-classifier experiments/classifier_small.yaml"),
-        ("train-segmenter", "experiments/segmenter_small.yaml", "train-segmenter experiments/segmenter_small.yaml"),
-    ],
-)
-def test_make_trains_the_papers_experiment_or_the_chosen_one(goal, chosen, trained, tmp_path):
-    (tmp_path / "train-rle.csv").touch()
-    command = ["make", "-n", goal, f"DATA={tmp_path}", f"RUNS={tmp_path}", f"EXPERIMENT={chosen}"]
-    finished = subprocess.run(command, cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=True)
-    (line,) = [line for line in finished.stdout.splitlines() if "pneumoseg train" in line]
-    assert f"pneumoseg {trained} --manifest {tmp_path}/manifest.csv" in line
-    assert line.endswith("--resume")
-    assert "overriding" not in finished.stderr
-
-
-def test_make_assembles_anew_where_other_runs_are_named(tmp_path):
-    """With a command in place of ours that notes what it is asked."""
-    for run in ("one", "two", "segmenter"):
-        (tmp_path / run / "best").mkdir(parents=True)
-    for name in ("train-rle.csv", "manifest.csv", "one.yaml", "two.yaml", "segmenter.yaml"):
-        (tmp_path / name).touch()
-    for run in ("one", "two", "segmenter"):
-        (tmp_path / run / "metrics.json").touch()
-    command, asked = tmp_path / "pneumoseg", tmp_path / "asked"
-    command.write_text(
-        f'#!/bin/sh\necho "$@" >> {asked}\nmkdir -p {tmp_path}/pipeline\ntouch {tmp_path}/pipeline/pipeline.json\n'
-    )
-    command.chmod(0o755)
-    for classifier in ("one", "one", "two", "two", "one"):
-        arguments = [f"BIN={tmp_path}", f"INSTALLED={command}", f"DATA={tmp_path}", f"RUNS={tmp_path}"]
-        arguments += [
-            f"SEGMENTER_EXPERIMENT={tmp_path}/segmenter.yaml",
-            f"CLASSIFIER_EXPERIMENT={tmp_path}/{classifier}.yaml",
-        ]
-        time.sleep(0.02)
-        subprocess.run(["make", *arguments, f"{tmp_path}/pipeline/pipeline.json"], cwd=EXPERIMENTS.parent, check=True)
-    classifiers = [line.split("--classifier ")[1].split()[0] for line in asked.read_text().splitlines()]
-    assert classifiers == [f"{tmp_path}/{name}/best" for name in ("one", "two", "one")]
-
-
-def test_make_keeps_the_assembled_rule_where_asked(tmp_path):
-    """Also after another rule was chosen; and folds of either network are averaged."""
-    for folder in (
-        "c/fold_1/best",
-        "c/fold_2/best",
-        "s/fold_1/swa",
-        "s/fold_1/best",
-        "pipeline",
-        "predictions/validation",
-    ):
-        (tmp_path / folder).mkdir(parents=True)
-    for name in ("train-rle.csv", "manifest.csv", "c.yaml", "s.yaml", "c/metrics.json", "s/metrics.json"):
-        (tmp_path / name).touch()
-    command, asked = tmp_path / "pneumoseg", tmp_path / "asked"
-    made = (
-        "pipeline/pipeline.json",
-        "predictions/validation/predictions.csv",
-        "pipeline/tuning.json",
-        "submission.csv",
-    )
-    cases = zip(("assemble", "predict", "tune", "submit"), made, strict=True)
-    script = "".join(f"{name}) touch {tmp_path}/{path};;\n" for name, path in cases)
-    command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\ncase $1 in\n{script}esac\n')
-    command.chmod(0o755)
-    for tune in ("yes", "yes", "no", "no", "yes"):
-        arguments = [f"BIN={tmp_path}", f"INSTALLED={command}", f"DATA={tmp_path}", f"RUNS={tmp_path}", f"TUNE={tune}"]
-        arguments += [f"SEGMENTER_EXPERIMENT={tmp_path}/s.yaml", f"CLASSIFIER_EXPERIMENT={tmp_path}/c.yaml"]
-        time.sleep(0.02)
-        subprocess.run(["make", *arguments, f"{tmp_path}/submission.csv"], cwd=EXPERIMENTS.parent, check=True)
-    lines = asked.read_text().splitlines()
-    bundles = ("classifier {}/c/fold_1/best", "classifier {}/c/fold_2/best", "segmenter {}/s/fold_1/swa")
-    assert lines[0].split(" --")[2:] == [bundle.format(tmp_path) for bundle in bundles]
-    assert [line.split()[0] for line in lines] == ["assemble", "predict", "tune", "submit", "submit", "submit"]
-    assert ["--assembled" in line for line in lines[3:]] == [False, True, False]
 
 
 def test_k_fold_is_patient_grouped_with_five_folds():
@@ -361,6 +279,11 @@ def test_wrong_base_is_named(tmp_path, other, message):
             },
             "leave plateau out",
         ),
+        (
+            {"plateau": {"patience": 3, "factor": 0.2, "minimum": 0.001}},
+            r"plateau\.minimum 0\.001 is above learning_rate",
+        ),
+        ({"plateau": {"patience": 3, "factor": 0.2, "stop_after": 3}}, "stop_after 3 ends the training before"),
         ({"positive_share": {"first": 0.8, "last": 0.0}}, r"positive_share\.last"),
         (
             {"enrichment": {"techniques": ["clahe"], "zoom": [0, 0.1]}, "positive_share": {"first": 0.8, "last": 0.4}},
@@ -417,3 +340,28 @@ def test_segmenter_in_mixed_precision_changes_one_thing():
 def test_wrong_runtime_settings_are_named(tmp_path, content, change, message):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, content | change)
+
+
+TECHNIQUES = {"techniques": ["clahe"], "zoom": [0.05, 0.1]}
+
+
+@pytest.mark.parametrize("shown", [{"positive_share": {"first": 0.8, "last": 0.4}}, {"enrichment": TECHNIQUES}])
+def test_balanced_weights_are_refused_where_other_shares_are_shown(tmp_path, content, shown):
+    """They would be off: with 2,669 of 12,047 positive a positive weighs 12047 / (2 x 2669) = 2.257, a negative .642.
+
+    An epoch of .8 positives counts .8 x 2.257 / (.8 x 2.257 + .2 x .642) = .93 of the loss for them, one of .5 counts
+    .5 x 2.257 / (.5 x 2.257 + .5 x .642) = .78, and balanced says one half.
+    """
+    with pytest.raises(ConfigError, match="class_weights: balanced makes up for the manifest's share of positives"):
+        load(tmp_path, content | shown | {"class_weights": "balanced"})
+    weights = {"negative": 1.0, "positive": 2.0}
+    assert load(tmp_path, content | shown | {"class_weights": weights}).class_weights.positive == 2
+
+
+def test_plateau_leaves_the_papers_schedule_alone():
+    """Seven falls at most in 23 epochs: the first epoch is the best, and three more pass before each."""
+    plateau, (_, phase) = classifier("augmentation").plateau, classifier("augmentation").phases
+    falls = (phase.epochs - 1) // plateau.patience
+    assert falls == 7
+    assert 0 < plateau.minimum < phase.learning_rate * plateau.factor**falls
+    assert plateau.stop_after is None

@@ -54,7 +54,8 @@ class BestBundle(keras.callbacks.Callback):
             self._save(self.model, row)
 
     def _improves(self, epoch: int, value: float) -> bool:
-        # A first NaN is kept too, so that a run that diverges still ends with a bundle to look at.
+        # A first NaN is kept too: a measure can be undefined where the loss is not, and the run ends with a bundle. One
+        # that diverges does not come here, see `FiniteLoss`.
         if not (value > self.best or self.best_epoch == 0):
             return False
         self.best, self.best_epoch = value if not math.isnan(value) else -math.inf, epoch

@@ -42,6 +42,11 @@ class HistoryFile(keras.callbacks.Callback):
         """The rows so far."""
         return pd.DataFrame(self._rows)
 
+    @property
+    def last_logs(self) -> dict[str, float]:
+        """The last row's logs, and the learning rate at its beginning."""
+        return {name: value for name, value in self._rows[-1].items() if name not in ("epoch", "seconds")}
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the clock, and note the learning rate before other callbacks change it."""
         self._begin = time.perf_counter()

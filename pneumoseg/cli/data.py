@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import ExcludedRuns, Manifest, app, output_file, output_folder
+from pneumoseg.cli.app import Assembled, ExcludedRuns, Manifest, app, output_file, output_folder
 from pneumoseg.whole_file import whole_file
 
 
@@ -49,6 +49,7 @@ def show_masks(
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     pipeline: Annotated[Path | None, typer.Option(help="Also draw what this pipeline predicts.")] = None,
     exclude_training: ExcludedRuns = None,
+    assembled: Assembled = False,
 ) -> None:
     """Draw masks over their images."""
     from pneumoseg.data.index import load_manifest
@@ -62,7 +63,7 @@ def show_masks(
     if pipeline is not None:
         from pneumoseg.inference import load_pipeline
 
-        results = list(load_pipeline(pipeline).predict_many(chosen["path"]))
+        results = list(load_pipeline(pipeline, assembled=assembled).predict_many(chosen["path"]))
     with whole_file(out) as temporary:
         draw_contact_sheet(chosen, results).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")

@@ -38,6 +38,7 @@ def assemble(
 ) -> None:
     """Join a classifier and a segmenter."""
     from pneumoseg.inference import assemble_pipeline
+    from pneumoseg.training.averaging import worse_average
 
     assemble_pipeline(
         classifier,
@@ -48,6 +49,8 @@ def assemble(
         minimum_area=minimum_area,
         flip=flip,
     )
+    for text in filter(None, map(worse_average, segmenter)):
+        typer.secho(text, fg="yellow", err=True)
     typer.echo(f"{out}: pipeline of {', '.join(map(str, [*classifier, *segmenter]))}")
 
 

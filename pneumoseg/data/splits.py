@@ -10,6 +10,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 from pneumoseg.data.patients import has_known_patients, patient_groups, patient_ids
 from pneumoseg.identifiers import read_text_table
 
+# In a run that started from another one's bundle: the images that this one was trained on.
+START = "start_from.csv"
+
 
 def stratified_split(
     manifest: pd.DataFrame,
@@ -149,6 +152,8 @@ def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) 
 def images_of_run(run: str | Path, side: str) -> set[str]:
     """The images on one side of a run's split, "training" or "validation"; of any fold, if it was cross-validated.
 
+    Among the training images are those of the bundle that the run started from, if it started from one.
+
     Raises:
         FileNotFoundError: If the run has no `split.csv`.
     """
@@ -156,6 +161,7 @@ def images_of_run(run: str | Path, side: str) -> set[str]:
     paths = [path for path in (run / "split.csv", *run.glob("fold_*/split.csv")) if path.exists()]
     if not paths:
         raise FileNotFoundError(f"{run} holds no run: it has no split.csv")
+    paths += [path.with_name(START) for path in paths if path.with_name(START).exists()]
     split = pd.concat([read_text_table(path) for path in paths])
     return set(split.loc[split["side"] == side, "image_id"])
 

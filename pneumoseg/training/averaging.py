@@ -1,6 +1,7 @@
 """Averages of epochs' weights: normalized anew, scored, kept as a bundle."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from pneumoseg.callbacks.epoch_weights import epoch_path, load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
-from pneumoseg.config import Phase, SegmentationLoss, load_segmenter_settings
+from pneumoseg.config import Phase, SegmentationLoss, WeightAveraging, load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import read_text_table
@@ -22,8 +23,10 @@ from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
-from pneumoseg.training.run import EPOCH_WEIGHTS
+from pneumoseg.training.run import EPOCH_WEIGHTS, FINISHED
 from pneumoseg.whole_file import whole_file
+
+_log = logging.getLogger(__name__)
 
 
 def keep_average(
@@ -122,6 +125,47 @@ def average_epochs(
     with whole_file(folder.with_name(f"{folder.name}.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     return metrics
+
+
+def log_average(run: Path, window: WeightAveraging, average: float, best: float) -> None:
+    """Log the validation IoU of a run's average and of its best epoch, and what to do where the average is worse."""
+    epochs = range(window.start_epoch, window.end_epoch + 1, window.every)
+    _log.info(f"Validation IoU: {average:.4f} for the average of {len(epochs)} epochs, {best:.4f} for the best epoch")
+    if average < best:
+        _log.warning(_worse(run / "swa", average, best))
+
+
+def worse_average(bundle: str | Path) -> str | None:
+    """Say that an average in a run's folder has a lower validation IoU than the run's best epoch.
+
+    Args:
+        bundle: Its folder, `swa/` or one that `average_epochs` made.
+
+    Returns:
+        Both values and what to do; None where the average is not worse, or nothing next to the bundle tells.
+    """
+    bundle = Path(bundle)
+    metrics, later = (_read(bundle.with_name(name)) for name in (FINISHED, f"{bundle.name}.json"))
+    average = metrics.get("swa_val_iou") if bundle.name == "swa" else later.get("val_iou")
+    best = metrics.get("val_iou")
+    if average is None or best is None or average >= best:
+        return None
+    return _worse(bundle, average, best)
+
+
+def _worse(bundle: Path, average: float, best: float) -> str:
+    remedy = f"try `pneumoseg swa {bundle.parent} --epochs best:4 --manifest ...`"
+    if not (bundle.parent / EPOCH_WEIGHTS).exists():
+        remedy = "train with epoch_weights_gigabytes above 0 and try `pneumoseg swa ... --epochs best:4`"
+    return (
+        f"{bundle}: the averaged weights have a validation IoU of {average:.4f}, below the best epoch's {best:.4f}. "
+        f"The paper averaged where its own peaked (4.1.2): {remedy}, or assemble the pipeline with "
+        f"{bundle.with_name('best')}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def chosen_window(epochs: str, history: pd.DataFrame) -> tuple[int, int]:

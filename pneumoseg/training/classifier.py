@@ -115,6 +115,7 @@ def train_split(
             run,
             scores=MCC(validation_batches, validation["has_pneumothorax"].to_numpy(), loss),
             plateau=_plateau(settings.plateau),
+            stop_after=settings.plateau.stop_after if settings.plateau else None,
             class_weights=_class_weights(settings.class_weights, labels),
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
             jit_compile=settings.jit_compile,
@@ -159,7 +160,9 @@ def _save_copies(
 def _plateau(settings: Plateau | None) -> keras.callbacks.ReduceLROnPlateau | None:
     if settings is None:
         return None
-    return keras.callbacks.ReduceLROnPlateau(_MONITOR, settings.factor, settings.patience, mode="max", verbose=1)
+    return keras.callbacks.ReduceLROnPlateau(
+        _MONITOR, settings.factor, settings.patience, mode="max", verbose=1, min_lr=settings.minimum
+    )
 
 
 def _loss(settings: ClassifierSettings) -> keras.losses.Loss:

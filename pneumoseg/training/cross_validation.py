@@ -20,6 +20,7 @@ from pneumoseg.training.run import (
     warn_about_patients,
     write_metrics,
 )
+from pneumoseg.training.start import trained_before
 from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def cross_validate(
         folder: Gets a run a fold, `fold_1` and so on; of classifiers `predictions.csv`, the out-of-fold predictions of
             all images, with the fold that each image was kept out of; and `metrics.json`.
         cache_dir: Folder for images that need transcoding.
-        resume: Whether to keep finished folds and go on with a stopped one.
+        resume: Whether to keep finished folds and go on with a stopped one; a finished run is left as it is.
         watch: Makes a further callback for a fold's folder.
 
     Returns:
@@ -54,10 +55,13 @@ def cross_validate(
 
     Raises:
         FileExistsError: If the folder holds a finished run, or a stopped one that is not to be resumed.
-        ValueError: As `stratified_folds`, or if the stopped run had other settings or images.
+        ValueError: As `stratified_folds`, or if the run had other settings or images, or was not cross-validated.
     """
     folder = Path(folder)
-    refuse_finished(folder)
+    if not resume:
+        refuse_finished(folder)
+    if (folder / "split.csv").exists():
+        raise ValueError(f"{folder} holds a run without cross-validation: choose another folder")
     if folder.exists() and not resume:
         raise FileExistsError(f"{folder} exists: go on with --resume, or remove it to train anew")
     split = settings.split
@@ -65,6 +69,9 @@ def cross_validate(
         manifest, round(1 / split.validation_fraction), seed=split.seed, group_by_patient=split.group_by_patient
     )
     warn_about_patients(manifest)
+    if isinstance(settings, SegmenterSettings) and settings.start_from is not None and not (folder / FINISHED).exists():
+        for _, validation in sides:  # before the first one is trained
+            trained_before(settings.start_from, validation)
     for number, (training, validation) in enumerate(sides, start=1):
         fold = folder / f"fold_{number}"
         _log.info(

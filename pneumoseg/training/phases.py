@@ -1,6 +1,7 @@
 """Fit a model phase by phase, from the beginning or from where an earlier process was stopped."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pneumoseg.callbacks.best_bundle import BestBundle
 from pneumoseg.callbacks.checkpoint import Checkpoint
 from pneumoseg.callbacks.cosine_annealing import CosineAnnealing, annealed_rate
 from pneumoseg.callbacks.epoch_weights import EpochWeights
+from pneumoseg.callbacks.finite_loss import FiniteLoss
 from pneumoseg.callbacks.history_file import HistoryFile
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import ClassifierSettings, Phase, SegmenterSettings
@@ -36,6 +38,7 @@ def fit_phases(
     scores: keras.callbacks.Callback | None = None,
     validation: tf.data.Dataset | None = None,
     plateau: keras.callbacks.ReduceLROnPlateau | None = None,
+    stop_after: int | None = None,
     swa: SWA | None = None,
     epoch_weights: EpochWeights | None = None,
     class_weights: dict[int, float] | None = None,
@@ -67,18 +70,21 @@ def fit_phases(
         scores: A callback that puts scores into the logs, called before those that read them.
         validation: Batches that Keras measures after each epoch; None where `scores` does.
         plateau: Lowers the learning rate.
+        stop_after: Epochs of the last phase, without a new best of that phase, after which the training ends.
         swa: Averages weights.
         epoch_weights: Keeps each epoch's weights.
         class_weights: What an image counts in the training loss, by label.
         gradient_accumulation_steps: Batches a step of Adam.
         jit_compile: Whether XLA compiles the network: in each phase, once for each number of images in a batch.
-        watch: A callback that finds the history written and the best model kept.
+        watch: A callback that finds the history written and the best model kept. It is called at epochs, not at
+            batches; once more at the last epoch that ended, where a stopped training goes on, with the history's row.
 
     Returns:
         The history, see `HistoryFile`.
 
     Raises:
         CheckpointError: If there is a checkpoint that cannot be read or was written by another network.
+        DivergedError: If a loss is NaN or infinite; the epochs before are kept.
     """
     counters: dict[keras.callbacks.Callback, tuple[str, ...]] = {}
     if plateau is not None:
@@ -90,7 +96,9 @@ def fit_phases(
     tensorboard = keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
     # The learning rate is noted before it falls. The checkpoint needs the history; it comes before the bundle, which
     # `BestBundle.resume` writes again where a process died between the two.
-    candidates = (scores, tensorboard, history, plateau, swa, epoch_weights, checkpoint, best, watch)
+    # What is not finite is found before anything is written: in Keras' own losses, and in those of `scores`.
+    finite = FiniteLoss(folder)
+    candidates = (scores, finite, tensorboard, history, plateau, swa, epoch_weights, checkpoint, best, watch)
     callbacks = [callback for callback in candidates if callback is not None]
     if checkpoint.epochs:
         for callback in (checkpoint, best):
@@ -98,7 +106,8 @@ def fit_phases(
         checkpoint.restore_model()
         best.resume(history.table)
         if watch is not None:
-            watch.on_epoch_end(checkpoint.epochs - 1)  # the process may have died before it did
+            watch.set_model(model)
+            watch.on_epoch_end(checkpoint.epochs - 1, history.last_logs)  # the process may have died before it did
     last = 0
     for number, phase in enumerate(phases, start=1):
         first, last = last, last + phase.epochs
@@ -116,12 +125,14 @@ def fit_phases(
         )
         annealing = _annealing(phase, last - phase.epochs)
         for epoch in range(first, last):
+            if number == len(phases) and _stalled(history.table, best.monitor, last - phase.epochs, stop_after):
+                break
             model.fit(
                 epoch_batches(epoch),
                 validation_data=validation,
                 initial_epoch=epoch,
                 epochs=last,
-                callbacks=[*annealing, _OneEpoch(callbacks)],
+                callbacks=[*annealing, finite, _OneEpoch(callbacks)],
                 class_weight=class_weights,
                 shuffle=False,  # the batches come in their order
                 verbose=1 if sys.stdout.isatty() else 2,
@@ -170,6 +181,18 @@ def learning_rates(phases: Sequence[Phase], points: int = 50) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _stalled(history: pd.DataFrame, monitor: str, first: int, stop_after: int | None) -> bool:
+    """Whether a phase's last epochs did not better it; of the history alone, so that a resumed training stops alike."""
+    values = [] if stop_after is None or history.empty else history.loc[history["epoch"] > first, monitor].tolist()
+    best, since = -math.inf, 0
+    for value in values:
+        best, since = (value, 0) if value > best else (best, since + 1)
+    if stop_after is None or since < stop_after:
+        return False
+    _log.info(f"No better {monitor} for {since} epochs: the training ends after epoch {first + len(values)}")
+    return True
+
+
 def _annealing(phase: Phase, first_epoch: int) -> list[keras.callbacks.Callback]:
     if phase.cosine is None:
         return []
@@ -212,6 +235,11 @@ class _OneEpoch(keras.callbacks.Callback):
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super().__init__()
         self._callbacks = callbacks
+
+    def set_params(self, params: dict[str, int | None]) -> None:
+        super().set_params(params)
+        for callback in self._callbacks:
+            callback.set_params(params)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         for callback in self._callbacks:

@@ -1,11 +1,13 @@
 """A run's folder: settings, split, environment, history, scores."""
 
 import importlib.metadata
+import io
 import json
 import logging
 import os
 import platform
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ import yaml
 
 from pneumoseg.config import ClassifierSettings, SegmenterSettings, Settings, Split
 from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
-from pneumoseg.data.splits import patients_on_both_sides, stratified_split
+from pneumoseg.data.splits import START, patients_on_both_sides, stratified_split
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.whole_file import whole_file
@@ -29,7 +31,7 @@ PREDICTIONS = "predictions.csv"
 EPOCH_WEIGHTS = "epochs"
 _FILES = (
     "best", "swa", CHECKPOINT, FINISHED, PREDICTIONS, "curves.png", "enrichment.csv", "environment.json", "history.csv",
-    "settings.yaml", "split.csv",
+    "settings.yaml", "split.csv", START,
 )  # fmt: skip
 
 # Makes a callback that watches a run, from the run's folder.
@@ -49,9 +51,9 @@ def open_run(
 ) -> Iterator[Path]:
     """Make the folder of a run and write what is known before it trains, or check that a stopped run can go on.
 
-    Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`) and `environment.json`, and logs
-    on what it will train, see `device`. No other
-    process can open the run until this one leaves the context or ends, however it ends.
+    Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`, and `content`, a checksum of an
+    image's truth and size) and `environment.json`, and logs on what it will train, see `device`. No other process can
+    open the run until this one leaves the context or ends, however it ends.
 
     Args:
         folder: The run's folder.
@@ -63,7 +65,7 @@ def open_run(
     Raises:
         FileExistsError: If the folder holds a finished run, or, unless it is to be resumed, a stopped one, or another
             process has it open.
-        ValueError: If the run to resume has other settings, or other images on its sides.
+        ValueError: If the run to resume has other settings, or other images on its sides, or these have changed.
     """
     folder = Path(folder)
     refuse_finished(folder)
@@ -120,17 +122,38 @@ def metrics_of_finished(
 
 
 def check_unchanged(folder: Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> None:
-    """Refuse to build on a run that had other settings, or other images on its sides.
+    """Refuse to build on a run that had other settings, or other images on its sides, or other masks or files of them.
 
     Raises:
         ValueError: If it had.
     """
     for name, text in _descriptions(settings, training, validation).items():
-        if (folder / name).read_text(encoding="utf-8") != text:
+        try:
+            before = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise ValueError(f"{folder} cannot go on, it has no {name}: choose another folder") from error
+        if not _SAME[name](before, text, settings):
             raise ValueError(
                 f"{folder} cannot go on, its {name} says otherwise than the experiment and the manifest do now: "
-                "change them back, or remove the folder to train anew"
+                "change them back, choose another folder (make: RUNS=), or remove this one to train again"
             )
+
+
+def _same_settings(before: str, now: str, settings: Settings) -> bool:
+    """Whether a run had these settings; what its version did not know has its default."""
+    try:
+        return before == now or type(settings).model_validate(yaml.safe_load(before)) == settings
+    except (ValueError, yaml.YAMLError):
+        return False
+
+
+def _same_split(before: str, now: str, _: Settings) -> bool:
+    """Whether a run had these images, on these sides, with this content, as far as its version kept it."""
+    one, other = (read_text_table(io.StringIO(text)) for text in (before, now))
+    return one.equals(other[[name for name in other if name in one]])
+
+
+_SAME = {"settings.yaml": _same_settings, "split.csv": _same_split}
 
 
 def split_manifest(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -220,11 +243,18 @@ def _locked(folder: Path) -> Iterator[None]:
 def _descriptions(settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> dict[str, str]:
     """What makes a run the same run, by the name of its file."""
     sides = (("training", training), ("validation", validation))
-    split = pd.concat([side[["image_id"]].assign(side=name) for name, side in sides])
+    split = pd.concat([side[["image_id"]].assign(side=name, content=_content(side)) for name, side in sides])
     return {
         "settings.yaml": yaml.safe_dump(settings.model_dump(), sort_keys=False),
         "split.csv": split.to_csv(index=False),
     }
+
+
+def _content(manifest: pd.DataFrame) -> list[str]:
+    """A checksum of each image's truth, size and length: other masks or files under the same names differ."""
+    columns = ["has_pneumothorax", "rle", "rows", "columns", "frame_length"]
+    rows = manifest[columns].itertuples(index=False, name=None)
+    return [f"{zlib.crc32(' '.join(map(str, row)).encode()):08x}" for row in rows]
 
 
 def _environment() -> dict[str, Any]:

@@ -15,11 +15,12 @@ from pneumoseg.data.loaders import files_named, segmentation_examples
 from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.segmenter import build_segmenter
-from pneumoseg.training.averaging import keep_average, part_of
+from pneumoseg.training.averaging import keep_average, log_average, part_of
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.phases import fit_phases, shown_epoch
 from pneumoseg.training.precision import precision
 from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
+from pneumoseg.training.start import save_trained_before, trained_before
 
 _MONITOR = "val_iou"
 
@@ -38,7 +39,8 @@ def train_segmenter(
     It sees all positives and randomly drawn negatives, the same share on both sides of the split (section 3.2.1).
     Where the settings average weights, the average is kept beside it, as `swa/`, with its batch statistics recomputed
     over the training images as they are, and its scores go into `metrics.json`.
-    Arguments, result and errors as `training.classifier.train_classifier`.
+    Arguments, result and errors as `training.classifier.train_classifier`; a `start_from` that was trained on images
+    kept out now is refused, see `start.trained_before`.
     """
     if settings.cross_validate:
         raise ValueError("cross_validate is true: call cross_validate")
@@ -57,6 +59,7 @@ def train_split(
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train on given sides, from which negatives are drawn; all else as `train_segmenter`."""
+    kept_out = validation
     training, validation = (
         positives_and_sampled_negatives(side, settings.negatives_per_positive, seed=settings.seed)
         for side in (training, validation)
@@ -64,6 +67,7 @@ def train_split(
     finished = metrics_of_finished(Path(folder), settings, training, validation) if resume else None
     if finished is not None:
         return finished
+    before = trained_before(settings.start_from, kept_out) if settings.start_from is not None else None
     keras.utils.set_random_seed(settings.seed)
     names = ("architecture", "backbone", "image_size", "decoder_filters")
     arguments: dict[str, Any] = {name: getattr(settings, name) for name in names}
@@ -78,6 +82,8 @@ def train_split(
         save_bundle(run / "best", model, "segmenter", arguments, {"probability": 0.5})
 
     with open_run(folder, settings, training, validation, resume=resume) as run, files_named(training, validation):
+        if before is not None:
+            save_trained_before(run, before)
         examples, checked = (
             segmentation_examples(
                 side,
@@ -113,5 +119,6 @@ def train_split(
                 run / "swa", model, swa.average, arguments, part, settings.loss, shown, validation_batches,
                 jit_compile=settings.jit_compile,
             )  # fmt: skip
+            log_average(run, settings.swa, scores["val_iou"], history["val_iou"].max())
             averaged = {f"swa_{name}": value for name, value in (settings.swa.model_dump() | scores).items()}
         return finish_run(run, history, best.best_epoch, training, validation, averaged)

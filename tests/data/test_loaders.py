@@ -236,9 +236,9 @@ def test_a_file_of_another_size_in_pixels_does_not_fit_its_mask(number, copied, 
 
 
 @pytest.mark.parametrize("damage", [cut, lambda path, row: path.unlink()])
-def test_an_error_inside_the_graph_names_the_file(damage, copied, tmp_path, monkeypatch):
-    monkeypatch.setattr(loaders, "_MEMORY_BUDGET", 0)
-    batches = segmentation_examples(copied, 64, cache_dir=tmp_path / "cache").batches(2)
+def test_an_error_inside_the_graph_names_the_file(damage, copied, tmp_path):
+    examples = segmentation_examples(copied, 64, cache_dir=tmp_path / "cache", decoded_images_gigabytes=0)
+    batches = examples.batches(2)
     damage(Path(copied["path"][0]), copied.iloc[0])
     with pytest.raises(tf.errors.OpError):
         list(batches)

@@ -166,7 +166,7 @@ def test_class_weight_scales_the_gradient():
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_with_plateau_and_gives_an_ordinary_bundle(settings_of, manifest, tmp_path, precision):
     phases = [{"epochs": 4, "learning_rate": 1e-9, "trainable": "all"}]  # nothing improves: the rate falls each epoch
-    settings = settings_of(precision=precision, plateau={"patience": 1, "factor": 0.5}, phases=phases)
+    settings = settings_of(precision=precision, plateau={"patience": 1, "factor": 0.5, "minimum": 0.0}, phases=phases)
     train_classifier(settings, manifest, tmp_path / "run", tmp_path)
     assert keras.config.dtype_policy().name == "float32"
     history = pd.read_csv(tmp_path / "run/history.csv")
@@ -212,6 +212,36 @@ def test_finished_run_is_left_as_it_is_when_resumed(settings_of, manifest, tmp_p
         train_classifier(settings_of(seed=3), manifest, run, tmp_path, resume=True)
     with pytest.raises(FileExistsError, match="finished run"):
         train_classifier(settings_of(), manifest, run, tmp_path)
+
+
+def test_changed_masks_or_files_under_the_same_names_are_told(settings_of, manifest, tmp_path):
+    run = tmp_path / "run"
+    train_classifier(settings_of(), manifest, run, tmp_path)
+    positive = manifest.index[manifest["has_pneumothorax"]][0]
+    for column, value in (("rle", "0 1"), ("frame_length", 123), ("rows", 127)):
+        changed = manifest.copy()
+        changed.loc[positive, column] = value
+        with pytest.raises(ValueError, match=r"its split\.csv says otherwise .* choose another folder"):
+            train_classifier(settings_of(), changed, run, tmp_path, resume=True)
+    moved = manifest.assign(path="elsewhere/" + manifest["path"], pixel_spacing=0.5)
+    train_classifier(settings_of(), moved, run, tmp_path, resume=True)
+
+
+def test_run_of_an_earlier_version_is_known_again(settings_of, manifest, tmp_path):
+    """It had neither checksums nor the settings that came later, which have their defaults."""
+    run, settings = tmp_path / "run", settings_of(plateau={"patience": 3, "factor": 0.2})
+    metrics = train_classifier(settings, manifest, run, tmp_path)
+    split = pd.read_csv(run / "split.csv")
+    split[["image_id", "side"]].to_csv(run / "split.csv", index=False)
+    text = (run / "settings.yaml").read_text()
+    (run / "settings.yaml").write_text(text.replace("  minimum: 1.0e-09\n  stop_after: null\n", ""))
+    assert (run / "settings.yaml").read_text() != text
+    assert train_classifier(settings, manifest, run, tmp_path, resume=True) == metrics
+    other = settings_of(plateau={"patience": 3, "factor": 0.2, "minimum": 1e-8})
+    with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
+        train_classifier(other, manifest, run, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"its split\.csv says otherwise"):
+        train_classifier(settings, manifest.iloc[:-1], run, tmp_path, resume=True)
 
 
 def test_two_processes_cannot_train_one_run(settings_of, manifest, tmp_path):

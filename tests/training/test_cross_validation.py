@@ -1,6 +1,7 @@
 """Folds: each image predicted by a network that did not see it; finished folds kept."""
 
 import csv
+import os
 
 import pandas as pd
 import pytest
@@ -22,7 +23,23 @@ def test_each_image_is_predicted_by_the_network_that_did_not_see_it(settings_of,
         split = pd.read_csv(tmp_path / f"run/fold_{fold}/split.csv")
         assert set(rows["image_id"]) == set(split.loc[split["side"] == "validation", "image_id"])
     with pytest.raises(FileExistsError, match="finished run"):
-        cross_validate(settings, manifest, tmp_path / "run", tmp_path, resume=True)
+        cross_validate(settings, manifest, tmp_path / "run", tmp_path)
+
+
+def test_finished_run_is_left_as_it_is_when_resumed(settings_of, manifest, tmp_path, monkeypatch):
+    """As a run without folds is; make asks so where the manifest is newer."""
+    settings, run = settings_of(cross_validate=True), tmp_path / "run"
+    metrics = cross_validate(settings, manifest, run, tmp_path)
+    os.utime(run / "metrics.json", (1, 1))
+    monkeypatch.setattr(classifier, "fit_phases", None)
+    assert cross_validate(settings, manifest, run, tmp_path, resume=True) == metrics
+    assert (run / "metrics.json").stat().st_mtime > 1
+    with pytest.raises(ValueError, match=r"fold_1 cannot go on, its split\.csv"):
+        cross_validate(settings, manifest.iloc[2:], run, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"run cannot go on, it has no settings\.yaml: choose another folder"):
+        classifier.train_classifier(settings_of(), manifest, run, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="holds a run without cross-validation"):
+        cross_validate(settings, manifest, run / "fold_1", tmp_path, resume=True)
 
 
 def test_finished_folds_are_kept_when_resumed(settings_of, manifest, tmp_path, monkeypatch):

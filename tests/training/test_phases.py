@@ -4,14 +4,17 @@ from itertools import pairwise
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from pneumoseg.callbacks.best_bundle import BestBundle
+from pneumoseg.callbacks.finite_loss import DivergedError
 from pneumoseg.callbacks.mcc import MCC
-from pneumoseg.config import Phase
+from pneumoseg.config import Phase, Plateau
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.freezing import flat_layers
+from pneumoseg.training.classifier import _plateau
 from pneumoseg.training.phases import fit_phases
 
 PHASES = [
@@ -53,7 +56,9 @@ class Observer(keras.callbacks.Callback):
         }
 
 
-def fit(folder, model, watch, *, plateau=None, phases=PHASES, metrics=()):
+def fit(
+    folder, model, watch, *, plateau=None, phases=PHASES, metrics=(), stop_after=None, save=lambda model, logs: None
+):
     batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None].astype("float32"))).batch(4)
     shown = []
 
@@ -62,10 +67,10 @@ def fit(folder, model, watch, *, plateau=None, phases=PHASES, metrics=()):
         return batches
 
     loss = keras.losses.BinaryCrossentropy()
-    best = BestBundle("val_mcc", lambda model, logs: None)
+    best = BestBundle("val_mcc", save)
     history = fit_phases(
         model, phases, epoch_batches, loss, metrics, best, folder,
-        scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch,
+        scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch, stop_after=stop_after,
     )  # fmt: skip
     return history, shown
 
@@ -217,3 +222,108 @@ def test_xla_is_what_the_training_says(jit, tmp_path):
         watch=watch, **({"jit_compile": True} if jit else {}),
     )  # fmt: skip
     assert seen == [jit, jit]
+
+
+def test_rate_falls_no_further_than_its_minimum(tmp_path, monkeypatch):
+    monkeypatch.setattr(MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=0.0))
+    plateau = _plateau(Plateau(patience=1, factor=0.1, minimum=1e-6))
+    phases = [Phase(epochs=7, learning_rate=1e-4, trainable="all")]
+    history, _ = fit(tmp_path, build_classifier("compact", 32, None), None, plateau=plateau, phases=phases)
+    assert history["learning_rate"].tolist() == pytest.approx([1e-4] * 2 + [1e-5] + [1e-6] * 4)
+
+
+SCORES = [0.5, 0.4, 0.3, 0.2, 0.6, 0.6, 0.5, np.nan, 0.7, 0.8]
+
+
+@pytest.mark.parametrize("stopped_after", [None, 5, 7, 8])
+def test_training_ends_where_the_last_phase_does_not_improve(stopped_after, tmp_path, monkeypatch):
+    """The first phase runs on though it only falls; in the second .6 is the best, and three epochs pass after it.
+
+    Stopped anywhere before, also between its last epoch and its end, a resumed training ends there as well.
+    """
+    monkeypatch.setattr(MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=SCORES[epoch], val_loss=1.0))
+    phases = [
+        Phase(epochs=3, learning_rate=1e-3, trainable="head"),
+        Phase(epochs=7, learning_rate=1e-4, trainable="all"),
+    ]
+
+    def stop(epoch, logs):
+        if epoch + 1 == stopped_after:
+            raise KeyboardInterrupt
+
+    if stopped_after:
+        watch = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, build_classifier("compact", 32, None), watch, phases=phases, stop_after=3)
+    history, shown = fit(tmp_path, build_classifier("compact", 32, None), None, phases=phases, stop_after=3)
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert shown == list(range(stopped_after or 0, 8))
+
+
+class Watcher(keras.callbacks.Callback):
+    """Writes down what it is told at the ends of epochs."""
+
+    def __init__(self, stop=None):
+        super().__init__()
+        self.ends, self.models, self.params_seen, self._stop = {}, set(), [], stop
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ends[epoch + 1] = dict(logs)
+        self.models.add(self.model)
+        self.params_seen.append(self.params)
+        if epoch + 1 == self._stop:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stopped_after", [3, 7])
+def test_watcher_is_told_the_last_epoch_again_with_model_and_logs(stopped_after, tmp_path):
+    first, second, model = Watcher(stopped_after), Watcher(), build_classifier("compact", 32, None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, build_classifier("compact", 32, None), first)
+    fit(tmp_path, model, second)
+    assert sorted(second.ends) == list(range(stopped_after, 8))
+    told = second.ends[stopped_after]
+    assert {name: told[name] for name in first.ends[stopped_after]} == first.ends[stopped_after]
+    assert second.models == {model}
+    assert [params["steps"] for params in first.params_seen] == [STEPS] * stopped_after
+
+
+@pytest.mark.parametrize("what", ["an image", "the last step"])
+def test_training_that_diverges_keeps_the_good_epochs(what, tmp_path, monkeypatch):
+    """In its fourth epoch: an image that is no number, or a step whose gradients overflow behind a finite loss."""
+    saved, phases = [], [Phase(epochs=6, learning_rate=1e-3, trainable="all")]
+    monkeypatch.setattr(MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=float(epoch), val_loss=1.0))
+    model = build_classifier("compact", 32, None)
+
+    def spoil(epoch, logs=None):
+        if epoch == 3:
+            weights = model.get_weights()
+            weights[-1 if what == "the last step" else 0][:] = np.nan
+            model.set_weights(weights)
+
+    if what == "the last step":
+        monkeypatch.setattr(MCC, "on_epoch_end", lambda self, n, logs: (spoil(n), logs.update(val_mcc=1.0 * n)))
+        watch = None
+    else:
+        watch = keras.callbacks.LambdaCallback(on_epoch_begin=spoil)
+    expected = rf"{tmp_path}: the training diverged in epoch 4, .*kept are the epochs up to 3"
+    with pytest.raises(DivergedError, match=expected):
+        fit(tmp_path, model, watch, phases=phases, save=lambda model, logs: saved.append(logs["val_mcc"]))
+    assert saved == [0.0, 1.0, 2.0]
+    with np.load(tmp_path / "checkpoint.npz") as checkpoint:
+        arrays = [checkpoint[name] for name in checkpoint.files if name != "state"]
+    assert all(np.isfinite(values).all() for values in arrays)
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [1, 2, 3]
+    monkeypatch.undo()
+    history, shown = fit(tmp_path, build_classifier("compact", 32, None), None, phases=phases)
+    assert shown == [3, 4, 5]
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_loss_without_a_number_ends_before_the_scores_of_one_class(tmp_path, monkeypatch):
+    """An AUC of one class is NaN, and no reason to stop."""
+    monkeypatch.setattr(
+        MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=0.0, val_loss=1.0, val_auc=np.nan)
+    )
+    history, _ = fit(tmp_path, build_classifier("compact", 32, None), None)
+    assert len(history) == 7

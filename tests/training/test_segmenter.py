@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,15 +11,20 @@ import pandas as pd
 import pytest
 
 from pneumoseg.callbacks.epoch_weights import load_epoch_weights
+from pneumoseg.config import load_segmenter_settings
 from pneumoseg.data import loaders
+from pneumoseg.data.splits import images_of_run, stratified_split, without_training_images
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.models.freezing import flat_layers
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training import phases
-from pneumoseg.training.averaging import average_epochs, chosen_window
+from pneumoseg.training.averaging import average_epochs, chosen_window, worse_average
+from pneumoseg.training.cross_validation import cross_validate
 from pneumoseg.training.phases import learning_rates
 from pneumoseg.training.segmenter import train_segmenter
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 class Noted(keras.callbacks.Callback):
@@ -281,3 +288,99 @@ def test_xla_where_it_is_asked_for(segmenter_settings, manifest, tmp_path):
     assert machine.model.jit_compile is True
     assert json.loads((tmp_path / "run/environment.json").read_text())["jit_compile"] is True
     assert load_bundle(tmp_path / "run/swa").model.jit_compile is False
+
+
+SHORT = {
+    "swa": None,
+    "epoch_weights_gigabytes": 0.0,
+    "phases": [{"epochs": 1, "learning_rate": 1e-3, "trainable": "all"}],
+}
+
+
+def test_start_that_was_trained_on_what_is_validated_on_is_refused(segmenter_settings, manifest, tmp_path):
+    """Another seed of the split moves images over; those that the first run validated on are no leak."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_segmenter(segmenter_settings(**SHORT), manifest, first, tmp_path)
+    other = {"validation_fraction": 0.5, "seed": 1, "group_by_patient": False}
+    before = pd.read_csv(first / "split.csv").query("side == 'training'")["image_id"]
+    _, kept_out = stratified_split(manifest, 0.5, seed=1, group_by_patient=False)
+    leaked = [name for name in kept_out["image_id"] if name in set(before)]
+    assert 0 < len(leaked) < len(before)
+    message = rf"first/best was trained on {len(leaked)} of the 20 images .*, the first: {leaked[0]}: .*the same split"
+    start = segmenter_settings(**SHORT, start_from=str(first / "best"), split=other)
+    with pytest.raises(ValueError, match=message):
+        train_segmenter(start, manifest, second, tmp_path)
+    assert not second.exists()
+    folds = segmenter_settings(**SHORT, start_from=str(first / "best"), cross_validate=True)
+    with pytest.raises(ValueError, match="was trained on"):
+        cross_validate(folds, manifest, second, tmp_path)
+    assert not second.exists()  # no fold is trained before another is refused
+
+
+def test_what_a_start_was_trained_on_is_never_scored(segmenter_settings, manifest, tmp_path):
+    """All negatives at first, then half as many: those of the first run stay out, also two runs later."""
+    drawn = {"negatives_per_positive": None}
+    train_segmenter(segmenter_settings(**SHORT, **drawn), manifest, tmp_path / "1", tmp_path)
+    for number in (2, 3):
+        start = segmenter_settings(**SHORT, start_from=str(tmp_path / f"{number - 1}/best"), seed=number)
+        train_segmenter(start, manifest, tmp_path / str(number), tmp_path)
+    own = set(pd.read_csv(tmp_path / "3/split.csv").query("side == 'training'")["image_id"])
+    first = set(pd.read_csv(tmp_path / "1/split.csv").query("side == 'training'")["image_id"])
+    assert own < first
+    assert images_of_run(tmp_path / "3", "training") == first
+    assert not set(without_training_images(manifest, [tmp_path / "3"])["image_id"]) & first
+    other = {"validation_fraction": 0.5, "seed": 1, "group_by_patient": False}
+    start = segmenter_settings(**SHORT, start_from=str(tmp_path / "3/best"), split=other)
+    with pytest.raises(ValueError, match=r"3/best was trained on \d+ of the 20"):
+        train_segmenter(start, manifest, tmp_path / "4", tmp_path)
+
+
+def test_start_without_a_run_is_told_loudly(segmenter_settings, manifest, tmp_path, caplog):
+    train_segmenter(segmenter_settings(**SHORT), manifest, tmp_path / "first", tmp_path)
+    shutil.copytree(tmp_path / "first/best", tmp_path / "elsewhere/bundle")
+    caplog.clear()
+    start = segmenter_settings(**SHORT, start_from=str(tmp_path / "elsewhere/bundle"))
+    train_segmenter(start, manifest, tmp_path / "second", tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "NOT CHECKED" in warning
+    assert "any of the 20 images kept out" in warning
+
+
+def test_shipped_start_passes_its_own_check():
+    before, now = (load_segmenter_settings(EXPERIMENTS / f"segmenter_{name}.yaml") for name in ("window_swa", "1024"))
+    assert (before.split, before.seed, before.negatives_per_positive) == (
+        now.split,
+        now.seed,
+        now.negatives_per_positive,
+    )
+
+
+@pytest.mark.parametrize(("average", "worse"), [(0.41, True), (0.42, False)])
+@pytest.mark.parametrize("name", ["swa", "swa_2-4"])
+def test_average_below_the_best_epoch_is_told(name, average, worse, tmp_path):
+    run = tmp_path / "run"
+    (run / name).mkdir(parents=True)
+    kept = {"val_iou": 0.42}
+    if name == "swa":
+        kept["swa_val_iou"] = average
+    else:
+        (run / f"{name}.json").write_text(json.dumps({"val_iou": average}))
+    (run / "metrics.json").write_text(json.dumps(kept))
+    text = worse_average(run / name)
+    assert (text is not None) == worse
+    if text:
+        assert "0.4100, below the best epoch's 0.4200" in text
+        assert "train with epoch_weights_gigabytes above 0" in text
+        (run / "epochs").mkdir()
+        assert f"try `pneumoseg swa {run} --epochs best:4" in worse_average(run / name)
+    assert worse_average(run / "best") is None
+    assert worse_average(tmp_path / "copied") is None
+
+
+def test_both_scores_are_told_when_a_training_ends(segmenter_settings, manifest, tmp_path, caplog):
+    caplog.set_level("INFO", "pneumoseg")
+    metrics = train_segmenter(segmenter_settings(), manifest, tmp_path / "run", tmp_path)
+    said = f"{metrics['swa_val_iou']:.4f} for the average of 3 epochs, {metrics['val_iou']:.4f} for the best epoch"
+    assert any(said in record.getMessage() for record in caplog.records)
+    warned = any("below the best epoch's" in record.getMessage() for record in caplog.records)
+    assert warned == (metrics["swa_val_iou"] < metrics["val_iou"])

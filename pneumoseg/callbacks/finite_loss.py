@@ -1,0 +1,66 @@
+"""Stop a training whose loss is no number any more."""
+
+import math
+from pathlib import Path
+
+import keras
+
+
+class DivergedError(ValueError):
+    """A training that diverged; names its folder, the epoch, what is kept, and what to change."""
+
+
+class FiniteLoss(keras.callbacks.Callback):
+    """End a training at a batch or an epoch whose loss is NaN or infinite, and at weights that are.
+
+    It stands before the callbacks that write, so that the checkpoint, the history and the best bundle stay those of the
+    epochs before. A metric that is not defined, such as the AUC of a single class, is not a loss. The step that a
+    float16 training skips since its scaled gradients overflow has a finite loss, and changes no weight.
+
+    Args:
+        folder: The run's, for the message.
+
+    Raises:
+        DivergedError: At the end of the batch or the epoch.
+
+    Example:
+        >>> model.fit(images, masks, callbacks=[FiniteLoss("runs/segmenter"), BestBundle("val_iou", save)])
+    """
+
+    async_safe = True  # Keras need not wait for each batch's loss before it sends the next
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self._folder, self._epoch = Path(folder), 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Note the epoch, for the message."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Check the mean loss since the epoch's beginning."""
+        self._check("loss", logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Check both losses, and the weights: a last step can spoil them unseen by any training loss."""
+        self._check("loss", logs)
+        self._check("val_loss", logs)
+        for weights in self.model.weights:
+            if not keras.ops.all(keras.ops.isfinite(weights)):
+                raise self._diverged(f"{weights.path} is not finite")
+
+    def _check(self, name: str, logs: dict[str, float] | None) -> None:
+        value = (logs or {}).get(name, 0.0)
+        if not math.isfinite(value):
+            raise self._diverged(f"{name} is {value}")
+
+    def _diverged(self, found: str) -> DivergedError:
+        kept = "nothing was kept"
+        if self._epoch:
+            kept = f"kept are the epochs up to {self._epoch}, the best of them in {self._folder / 'best'}"
+        return DivergedError(
+            f"{self._folder}: the training diverged in epoch {self._epoch + 1}, at a learning rate of "
+            f"{float(self.model.optimizer.learning_rate):.3g}: {found}; {kept}. With --resume the same settings end "
+            "here again: lower learning_rate, take precision float32 or mixed_bfloat16 where it is mixed_float16, or "
+            "look for broken images with `pneumoseg show-masks`, and train in another folder"
+        )
