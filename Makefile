@@ -13,6 +13,8 @@ TEST        ?= $(firstword $(wildcard $(DATA)/stage_2_images $(DATA)/dicom-image
 ANNOTATIONS ?= $(firstword $(wildcard $(DATA)/stage_2_train.csv $(DATA)/train-rle.csv) $(DATA)/train-rle.csv)
 SAMPLE      ?= $(firstword $(wildcard $(DATA)/stage_2_sample_submission.csv $(DATA)/sample_submission.csv) $(DATA)/stage_2_sample_submission.csv)
 ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
+# Of the test images, where their truth is known.
+TEST_ID_MAP ?=
 
 # EXPERIMENT belongs to the training that is asked for.
 CLASSIFIER_EXPERIMENT ?= $(or $(if $(filter train-classifier,$(MAKECMDGOALS)),$(EXPERIMENT)),experiments/classifier_augmentation.yaml)
@@ -22,7 +24,7 @@ SEGMENTER_EXPERIMENT  ?= $(or $(if $(filter train-segmenter,$(MAKECMDGOALS)),$(E
 AWKWARD := $$ \# % : ; & | < > ( ) ' " ` \ * ? [ ]
 given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(value $(1)),$($(1)))
 refused = $(strip $(if $(word 2,x$(1)x),space) $(foreach character,$(AWKWARD),$(findstring $(character),$(1))))
-$(foreach name,DATA RUNS TRAIN TEST ANNOTATIONS SAMPLE ID_MAP EXPERIMENT CLASSIFIER_EXPERIMENT SEGMENTER_EXPERIMENT,\
+$(foreach name,DATA RUNS TRAIN TEST ANNOTATIONS SAMPLE ID_MAP TEST_ID_MAP EXPERIMENT CLASSIFIER_EXPERIMENT SEGMENTER_EXPERIMENT,\
 	$(if $(call refused,$(call given,$(name))),$(error $(name)='$(call given,$(name))': make cannot handle a name with \
 		$(call refused,$(call given,$(name))); choose another name, or use the pneumoseg commands, which can))\
 	$(eval override $(name) := $$(patsubst ~/%,$$(HOME)/%,$$(patsubst %/,%,$$($(name))))))
@@ -102,7 +104,7 @@ $(MADE_OF)/%: always
 	+@echo "$(made_of_$*)" > $@.now; cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 
 made_of_manifest = $(call state,$(TRAIN),$(ANNOTATIONS) $(ID_MAP))
-made_of_test     = $(call state,$(TEST),$(wildcard $(DATA)/test-rle.csv) $(ID_MAP))
+made_of_test     = $(call state,$(TEST),$(wildcard $(DATA)/test-rle.csv) $(TEST_ID_MAP))
 made_of_runs     = $(CLASSIFIER_RUN) $(SEGMENTER_RUN)
 made_of_share    = $(SHARE)
 made_of_rule     = $(TUNE)
@@ -158,7 +160,7 @@ SCORED := $(RUNS)/predictions/test
 SCORED_MANIFEST := $(RUNS)/test/manifest.csv
 SHARE := 1
 $(SCORED_MANIFEST): $(DATA)/test-rle.csv $(MADE_OF)/test | $(INSTALLED)
-	$(BIN)/pneumoseg index $(TEST) $< --out $@ $(if $(ID_MAP),--id-map $(ID_MAP))
+	$(BIN)/pneumoseg index $(TEST) $< --out $@ $(if $(TEST_ID_MAP),--id-map $(TEST_ID_MAP))
 else
 SCORED := $(VALIDATION)
 SCORED_MANIFEST := $(RUNS)/manifest.csv
