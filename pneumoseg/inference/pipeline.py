@@ -159,8 +159,8 @@ class Pipeline:
             yield output[:, :, ::-1] if output.ndim == 4 else output
 
     def _output(self, model: keras.Model, squares: np.ndarray) -> np.ndarray:
-        # XLA would compile each number of images anew, for minutes. Without it a new one costs next to nothing, and
-        # images that nobody asked for cost as much as the others.
+        # XLA would compile again for each number of images, for minutes. Without it a batch that is not full costs less
+        # than a full one, and all but the second number of images cost no further trace.
         missing = self.batch_size - len(squares) if model.jit_compile else 0
         full = np.pad(squares, ((0, missing), (0, 0), (0, 0), (0, 0)))
         return np.asarray(model.predict_on_batch(full))[: len(squares)]

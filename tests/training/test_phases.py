@@ -148,7 +148,7 @@ def test_plateau_counts_within_a_phase(tmp_path, monkeypatch):
 
 
 def adam(gradients, rate):
-    """A weight's way under Adam from 0 on, by Kingma and Ba's algorithm 1."""
+    """A weight's way under Adam from 0 on, by Kingma and Ba's algorithm 1; Keras puts epsilon a little differently."""
     weight = first = second = np.zeros_like(gradients[0])
     for step, gradient in enumerate(gradients, start=1):
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
