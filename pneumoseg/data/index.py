@@ -126,7 +126,7 @@ def load_manifest(path: str | Path) -> Manifest:
     table = read_text_table(path)
     missing = [column for column in COLUMNS if column not in table and column not in OPTIONAL_COLUMNS]
     if missing:
-        raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}; index the data set again")
+        raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}; index the data set anew")
     if not table["has_pneumothorax"].isin(["True", "False"]).all():
         raise ValueError(f"{path}: has_pneumothorax holds something else than True and False")
     table["has_pneumothorax"] = table["has_pneumothorax"] == "True"

@@ -42,7 +42,7 @@ def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFram
     frames = manifest[["path", "frame_offset", "frame_length"]].set_axis(["path", "offset", "length"], axis=1)
     gone = [path for path in frames["path"] if not os.path.exists(path)]
     if gone:
-        raise FileNotFoundError(f"{len(gone)} of {len(frames)} files are gone, index again; the first: {gone[0]}")
+        raise FileNotFoundError(f"{len(gone)} of {len(frames)} files are gone, index anew; the first: {gone[0]}")
     changed = changed_files(manifest)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         if changed.any():
