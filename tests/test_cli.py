@@ -371,17 +371,16 @@ OUTPUTS = [
     ("compare", "absent", "--out", "{out}"),
     ("assemble", "--classifier", "absent", "--segmenter", "absent", "--out", "{out}"),
     ("predict", "--manifest", "absent", "--pipeline", "absent", "--out", "{out}"),
-    ("tune", "--predictions", "absent", "--pipeline", "{out}"),
     ("submit", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("evaluate", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("report", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
 ]
-FOLDERS = {"synthesize", "train-classifier", "train-segmenter", "swa", "assemble", "predict", "tune", "evaluate"}
+FOLDERS = {"synthesize", "train-classifier", "train-segmenter", "swa", "assemble", "predict", "evaluate"}
 
 
 def test_every_command_that_writes_is_among_the_outputs():
     names = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
-    assert names - {arguments[0] for arguments in OUTPUTS} == {"validate-submission"}
+    assert names - {arguments[0] for arguments in OUTPUTS} == {"validate-submission", "tune"}
 
 
 @pytest.mark.parametrize("arguments", OUTPUTS, ids=lambda arguments: arguments[0])
@@ -410,6 +409,8 @@ def test_an_output_on_a_disk_that_takes_no_file_is_named(monkeypatch, tmp_path):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    error = CliRunner().invoke(app, ["tune", "--predictions", "absent", "--pipeline", str(tmp_path)]).exception
+    assert f"{tmp_path} cannot be written (Read-only file system: {tmp_path})" in str(error)
     error = CliRunner().invoke(app, ["index", "absent", "absent", "--out", str(tmp_path / "manifest.csv")]).exception
     assert f"{tmp_path / 'manifest.csv'} cannot be written (Read-only file system: {tmp_path})" in str(error)
 

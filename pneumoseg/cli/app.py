@@ -52,6 +52,17 @@ def output_folder(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def changed_folder(ctx: typer.Context, path: Path) -> Path:
+    """Check, before any work is done, that a folder which is there can be written to; a callback of an option.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    if path.is_dir() and not ctx.resilient_parsing:
+        _require_writable(path, path)
+    return path
+
+
 def _require_writable(folder: Path, output: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +79,7 @@ ExcludedRuns = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run after its last finished epoch.")]
 PipelinePath = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
 TunedPipeline = Annotated[
-    Path, typer.Option(help="Folder made by `pneumoseg assemble`; gets the rule.", callback=output_folder)
+    Path, typer.Option(help="Folder made by `pneumoseg assemble`; gets the rule.", callback=changed_folder)
 ]
 Assembled = Annotated[bool, typer.Option("--assembled", help="Keep the rule as assembled, even if one was tuned.")]
 KeptPredictions = Annotated[Path, typer.Option(help="Folder made by `pneumoseg predict`.")]
