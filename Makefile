@@ -13,8 +13,9 @@ TEST        ?= $(firstword $(wildcard $(DATA)/stage_2_images $(DATA)/dicom-image
 ANNOTATIONS ?= $(firstword $(wildcard $(DATA)/stage_2_train.csv $(DATA)/train-rle.csv) $(DATA)/train-rle.csv)
 SAMPLE      ?= $(firstword $(wildcard $(DATA)/stage_2_sample_submission.csv $(DATA)/sample_submission.csv) $(DATA)/stage_2_sample_submission.csv)
 ID_MAP      ?= $(wildcard $(DATA)/nih_id.csv)
-# Of the test images, where their truth is known.
-TEST_ID_MAP ?=
+# Of the test images, where their truth is known and the map lists some of them.
+TEST_ID_MAP ?= $(and $(wildcard $(DATA)/test-rle.csv),$(ID_MAP),$\
+	$(shell sed 1d $(DATA)/test-rle.csv | cut -d, -f1 | grep . | grep -qwFf - $(ID_MAP) && echo $(ID_MAP)))
 
 # EXPERIMENT belongs to the training that is asked for.
 CLASSIFIER_EXPERIMENT ?= $(or $(if $(filter train-classifier,$(MAKECMDGOALS)),$(EXPERIMENT)),experiments/classifier_augmentation.yaml)
@@ -28,6 +29,8 @@ $(foreach name,DATA RUNS TRAIN TEST ANNOTATIONS SAMPLE ID_MAP TEST_ID_MAP EXPERI
 	$(if $(call refused,$(call given,$(name))),$(error $(name)='$(call given,$(name))': make cannot handle a name with \
 		$(call refused,$(call given,$(name))); choose another name, or use the pneumoseg commands, which can))\
 	$(eval override $(name) := $$(patsubst ~/%,$$(HOME)/%,$$(patsubst %/,%,$$($(name))))))
+
+$(foreach name,DATA RUNS TRAIN TEST ANNOTATIONS SAMPLE,$(if $($(name)),,$(error $(name) is empty: name a file or a folder)))
 
 # A run's folder bears the name of its experiment. A finished run is never overwritten, a stopped one goes on.
 CLASSIFIER_RUN := $(RUNS)/$(basename $(notdir $(CLASSIFIER_EXPERIMENT)))

@@ -326,21 +326,21 @@ def test_a_lut_of_65536_entries_says_0(tmp_path):
 @pytest.mark.parametrize(
     ("bits", "data", "expected"),
     [
-        # The descriptor says more than the data have: white is the largest number of the bits that these need.
+        # The descriptor says more by two bits or more, or fewer: white is the highest entry.
         (16, [0, 1000, 2000, 4095], [0, 62, 125, 255]),
         (16, [4095, 2000, 1000, 0], [255, 125, 62, 0]),
-        (16, [0, 1000, 2000, 4000], [0, 62, 125, 249]),
+        (16, [0, 1000, 2000, 4000], [0, 64, 128, 255]),
+        (16, [0, 1000, 2000, 4096], [0, 62, 125, 255]),
         (16, [0, 100, 200, 255], [0, 100, 200, 255]),
         (12, [0, 100, 200, 1023], [0, 25, 50, 255]),
         (12, [0, 1, 2, 3], [0, 1, 2, 3]),
-        # Fewer: white is the highest entry.
         (12, [0, 10000, 40000, 65535], [0, 39, 156, 255]),
         (8, [0, 1000, 2000, 4095], [0, 62, 125, 255]),
         (12, [0, 1024, 2048, 4096], [0, 64, 128, 255]),
         (8, [0x0000, 0x6464, 0xC8C8, 0xFFFF], [0, 100, 200, 255]),  # each byte doubled
         (8, [0x0000, 0x6400, 0xC800, 0xFF00], [0, 100, 200, 255]),  # in the high byte
         # Nothing at all, or nothing possible.
-        (0, [0, 1000, 2000, 4000], [0, 62, 125, 249]),
+        (0, [0, 1000, 2000, 4000], [0, 64, 128, 255]),
         (0, [0, 100, 200, 250], [0, 100, 200, 250]),
         (7, [0, 100, 200, 250], [0, 100, 200, 250]),
     ],
@@ -361,6 +361,8 @@ def test_a_voi_lut_of_bytes_that_says_16_bits(tmp_path):
     ("bits", "data", "expected"),
     [
         (16, [0, 10000, 20000, 40000], [0, 39, 78, 156]),
+        (16, [0, 10000, 20000, 30000], [0, 39, 78, 117]),  # 30000 needs 15 bits: no contradiction yet
+        (12, [0, 1000, 2000, 2047], [0, 62, 125, 127]),
         (12, [0, 1000, 2048, 2048], [0, 62, 128, 128]),
         (8, [0, 1, 2, 100], [0, 1, 2, 100]),
         (16, [0, 0, 0, 0], [0, 0, 0, 0]),
@@ -773,6 +775,20 @@ def test_an_overlay_above_the_stored_bits_of_a_reversible_codestream_is_masked(t
     path = with_bits(encoded(words, "JPEG 2000", tmp_path / "image.dcm", PixelRepresentation=signed), 12, 11)
     path = save(pydicom.dcmread(path), path, syntax)
     assert np.array_equal(read_image(path), spread(pixels, -2048 * signed, 4095 - 2048 * signed))
+
+
+@pytest.mark.parametrize("bit", [12, 15])
+@pytest.mark.parametrize("block", [np.s_[10:20, 10:20], np.s_[5:35, 3:38], np.s_[:, :20], np.s_[:, :]])
+@pytest.mark.parametrize("mean", [200, 2000, 3800])
+def test_a_block_above_the_stored_bits_of_what_may_have_been_cut_is_masked(tmp_path, bit, block, mean):
+    """However large the block and rough the image: its seam is smooth once the bit is gone."""
+    pixels = np.random.default_rng(SEED).normal(mean, 40, (40, 40)).clip(0, 4095).astype("u2")
+    pixels[0, 0], pixels[39, 39] = 0, 4095
+    words = pixels.copy()
+    words[block] |= 1 << bit
+    path = with_bits(encoded(words, "JPEG 2000", tmp_path / "image.dcm"), 12, 11)
+    path = save(pydicom.dcmread(path), path, uid.JPEG2000)
+    assert np.array_equal(read_image(path), spread(pixels, 0, 4095))
 
 
 def test_an_irreversible_codestream_under_the_lossless_transfer_syntax(tmp_path):

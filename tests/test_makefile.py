@@ -152,6 +152,27 @@ def test_other_names_are_other_data(house):
     assert house.commands("submit", TEST=house.data / "dicom-images-test") == ["submit", "validate-submission"]
 
 
+def test_the_id_map_is_the_test_images_too_where_it_lists_them(house):
+    house.write("data/test-rle.csv", "ImageId,EncodedPixels\nt,-1\n")
+
+    def told():
+        lines = house.run("evaluate", options=["-n"]).stdout.splitlines()
+        return ["--id-map" in line for line in lines if "pneumoseg index" in line]
+
+    house.write("data/nih_id.csv", "Kaggle_ID,NIH_ID\n1,00000007_000.png\ntt,00000008_000.png\n")
+    assert told() == [True, False]
+    house.write("data/nih_id.csv", "Kaggle_ID,NIH_ID\n1,00000007_000.png\nt,00000008_000.png\n")
+    assert told() == [True, True]
+
+
+@pytest.mark.parametrize("name", ["DATA", "RUNS", "TEST"])
+def test_an_empty_name_is_refused(house, name):
+    finished = house.run("submit", **{name: ""})
+    assert finished.returncode == 2
+    assert f"{name} is empty: name a file or a folder" in finished.stderr
+    assert not house.asked.exists()
+
+
 def test_other_files_beside_the_images_change_nothing(house):
     house.commands("submit")
     house.write("data/dicom-images-train/a/notes.txt")

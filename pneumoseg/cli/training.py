@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import Manifest, Resume, app, output_file, output_folder
+from pneumoseg.cli.app import Manifest, Resume, app, changed_folder, output_file, output_folder
 from pneumoseg.whole_file import whole_file
 
 
@@ -62,7 +62,12 @@ def train_segmenter(
 
 @app.command()
 def swa(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished segmenter run that kept its epochs' weights.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a finished segmenter run that kept its epochs' weights.", callback=changed_folder
+        ),
+    ],
     epochs: Annotated[str, typer.Option(help="13-16, say; or best:4, the four with the best mean validation IoU.")],
     manifest: Manifest,
     out: Annotated[

@@ -82,8 +82,9 @@ def index_dataset(
     paths = find_dicoms(dicom_dir)
     texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
     patients = {} if id_map is None else read_id_map(id_map).to_dict()
-    if id_map is not None:
-        _check_id_map(id_map, patients, {image_id_of(path) for path in paths})
+    annotated = texts.keys() & {image_id_of(path) for path in paths}
+    if id_map is not None and annotated:
+        _check_id_map(id_map, patients, annotated)
     left_out = _without_file(texts, paths)
     accepted: dict[str, dict] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -166,7 +167,7 @@ def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) ->
 def _check_id_map(path: str | Path, patients: dict[str, str], image_ids: set[str]) -> None:
     """Count both sides of the join with an id map; refuse one that lists no image."""
     found = len(image_ids & patients.keys())
-    counts = f"{found} of {len(image_ids)} images are in {path}, which lists {len(patients)}"
+    counts = f"{found} of {len(image_ids)} annotated images are in {path}, which lists {len(patients)}"
     if not found:
         example = f"the images are named like {min(image_ids)!r}, the map's like {min(patients, default='')!r}"
         raise ValueError(f"{counts}: {example}. Name the map of this data set, or index without one")

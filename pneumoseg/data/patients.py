@@ -13,11 +13,12 @@ ID_MAP = "id map"
 """What a manifest's `patient_source` says where an id map named the patient."""
 
 _PLACEHOLDERS = re.compile(
-    "anon|anonym|anonymous|anonymi[sz]ed|deid|deidentified|removed|redacted|masked|hidden|unknown|unk|none|null|nil|nan|na|"
-    "undefined|unspecified|notavailable|notapplicable|patient|patientid|pid|id|test|dummy|default|sample|noname|nobody|x+|0*"
+    r"anon|anonym|anonymous|anonymi[sz]ed|deid|deidentified|removed|redacted|masked|hidden|missing|unknown|unk|none|null|"
+    r"nil|nan|na|noid|noname|nobody|notavailable|notapplicable|undefined|unspecified|phi|patient|pid|id|patientid|test|"
+    r"dummy|default|sample|x+|0*|([1-9])\1{4,}"
 )
 _MOST_SHARED = 0.5
-_FEWEST_FOR_SHARE = 10
+_FEWEST = 10  # images of an id, or of a set, from which on their number tells something
 
 
 def patient_ids(manifest: pd.DataFrame) -> pd.Series:
@@ -88,7 +89,8 @@ def placeholders(manifest: pd.DataFrame) -> dict[str, int]:
     """Find the PatientIDs of DICOM headers that cannot each be one patient.
 
     These are the words that stand for no one ("ANON", "Unknown", "0000"), an id that all images share or more than half
-    of ten or more, and an id with two or more images of either sex: one such image may be a typing error.
+    of ten or more, and an id of ten images or more with several of either sex. Of fewer, or of one image of the other
+    sex, a typing error is as likely, and to keep one patient's images together matters more.
 
     Args:
         manifest: As for `patient_ids`.
@@ -97,13 +99,13 @@ def placeholders(manifest: pd.DataFrame) -> dict[str, int]:
         The number of images with each of them.
     """
     header = manifest[~_is_mapped(manifest)]
-    most = _MOST_SHARED * len(header) if len(header) >= _FEWEST_FOR_SHARE else len(header) - 1
+    most = _MOST_SHARED * len(header) if len(header) >= _FEWEST else len(header) - 1
     header = header[header["patient_id"] != ""]
     counts = header["patient_id"].value_counts()
     suspect = {name for name, count in counts.items() if _stands_for_no_one(name) or count > max(most, 1)}
     if "sex" in header:
         women, men = (header.loc[header["sex"] == sex, "patient_id"].value_counts() for sex in "FM")
-        suspect |= set(women.index[women > 1]) & set(men.index[men > 1])
+        suspect |= set(women.index[women > 1]) & set(men.index[men > 1]) & set(counts.index[counts >= _FEWEST])
     return {str(name): int(count) for name, count in counts.items() if name in suspect}
 
 
@@ -114,5 +116,8 @@ def _is_mapped(manifest: pd.DataFrame) -> pd.Series:
 
 
 def _stands_for_no_one(patient_id: str) -> bool:
-    """Tell whether an id is a word for no one, zeros, or no letter or digit at all."""
-    return _PLACEHOLDERS.fullmatch(re.sub(r"[\W_]", "", patient_id).lower()) is not None
+    """Tell whether an id is words for no one, one digit again and again, 12345 and so on, or no letter or digit."""
+    parts = re.split(r"[\W_]+", patient_id.lower())
+    whole = "".join(parts)
+    in_order = len(whole) >= 5 and "1234567890".startswith(whole)
+    return in_order or any(all(map(_PLACEHOLDERS.fullmatch, several)) for several in ([whole], parts))

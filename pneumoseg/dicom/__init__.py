@@ -59,10 +59,12 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
         - Bits outside the stored ones are masked, but what a lossy codec made of them is clamped to the nearest value
           that the stored bits can hold. Which it is the frame tells; a reversible JPEG 2000 frame under .91, which
-          may have been cut to a rate, is clamped where that gives the smoother image.
+          may have been cut to a rate, is clamped where what is outside the stored bits then joins the rest more
+          smoothly.
         - Words equal to a Pixel Padding Value (or in its range) that the stored bits cannot hold, such as 65535 with
           12 bits, are padding, black under a window too. A frame without room for that value has no such padding.
-        - A VOI LUT whose entries need more or fewer bits than its descriptor says goes by its entries, with a warning.
+        - A VOI LUT whose entries need more bits than its descriptor says, or fewer by two or more, has its highest
+          entry as white, with a warning.
         - The first value that a LUT maps is read as signed or unsigned, whatever is written, where the LUT then covers
           more of the image's values: 65436 as -100.
         - A LINEAR window must be 1 wide at least, but where the rescale puts values less than 1 apart, one under 2

@@ -177,13 +177,12 @@ def _first_mapped(item: Elements, values: NDArray[np.integer], present: NDArray[
 
 
 def _white(item: Elements, highest: int) -> int:
-    """Return the entry of a VOI LUT that is white: the largest one that its bits can hold.
+    """Return the entry of a VOI LUT that is white: the largest one that its descriptor's bits can hold.
 
-    The bits are those that the highest entry needs, from 8 to 16, and the descriptor's only where they agree, for some
-    writers say 16 of data of 12, and the image would be nearly black. Entries are thus never doubted for leaving the
-    last bit partly unused: of 16 bits, up to 40000, say. Cornerstone goes by the highest entry in the same way, always,
-    and DCMTK where it is told to ignore the descriptor's bits or they are not 8 to 16. Where entries exceed the bits
-    said, white is the highest, so that one entry of 4096 in 12 bits does not halve the rest.
+    Unless the entries contradict them: they need more bits, or fewer by two or more, which leaves over half of the
+    range unused, for some writers say 16 of data of 12, and the image would be nearly black. White is then the highest
+    entry, as viewers have it: Cornerstone always, DCMTK where it is told to ignore the descriptor's bits or they are
+    not 8 to 16. Entries of 8 bits are never brightened.
 
     Warns:
         UserWarning: The descriptor says another number of bits. The text names the file, so that Python's default
@@ -191,9 +190,9 @@ def _white(item: Elements, highest: int) -> int:
     """
     bits = item.integers("LUTDescriptor")[2]
     needed = max(highest.bit_length(), 8)
-    if bits == needed or highest == 0:
-        return 2**needed - 1
-    white = highest if 8 <= bits < needed else 2**needed - 1
+    if needed <= bits < needed + 2 or highest == 0:
+        return 2 ** max(bits, 8) - 1
+    white = max(highest, 255)
     said = f"its VOI LUT says {bits} bits, but its entries, up to {highest}, have {needed}"
     warnings.warn(f"{item.path}: {said}; {white} is shown as white", stacklevel=3)
     return white

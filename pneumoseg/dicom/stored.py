@@ -58,10 +58,11 @@ def clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> 
 
 
 def mask_or_clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Mask samples of which nothing says whether their codec was a lossy one, unless clamping gives a smoother image.
+    """Mask samples of which nothing says whether their codec was a lossy one, unless clamping gives a smoother seam.
 
     What overshoots lies next to white or black, and masking tears it away; what lies under an overlay or garbage is
-    like the pixels around it, and masking brings it back.
+    like the pixels around it, and masking brings it back. So the seam decides: the neighbours of which one is within
+    the stored bits and the other is not. Where there is none, a constant high bit say, the samples are masked.
 
     Args:
         samples: (rows, columns), as decoded, of the sign that the codestream says.
@@ -73,14 +74,18 @@ def mask_or_clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFor
     """
     masked = mask(samples, precision, pixels)
     clamped = clamp(samples, precision, pixels)
-    return clamped if _roughness(clamped, pixels) < _roughness(masked, pixels) else masked
+    numbers, (low, high) = _meant(samples, precision, pixels) >> _shift(precision, pixels), pixels.stored_range
+    outside = (numbers < low) | (numbers > high)
+    return clamped if _seam(clamped, outside, pixels) < _seam(masked, outside, pixels) else masked
 
 
-def _roughness(codes: NDArray[np.unsignedinteger], pixels: PixelFormat) -> int:
-    """Add up how far neighbouring pixels differ."""
+def _seam(codes: NDArray[np.unsignedinteger], outside: NDArray[np.bool_], pixels: PixelFormat) -> int:
+    """Add up how far neighbouring pixels differ where one is outside the stored bits and the other is not."""
     numbers = codes.astype(np.int32)
     numbers = _twos_complement(numbers, pixels.bits_stored) if pixels.signed else numbers
-    return sum(int(np.abs(np.diff(numbers, axis=axis)).sum(dtype=np.int64)) for axis in (0, 1))
+    return sum(
+        int(np.abs(np.diff(numbers, axis=axis))[np.diff(outside, axis=axis)].sum(dtype=np.int64)) for axis in (0, 1)
+    )
 
 
 def _shift(precision: int, pixels: PixelFormat) -> int:

@@ -47,6 +47,11 @@ def trained_before(bundle: str | Path, validation: pd.DataFrame) -> set[str]:
 
 
 def save_trained_before(run: Path, image_ids: set[str]) -> None:
-    """Keep them in a run, as images that were trained on, so that nobody scores the run on them."""
+    """Keep them in a run, as images that were trained on, so that nobody scores the run on them.
+
+    Where the run has noted some before, and nothing tells any more, these stay.
+    """
+    if not image_ids and (run / START).exists():
+        return
     with whole_file(run / START) as temporary:
         pd.DataFrame({"image_id": sorted(image_ids), "side": "training"}).to_csv(temporary, index=False)

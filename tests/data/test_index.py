@@ -87,8 +87,15 @@ def test_id_map_overrides_the_header(folder):
 def test_an_id_map_of_other_images_is_refused(folder, ids):
     (folder / "map.csv").write_text(f"Kaggle_ID,NIH_ID\n{ids}")
     with pytest.raises(
-        ValueError, match=r"0 of 5 images are in .*map\.csv, which lists \d: the images are named like 'a'"
+        ValueError, match=r"0 of 4 annotated images are in .*map\.csv, which lists \d: the images are named like 'a'"
     ):
+        index_dataset(folder / "dicoms", folder / "rle.csv", id_map=folder / "map.csv")
+
+
+def test_an_id_map_of_images_that_are_not_annotated_is_refused(folder):
+    """As where training and test images lie in one folder, and the map lists those of the other set."""
+    (folder / "map.csv").write_text("Kaggle_ID,NIH_ID\nunannotated,00000007_000.png\n")
+    with pytest.raises(ValueError, match="0 of 4 annotated images"):
         index_dataset(folder / "dicoms", folder / "rle.csv", id_map=folder / "map.csv")
 
 
@@ -96,7 +103,7 @@ def test_both_sides_of_an_id_map_are_counted(folder, caplog):
     (folder / "map.csv").write_text("Kaggle_ID,NIH_ID\na,00000007_000.png\nx,00000007_001.png\ny,00000008_001.png\n")
     with pytest.warns(UserWarning, match="1 of 2"), caplog.at_level("INFO", "pneumoseg"):
         manifest = index(folder, id_map=folder / "map.csv")
-    assert f"1 of 5 images are in {folder / 'map.csv'}, which lists 3" in caplog.text
+    assert f"1 of 4 annotated images are in {folder / 'map.csv'}, which lists 3" in caplog.text
     assert "the id map names the patient of 1 of 2 images" in manifest.summary()
 
 

@@ -38,6 +38,13 @@ REAL = [f"p{n // 2}" for n in range(20)]
         "xxx",
         "de-identified",
         "REMOVED",
+        "ANONYMOUS^PATIENT",
+        "NO_ID",
+        "UNKNOWN PATIENT",
+        "MISSING",
+        "PHI REMOVED",
+        "11111111",
+        "123456",
     ],
 )
 def test_a_word_for_no_one_among_real_ids(word):
@@ -71,7 +78,17 @@ def test_ids_that_may_be_patients(ids):
     assert doubts_about_patients(manifest) == []
 
 
-@pytest.mark.parametrize(("sexes", "found"), [("FFMM", True), ("FFFM", False), ("FF", False), ("OOMM", False)])
+@pytest.mark.parametrize(
+    ("sexes", "found"),
+    [
+        ("FFFFFFMMMM", True),
+        ("FFFFFFFFMM", True),
+        ("FFFFFFFFFM", False),
+        ("FFFMM", False),
+        ("F" * 10, False),
+        ("OO" + "M" * 8, False),
+    ],
+)
 def test_an_id_of_both_sexes_is_no_patient_but_one_typing_error_is_let_pass(sexes, found):
     manifest = table([*REAL, *["both"] * len(sexes)], sex=["F"] * 20 + list(sexes))
     assert placeholders(manifest) == ({"both": len(sexes)} if found else {})
