@@ -415,16 +415,28 @@ def test_an_output_on_a_disk_that_takes_no_file_is_named(monkeypatch, tmp_path):
     assert f"{tmp_path / 'manifest.csv'} cannot be written (Read-only file system: {tmp_path})" in str(error)
 
 
-def test_an_error_of_the_graph_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "message", "said"),
+    [
+        (tf.errors.InvalidArgumentError, "Invalid JPEG data\n\t [[{{node DecodeJpeg}}]]", "Invalid JPEG data"),
+        (
+            tf.errors.ResourceExhaustedError,
+            "OOM when allocating\nHint: ...",
+            "OOM when allocating; take a smaller batch_size (and gradient_accumulation_steps), or precision: "
+            "mixed_float16",
+        ),
+    ],
+)
+def test_an_error_of_the_graph_is_one_line(kind, message, said, monkeypatch, capsys):
     def fail():
-        raise tf.errors.InvalidArgumentError(None, None, "Invalid JPEG data\n\t [[{{node DecodeJpeg}}]]")
+        raise kind(None, None, message)
 
     monkeypatch.setattr(sys.modules["pneumoseg.cli.app"], "app", fail)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which `main` replaces
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "pneumoseg: TensorFlow stopped (InvalidArgumentError): Invalid JPEG data\n"
+    assert capsys.readouterr().err == f"pneumoseg: TensorFlow stopped ({kind.__name__}): {said}\n"
 
 
 def run_command(*arguments):

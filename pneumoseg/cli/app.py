@@ -101,6 +101,8 @@ def main() -> None:
         if not type(error).__module__.startswith("tensorflow"):
             raise
         text = str(getattr(error, "message", error)).strip().partition("\n")[0]
+        if type(error).__name__ == "ResourceExhaustedError":
+            text += "; take a smaller batch_size (and gradient_accumulation_steps), or precision: mixed_float16"
         typer.echo(f"pneumoseg: TensorFlow stopped ({type(error).__name__}): {text}", err=True)
         raise SystemExit(2) from error
 

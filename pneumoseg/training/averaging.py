@@ -16,7 +16,7 @@ import tensorflow as tf
 from pneumoseg.callbacks.epoch_weights import epoch_path, load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import Phase, SegmentationLoss, WeightAveraging, load_segmenter_settings
-from pneumoseg.data.loaders import segmentation_examples
+from pneumoseg.data.loaders import files_named, segmentation_examples
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
@@ -107,20 +107,21 @@ def average_epochs(
         bundle.model.set_weights(load_epoch_weights(run / EPOCH_WEIGHTS, epoch))
         average.set_model(bundle.model)
         average.on_epoch_end(epoch - 1)
-    training, validation = (
-        segmentation_examples(
-            side,
-            settings.image_size,
-            cache_dir=cache_dir,
-            decoded_images_gigabytes=settings.decoded_images_gigabytes,
-        ).batches(settings.batch_size)
-        for side in _sides(run, manifest)
-    )
-    part, loss = part_of(settings.phases, end), settings.loss
-    scores = keep_average(
-        folder, bundle.model, average.average, bundle.arguments, part, loss, training, validation,
-        jit_compile=settings.jit_compile,
-    )  # fmt: skip
+    part, loss, sides = part_of(settings.phases, end), settings.loss, _sides(run, manifest)
+    with files_named(*sides):
+        training, validation = (
+            segmentation_examples(
+                side,
+                settings.image_size,
+                cache_dir=cache_dir,
+                decoded_images_gigabytes=settings.decoded_images_gigabytes,
+            ).batches(settings.batch_size)
+            for side in sides
+        )
+        scores = keep_average(
+            folder, bundle.model, average.average, bundle.arguments, part, loss, training, validation,
+            jit_compile=settings.jit_compile,
+        )  # fmt: skip
     metrics = {"folder": str(folder), "start_epoch": start, "end_epoch": end, **scores}
     with whole_file(folder.with_name(f"{folder.name}.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
