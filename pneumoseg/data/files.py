@@ -11,6 +11,8 @@ from pneumoseg.dicom import DamagedError, DicomError, read_image
 from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
 
 _log = logging.getLogger(__name__)
+STATE_COLUMNS = ("file_bytes", "file_modified")
+"""Where a manifest keeps what `file_state` returns; one made by hand may lack them."""
 
 
 def find_dicoms(folder: str | Path) -> list[Path]:

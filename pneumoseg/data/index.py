@@ -14,7 +14,7 @@ from rich.progress import track
 
 from pneumoseg import rle
 from pneumoseg.data.annotations import read_annotations, read_id_map
-from pneumoseg.data.files import file_state, find_dicoms
+from pneumoseg.data.files import STATE_COLUMNS, file_state, find_dicoms
 from pneumoseg.data.manifest import Manifest
 from pneumoseg.data.patients import ID_MAP, doubts_about_patients
 from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
@@ -42,7 +42,6 @@ COLUMNS = {
     "file_bytes": "int64",
     "file_modified": "int64",
 }
-OPTIONAL_COLUMNS = ("file_bytes", "file_modified")
 
 
 def index_dataset(
@@ -116,7 +115,7 @@ def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
 def load_manifest(path: str | Path) -> Manifest:
     """Read a manifest that `save_manifest` wrote.
 
-    One made by hand may lack the `OPTIONAL_COLUMNS`: its files are then read again before each training.
+    One made by hand may lack the `STATE_COLUMNS`: its files are then read again before each training.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -125,7 +124,7 @@ def load_manifest(path: str | Path) -> Manifest:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such manifest, make one with `pneumoseg index`")
     table = read_text_table(path)
-    missing = [column for column in COLUMNS if column not in table and column not in OPTIONAL_COLUMNS]
+    missing = [column for column in COLUMNS if column not in table and column not in STATE_COLUMNS]
     if missing:
         raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}; index the data set anew")
     if not table["has_pneumothorax"].isin(["True", "False"]).all():
@@ -161,7 +160,7 @@ def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) ->
     except ValueError as error:
         return _left_out(image_id, path, f"malformed annotation: {error}")
     row = {"image_id": image_id, "path": str(path)} | _label(mask) | _origin(header, patients.get(image_id))
-    return row | dict(zip(("file_bytes", "file_modified"), state, strict=True))
+    return row | dict(zip(STATE_COLUMNS, state, strict=True))
 
 
 def _check_id_map(path: str | Path, patients: dict[str, str], image_ids: set[str]) -> None:

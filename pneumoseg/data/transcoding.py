@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 from rich.progress import track
 
-from pneumoseg.data.files import file_state, size_changed
+from pneumoseg.data.files import STATE_COLUMNS, file_state, size_changed
 from pneumoseg.dicom import DicomError, read_dicom, read_image
 from pneumoseg.whole_file import whole_file
 
@@ -40,10 +40,11 @@ def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFram
         DicomError: If a file that was indexed cannot be read any more, or has another size in pixels than its mask.
     """
     frames = manifest[["path", "frame_offset", "frame_length"]].set_axis(["path", "offset", "length"], axis=1)
-    gone = [path for path in frames["path"] if not os.path.exists(path)]
+    states = _states(manifest)
+    gone = [path for path, state in zip(frames["path"], states, strict=True) if state is None]
     if gone:
         raise FileNotFoundError(f"{len(gone)} of {len(frames)} files are gone, index anew; the first: {gone[0]}")
-    changed = changed_files(manifest)
+    changed = _are_changed(manifest, states)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         if changed.any():
             _log.warning(
@@ -64,29 +65,32 @@ def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFram
     return frames
 
 
-def changed_files(manifest: pd.DataFrame) -> np.ndarray:
-    """Tell which files are not known to be those that were indexed.
-
-    Args:
-        manifest: One row per image; where it does not say what a file was like, all are taken as changed.
-
-    Returns:
-        bool, (n,). A file that is gone has changed.
-    """
-    if not {"file_bytes", "file_modified"} <= set(manifest.columns):
-        return np.ones(len(manifest), bool)
-    rows = manifest[["path", "file_bytes", "file_modified"]].itertuples(index=False)
-    return np.array([_state_of(row.path) != (row.file_bytes, row.file_modified) for row in rows], bool)
-
-
 def check_files(manifest: pd.DataFrame) -> None:
     """Read the files again that were changed since they were indexed.
 
     Raises:
         DicomError: Of the first that is gone, cannot be read any more, or has another size in pixels than its mask.
     """
-    for row in manifest.loc[changed_files(manifest), ["path", "rows", "columns"]].itertuples(index=False):
+    changed = _are_changed(manifest, _states(manifest))
+    for row in manifest.loc[changed, ["path", "rows", "columns"]].itertuples(index=False):
         _read_again(row)
+
+
+def _states(manifest: pd.DataFrame) -> list[tuple[int, int] | None]:
+    """Return what each file is like now, None of one that is gone."""
+    return [_state_of(path) for path in manifest["path"]]
+
+
+def _are_changed(manifest: pd.DataFrame, states: list[tuple[int, int] | None]) -> np.ndarray:
+    """Tell which files are not known to be those that were indexed: all, where a manifest does not say what they were.
+
+    Returns:
+        bool, (n,). A file that is gone has changed.
+    """
+    if not set(STATE_COLUMNS) <= set(manifest.columns):
+        return np.ones(len(manifest), bool)
+    indexed = manifest[list(STATE_COLUMNS)].itertuples(index=False, name=None)
+    return np.array([now != before for now, before in zip(states, indexed, strict=True)], bool)
 
 
 def _state_of(path: str) -> tuple[int, int] | None:

@@ -73,9 +73,11 @@ def mask_or_clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFor
         As `mask` or `clamp` does.
     """
     masked = mask(samples, precision, pixels)
-    clamped = clamp(samples, precision, pixels)
     numbers, (low, high) = _meant(samples, precision, pixels) >> _shift(precision, pixels), pixels.stored_range
     outside = (numbers < low) | (numbers > high)
+    if not outside.any():  # as in most files: then there is no seam
+        return masked
+    clamped = clamp(samples, precision, pixels)
     return clamped if _seam(clamped, outside, pixels) < _seam(masked, outside, pixels) else masked
 
 

@@ -23,6 +23,7 @@ from pneumoseg.models.batch_statistics import recompute_batch_statistics
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
+from pneumoseg.training.phases import load_sides
 from pneumoseg.training.run import EPOCH_WEIGHTS, FINISHED
 from pneumoseg.whole_file import whole_file
 
@@ -110,13 +111,8 @@ def average_epochs(
     part, loss, sides = part_of(settings.phases, end), settings.loss, _sides(run, manifest)
     with files_named(*sides):
         training, validation = (
-            segmentation_examples(
-                side,
-                settings.image_size,
-                cache_dir=cache_dir,
-                decoded_images_gigabytes=settings.decoded_images_gigabytes,
-            ).batches(settings.batch_size)
-            for side in sides
+            examples.batches(settings.batch_size)
+            for examples in load_sides(segmentation_examples, settings, sides, cache_dir)
         )
         scores = keep_average(
             folder, bundle.model, average.average, bundle.arguments, part, loss, training, validation,

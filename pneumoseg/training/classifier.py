@@ -21,7 +21,7 @@ from pneumoseg.losses import FocalLoss
 from pneumoseg.metrics import MatthewsCorrelation
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
-from pneumoseg.training.phases import fit_phases, shown_epoch
+from pneumoseg.training.phases import fit_phases, load_sides, shown_epoch
 from pneumoseg.training.precision import precision
 from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
 from pneumoseg.whole_file import whole_file
@@ -94,15 +94,7 @@ def train_split(
     with open_run(folder, settings, training, validation, resume=resume) as run, files_named(training, validation):
         if copies is not None:
             _save_copies(run, copies, training, augmentations)
-        examples, checked = (
-            classification_examples(
-                side,
-                settings.image_size,
-                cache_dir=cache_dir,
-                decoded_images_gigabytes=settings.decoded_images_gigabytes,
-            )
-            for side in (training, validation)
-        )
+        examples, checked = load_sides(classification_examples, settings, (training, validation), cache_dir)
         validation_batches = checked.batches(settings.batch_size)
         loss, best = _loss(settings), BestBundle(_MONITOR, save)
         history = fit_phases(

@@ -19,6 +19,7 @@ from pneumoseg.callbacks.finite_loss import FiniteLoss
 from pneumoseg.callbacks.history_file import HistoryFile
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import ClassifierSettings, Phase, SegmenterSettings
+from pneumoseg.data.loaders import Examples
 from pneumoseg.data.sampling import Epoch, random_epoch, sliding_share
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.run import CHECKPOINT
@@ -141,6 +142,24 @@ def fit_phases(
             callback.on_train_end()
         _tell_given_up(model.optimizer, gradient_accumulation_steps)
     return history.table
+
+
+def load_sides(
+    make: Callable[..., Examples],
+    settings: ClassifierSettings | SegmenterSettings,
+    sides: Sequence[pd.DataFrame],
+    cache_dir: str | Path,
+) -> list[Examples]:
+    """Make the examples of each side of a split as the settings say.
+
+    Args:
+        make: `classification_examples` or `segmentation_examples`.
+        settings: Say the image size and the memory for decoded images.
+        sides: Manifest rows of each side.
+        cache_dir: Folder for images that need transcoding.
+    """
+    options = {"cache_dir": cache_dir, "decoded_images_gigabytes": settings.decoded_images_gigabytes}
+    return [make(side, settings.image_size, **options) for side in sides]
 
 
 def shown_epoch(settings: ClassifierSettings | SegmenterSettings, labels: np.ndarray, number: int) -> Epoch:

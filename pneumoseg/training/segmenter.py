@@ -17,7 +17,7 @@ from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.averaging import keep_average, log_average, part_of
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
-from pneumoseg.training.phases import fit_phases, shown_epoch
+from pneumoseg.training.phases import fit_phases, load_sides, shown_epoch
 from pneumoseg.training.precision import precision
 from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
 from pneumoseg.training.start import save_trained_before, trained_before
@@ -84,15 +84,7 @@ def train_split(
     with open_run(folder, settings, training, validation, resume=resume) as run, files_named(training, validation):
         if before is not None:
             save_trained_before(run, before)
-        examples, checked = (
-            segmentation_examples(
-                side,
-                settings.image_size,
-                cache_dir=cache_dir,
-                decoded_images_gigabytes=settings.decoded_images_gigabytes,
-            )
-            for side in (training, validation)
-        )
+        examples, checked = load_sides(segmentation_examples, settings, (training, validation), cache_dir)
         labels, best = training["has_pneumothorax"].to_numpy(), BestBundle(_MONITOR, save)
         validation_batches = checked.batches(settings.batch_size)
         swa = SWA(**settings.swa.model_dump()) if settings.swa else None

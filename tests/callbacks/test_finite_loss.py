@@ -47,6 +47,8 @@ def test_metric_that_is_not_defined_is_no_loss():
     callback = watching(model_with())
     callback.on_epoch_end(2, {"loss": 1.0, "val_loss": 2.0, "val_auc": np.nan})
     callback.on_train_batch_end(0, {"loss": 1.0, "auc": np.nan})
+    with pytest.raises(DivergedError, match="val_loss is nan"):
+        callback.on_epoch_end(2, {"loss": 1.0, "val_loss": np.nan, "val_auc": np.nan})
 
 
 def test_fit_ends_within_the_epoch():
