@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Assembled, ExcludedRuns, Manifest, app, output_file, output_folder
-from pneumoseg.whole_file import whole_file
 
 
 @app.command()
@@ -64,7 +64,7 @@ def show_masks(
         from pneumoseg.inference import load_pipeline
 
         results = list(load_pipeline(pipeline, assembled=assembled).predict_many(chosen["path"]))
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         draw_contact_sheet(chosen, results).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")
 
@@ -76,13 +76,13 @@ def show_augmentations(
     count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="Same seed, same images and changes.")] = 0,
 ) -> None:
-    """Draw images beside what each augmentation technique makes of them."""
+    """Draw images beside what each augmentation transform makes of them."""
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.contact_sheet import draw_augmentations
 
     table = load_manifest(manifest)
     positives = table[table["has_pneumothorax"]]
     chosen = positives.sample(min(count, len(positives)), random_state=seed)
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         draw_augmentations(chosen, seed).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import (
     Assembled,
     KeptPredictions,
@@ -15,7 +16,6 @@ from pneumoseg.cli.app import (
     output_folder,
     tell_unreadable,
 )
-from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
     from pneumoseg.evaluation import Evaluation
@@ -80,7 +80,7 @@ def evaluate(
         typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
     if out is not None:
         for name, table in tables.items():
-            with whole_file(out / f"{name}.csv") as temporary:
+            with atomic_write(out / f"{name}.csv") as temporary:
                 table.to_csv(temporary)
         typer.echo(f"{out}: all tables")
     if tell_unreadable(evaluation.predictions.errors):

@@ -11,12 +11,12 @@ from typing import Any
 
 import keras
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
 from pneumoseg.models.bundle import SPEC_NAME, Bundle, BundleError, load_bundle
 from pneumoseg.postprocessing import DecisionRule
-from pneumoseg.whole_file import whole_file
 
 _JOINT = "pipeline.json"
 _TUNING = "tuning.json"
@@ -183,7 +183,7 @@ def save_tuning(folder: str | Path, tuning: Tuning) -> None:
         "image_ids": list(tuning.image_ids),
         "patient_ids": list(tuning.patient_ids),
     }
-    with whole_file(Path(folder) / _TUNING) as temporary:
+    with atomic_write(Path(folder) / _TUNING) as temporary:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
