@@ -143,7 +143,7 @@ def test_a_huge_spec_is_not_read(folder):
     [
         ({"builder": "os.system"}, "unknown builder 'os.system'"),
         ({"builder": ["classifier"]}, "unknown builder"),
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"arguments": [1]}, "must be objects"),
         ({"arguments": {**ARGUMENTS, "weights": "http://example.org/w.h5"}}, "takes no argument 'weights'"),
         ({"arguments": {**ARGUMENTS, "custom_objects": {}}}, "takes no argument 'custom_objects'"),
