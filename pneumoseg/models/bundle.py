@@ -158,6 +158,32 @@ def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
     return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"], _split_of(folder, spec))
 
 
+@dataclass(frozen=True)
+class BundleSpec:
+    """The part of a bundle that can be read without building its network.
+
+    Attributes:
+        builder: "classifier" or "segmenter".
+        thresholds: Named numbers chosen on validation data.
+        images: The images it was trained and validated on; None if whoever saved it did not say.
+    """
+
+    builder: str
+    thresholds: dict[str, float]
+    images: DataSplit | None
+
+
+def read_bundle_spec(folder: str | Path) -> BundleSpec:
+    """Read what a bundle is, without building its network.
+
+    Raises:
+        BundleError: If the folder holds no bundle, or its spec is damaged.
+    """
+    folder = Path(folder)
+    spec = _read_spec(folder)
+    return BundleSpec(spec["builder"], _finite(folder, spec["thresholds"]), _split_of(folder, spec))
+
+
 def read_data_split(folder: str | Path) -> DataSplit | None:
     """Read which images a bundle was trained and validated on, without building its network.
 
