@@ -238,6 +238,21 @@ def load_classifier_settings(path: str | Path) -> ClassifierSettings:
     return _validated(path, ClassifierSettings)
 
 
+def load_experiment(path: str | Path) -> ClassifierSettings | SegmenterSettings:
+    """TEMPORARY."""
+    content, _ = _read(Path(path))
+    return load_classifier_settings(path) if content["kind"] == "classifier" else load_segmenter_settings(path)
+
+
+def experiment_files(path: str | Path) -> list[Path]:
+    """Return an experiment file and the files that it is based on, in order.
+
+    Raises:
+        ConfigError: If one is missing, is not YAML, or is based on itself.
+    """
+    return _read(Path(path))[1]
+
+
 def load_segmenter_settings(path: str | Path) -> SegmenterSettings:
     """Read a segmenter's experiment file, as `load_classifier_settings` does."""
     return _validated(path, SegmenterSettings)

@@ -16,6 +16,7 @@ import pneumoseg
 # Read when TensorFlow is imported, which happens only inside the commands that need it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"pneumoseg {pneumoseg.__version__}")
@@ -98,9 +99,7 @@ TunedPipeline = Annotated[
 Assembled = Annotated[
     bool, typer.Option("--assembled", help="Use the decision rule as assembled, even if another was tuned.")
 ]
-CachedPredictions = Annotated[
-    Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg cache-predictions`.")
-]
+CachedPredictions = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg cache-predictions`.")]
 BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
 
 

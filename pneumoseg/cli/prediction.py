@@ -32,7 +32,7 @@ def assemble(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Finished runs of a classifier and of a segmenter, or folders of single bundles; several are averaged.",
+            help="Finished runs of a classifier and of a segmenter, or folders of bundles; several are averaged.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pipeline.", callback=output_folder)],
@@ -49,11 +49,13 @@ def assemble(
     from pneumoseg.inference import assemble_pipeline
     from pneumoseg.models.bundle import builder_of
     from pneumoseg.training.averaging import worse_average
-    from pneumoseg.training.run import Run, run_of
+    from pneumoseg.training.run import Run
 
     bundles = [bundle for source in sources for bundle in Run(source).deployable()]
     kinds = {bundle: builder_of(bundle) for bundle in bundles}
-    classifiers, segmenters = ([path for path in bundles if kinds[path] == kind] for kind in ("classifier", "segmenter"))
+    classifiers, segmenters = (
+        [path for path in bundles if kinds[path] == kind] for kind in ("classifier", "segmenter")
+    )
     assemble_pipeline(
         classifiers,
         segmenters,

@@ -34,9 +34,6 @@ class Goal(str, Enum):
     SHOW_PREDICTIONS = "show-predictions"
 
 
-_UNTRAINED = {Goal.INDEX, Goal.SHOW_MASKS, Goal.SHOW_AUGMENTATIONS}
-
-
 @dataclass(frozen=True)
 class DataSet:
     """Where the files of the competition's data set are.
@@ -93,8 +90,7 @@ def _first(folder: Path, *names: str) -> Path | None:
 
 def _shares_ids(truth: Path, id_map: Path) -> bool:
     """Return whether an id map lists any of the test images."""
-    from pneumoseg.data.annotations import read_annotations
-    from pneumoseg.data.patients import read_id_map
+    from pneumoseg.data.annotations import read_annotations, read_id_map
 
     return bool(set(read_annotations(truth)["image_id"]) & set(read_id_map(id_map).index))
 
@@ -253,7 +249,9 @@ def _option(text: str) -> typer.models.OptionInfo:
 @app.command()
 def reproduce(
     data: Annotated[Path, typer.Argument(parser=_path, metavar="DATA", help="Folder with the data set.")],
-    goals: Annotated[list[Goal] | None, typer.Argument(help="What to make.", show_default="submit evaluate report")] = None,
+    goals: Annotated[
+        list[Goal] | None, typer.Argument(help="What to make.", show_default="submit evaluate report")
+    ] = None,
     runs: Annotated[Path, _option("Folder for manifests, runs and results.")] = Path("runs"),
     experiment: Annotated[
         list[Path] | None,
@@ -265,7 +263,9 @@ def reproduce(
     sample: Annotated[Path | None, _option("Ids to submit instead of DATA/stage_2_sample_submission.csv.")] = None,
     id_map: Annotated[Path | None, _option("Image ids to NIH file names instead of DATA/nih_id.csv.")] = None,
     test_id_map: Annotated[Path | None, _option("The same of the test images, if their masks are known.")] = None,
-    tuned: Annotated[bool, typer.Option("--tune/--no-tune", help="Choose the decision rule on validation images.")] = True,
+    tuned: Annotated[
+        bool, typer.Option("--tune/--no-tune", help="Choose the decision rule on validation images.")
+    ] = True,
     flip: Annotated[bool, typer.Option("--flip", help="Also show in the report what mirrored images change.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that would run.")] = False,
 ) -> None:
@@ -291,7 +291,7 @@ def _experiments(files: Sequence[Path], goals: Sequence[Goal]) -> tuple[Path, Pa
     """Return the experiment files of the classifier and of the segmenter.
 
     Raises:
-        ValueError: If two are of one kind, or one is of a kind that no goal trains.
+        ValueError: If two are of one kind, or a training is asked for and only the other one's experiment is named.
     """
     from pneumoseg.config import load_experiment
 
@@ -301,9 +301,10 @@ def _experiments(files: Sequence[Path], goals: Sequence[Goal]) -> tuple[Path, Pa
         kind = load_experiment(file).kind
         if kind in given:
             raise ValueError(f"{given[kind]} and {file} are both experiments of a {kind}: name one of them")
-        if set(goals) <= _UNTRAINED | {Goal(f"train-{other}") for other in chosen if other != kind}:
-            raise ValueError(f"{file} is the experiment of a {kind}, which {goals[0].value} does not train")
         given[kind] = file
+    for kind in chosen:
+        if given and kind not in given and Goal(f"train-{kind}") in goals:
+            raise ValueError(f"train-{kind}: {files[0]} is not an experiment of a {kind}: name one that is")
     chosen |= given
     return chosen["classifier"], chosen["segmenter"]
 

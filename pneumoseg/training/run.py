@@ -260,3 +260,11 @@ def _content(manifest: pd.DataFrame) -> list[str]:
 def _environment() -> dict[str, Any]:
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), **versions}
+
+
+class Run:
+    """TEMPORARY."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.finished = self.folder / FINISHED
