@@ -71,7 +71,7 @@ def test_encode_accepts_views_and_other_dtypes():
 
 @pytest.mark.parametrize("array", [np.zeros((2, 2, 1)), np.zeros(4), np.full((2, 2), 0.5), np.full((2, 2), 255)])
 def test_encode_refuses_what_is_no_mask(array):
-    with pytest.raises(ValueError, match="^mask has"):
+    with pytest.raises(ValueError, match=r"^mask has"):
         rle.encode(array)
 
 
