@@ -24,7 +24,7 @@ class Device:
 
     Attributes:
         gpus: Names of the GPUs that TensorFlow sees; networks run on the first.
-        memory_bytes: Memory that TensorFlow may take on the first GPU, or the machine's memory if there is no GPU, in
+        memory_bytes: Memory that TensorFlow may take on the first GPU, or without a GPU the machine's memory, in
             bytes; None if unknown.
         cores: Number of CPU cores of the machine.
         tf32: Whether float32 convolutions and matrix products are rounded to TensorFloat-32.

@@ -140,7 +140,7 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
         raise DamagedError(pixels.path, f"its compressed pixels cannot be decoded ({error})") from error
     if values.shape != (pixels.rows, pixels.columns):
         raise DamagedError(pixels.path, f"its pixels decode to {values.shape}, another shape than announced")
-    # Under .91 a reversible codestream may have been truncated to a bit rate without saying so.
+    # With this transfer syntax a reversible codestream may have been truncated to a bit rate without saying so.
     may_be_truncated = syntax == uid.JPEG2000
     keep = stored.clamp if stream.lossy else stored.mask_or_clamp if may_be_truncated else stored.mask_bits
     sequential = stream.process in (_BASELINE, _EXTENDED) and stream.precision == 8

@@ -34,8 +34,8 @@ class DicomHeader:
         pixel_spacing: Distance between rows and between columns, in mm; None if absent or not positive.
         frame_offset: Position in the file, in bytes, of the single JPEG frame that
             `tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")` decodes to exactly this image; 0 if
-            there is no such frame.
-        frame_length: Length of that frame in bytes; 0 if there is no such frame.
+            the file has none.
+        frame_length: Length of that frame in bytes; 0 if the file has none.
 
     Example:
         >>> header = read_dicom("chest.dcm")[1]  # doctest: +SKIP
@@ -124,7 +124,7 @@ def read_format(elements: Elements) -> PixelFormat:
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnsupportedError(path, f"is not greyscale ({photometric or 'unnamed'}, {samples} samples per pixel)")
     if frames != 1:
-        raise UnsupportedError(path, f"holds {frames} frames", "Export the wanted frame as an image of its own")
+        raise UnsupportedError(path, f"holds {frames} frames", "Export the wanted frame as a separate image")
     if allocated not in (8, 16):
         raise UnsupportedError(path, f"allocates {allocated} bits per pixel, expected 8 or 16")
     high_bit = (elements.integers("HighBit") or [stored - 1])[0]

@@ -24,9 +24,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Where files break the standard, or the standard is silent:
 
     - Bits outside the stored bits are masked. Values that a lossy codec moved outside the stored range are clamped to
-      the nearest stored value instead. The frame tells which codec was lossy. A reversible JPEG 2000 frame under .91
-      may have been truncated to a bit rate; it is clamped if this leaves smaller steps at the borders of the pixels
-      outside the stored range.
+      the nearest stored value instead. The frame tells which codec was lossy. A reversible frame in the JPEG 2000
+      transfer syntax that allows loss (91) may have been truncated to a bit rate; it is clamped if this leaves smaller
+      steps at the borders of the pixels outside the stored range.
     - Words equal to a Pixel Padding Value (or in its range) that the stored bits cannot hold, such as 65535 with
       12 bits, are padding, and black under a window too. A frame whose samples cannot hold that value has no such
       padding.
@@ -43,9 +43,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Args:
         path: Path of a DICOM file with one greyscale frame of 1 to 16 bits, allocated as 8 or 16 bits, in one of these
             transfer syntaxes: implicit or explicit VR little endian, explicit VR big endian, deflated, encapsulated
-            uncompressed, RLE lossless, JPEG baseline, extended or lossless (.50, .51, .57, .70), JPEG-LS (.80, .81),
-            JPEG 2000 (.90, .91). Not read: JPEG 2000 part 2, High-Throughput JPEG 2000, JPEG XL, deflated frames,
-            video.
+            uncompressed, RLE lossless, and of the UIDs 1.2.840.10008.1.2.4.x JPEG baseline, extended or lossless (x is
+            50, 51, 57, 70), JPEG-LS (80, 81) and JPEG 2000 (90, 91). Not read: JPEG 2000 part 2, High-Throughput JPEG
+            2000, JPEG XL, deflated frames, video.
 
     Returns:
         The image, uint8, (rows, columns), 0 to 255; dense tissue is white.

@@ -23,7 +23,7 @@ GRADIENT = np.add.outer(np.arange(37) * 4, np.arange(34) * 3).astype(np.uint8)
 
 
 def dataset(pixels: np.ndarray, **attributes) -> Dataset:
-    """An uncompressed greyscale image with the attributes given; those set to None are left out."""
+    """Return an uncompressed greyscale image with the given attributes; attributes set to None are left out."""
     bits = 8 * pixels.dtype.itemsize
     signed = int(pixels.dtype.kind == "i")
     image = Dataset()
@@ -124,13 +124,13 @@ def encoded(pixels: np.ndarray, encoding: str, path: Path, **attributes) -> Path
 
 
 def with_bits(path: Path, stored: int, high: int) -> Path:
-    """The file with another BitsStored and HighBit, its pixels as they are."""
+    """Return the file with another BitsStored and HighBit and unchanged pixels."""
     image = pydicom.dcmread(path)
     image.BitsStored, image.HighBit = stored, high
     return save(image, path)
 
 
 def entropy_coded(frame: bytes) -> int:
-    """Where the compressed data of a frame of one scan begin."""
+    """Return the position at which the compressed data of a single-scan frame begin."""
     start = frame.index(b"\xff\xda")
     return start + 2 + struct.unpack_from(">H", frame, start + 2)[0]

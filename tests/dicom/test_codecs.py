@@ -64,10 +64,10 @@ def run_length_file(path: Path, shape: tuple[int, int], *segments: bytes) -> Pat
     "segment",
     [
         b"\x02\1\2\3\xff\7\x00\4",  # three literals, a run of two, one literal
-        b"\x80\x02\1\2\3\x80\xff\7\x00\4\0\x80",  # with nothing in between, and padding
-        b"\x02\1\2\3\xff\7\x01\4\5",  # the last one with a pixel too much
-        b"\x02\1\2\3\xff\7\x00\4\x00\5",  # a literal too much
-        b"\x02\1\2\3\xff\7\x00\4\5",  # a byte too much
+        b"\x80\x02\1\2\3\x80\xff\7\x00\4\0\x80",  # with no-operation codes in between, and padding
+        b"\x02\1\2\3\xff\7\x01\4\5",  # one pixel too many in the last literal run
+        b"\x02\1\2\3\xff\7\x00\4\x00\5",  # one literal run too many
+        b"\x02\1\2\3\xff\7\x00\4\5",  # one byte too many
     ],
 )
 def test_run_lengths(tmp_path, segment):
@@ -77,10 +77,10 @@ def test_run_lengths(tmp_path, segment):
 @pytest.mark.parametrize(
     "segment",
     [
-        b"\x02\1\2\3\xff\7",  # a pixel too few
-        b"\x80\x02\1\2\3\xff\7\x00",  # a literal cut off
-        b"\x05\1\2\3\7\7",  # and one of several
-        b"\x80\x02\1\2\3\xff\7\xff",  # a run cut off
+        b"\x02\1\2\3\xff\7",  # one pixel missing
+        b"\x80\x02\1\2\3\xff\7\x00",  # a literal run cut short
+        b"\x05\1\2\3\7\7",  # a longer literal run cut short
+        b"\x80\x02\1\2\3\xff\7\xff",  # a repeat run cut short
         b"\x02\1\2\3\xff\7\x02\4\5\6",  # two pixels too many
         b"\x02\1\2\3\xff\7\x00\4\xff\1",
         b"\x02\1\2\3\xff\7\x00\4\x01\5\6",
@@ -126,7 +126,7 @@ def test_an_odd_number_of_bytes_is_padded(tmp_path):
 
 
 def test_jpeg_extended_of_twelve_bits():
-    # The stored values at these places, 244 and 95 of 0 to 264, are those of pydicom's own tests.
+    # pydicom's own tests give the stored values of these pixels: 244 and 95, in a range of 0 to 264.
     image = read_image(CORPUS / "JPGExtended.dcm")
     assert image.shape == (1024, 256)
     assert (image[420, 140], image[230, 120]) == (236, 92)
@@ -219,7 +219,7 @@ def test_bytes_after_the_end_of_a_frame(tmp_path, encoding):
 
 
 def wrap_in_boxes(codestream: bytes, kind: str) -> bytes:
-    """A JP2 file around a codestream (ITU-T T.800 annex I)."""
+    """Return a JP2 file around a codestream (ITU-T T.800 annex I)."""
     start = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
     if kind == "to the end":
         return start + b"\0\0\0\0jp2c" + codestream
@@ -251,7 +251,7 @@ def test_jpeg_2000_away_from_the_origin(tmp_path, left, top):
     path = encoded(GRADIENT, "JPEG 2000", tmp_path / "image.dcm")
     content = bytearray(path.read_bytes())
     size = content.index(b"\xff\x4f\xff\x51") + 8
-    # Right, bottom, left, top of the image; width and height of a tile; left and top of the tiles.
+    # Right, bottom, left and top of the image; width and height of a tile; left and top of the tiles.
     values = np.array(struct.unpack_from(">8L", content, size))
     values += left, top, left, top, 0, 0, left, top
     struct.pack_into(">8L", content, size, *values)

@@ -55,7 +55,7 @@ def test_windows(tmp_path, function, center, width, pixels, expected):
     ("centers", "widths", "expected"),
     [
         ([100, 2000], [51, 4000], [0, 28, 255]),  # the first of two
-        ([0, 100], [0, 51], [0, 28, 255]),  # a width of 0 says nothing
+        ([0, 100], [0, 51], [0, 28, 255]),  # a width of 0 is invalid
         (100, -5, [0, 51, 255]),  # no valid window: 50 to 200 is stretched, 80 is 30 / 150 of white
         (100, 0.5, [0, 51, 255]),
         (100, None, [0, 51, 255]),
@@ -72,12 +72,12 @@ def test_the_first_valid_window_is_applied(tmp_path, centers, widths, expected):
         # Values 0, 0.1, 0.2, 0.3 and 0.4: the window is from 0.1 to 0.3.
         ("0.0001", None, 0.2, 0.2, [0, 0, 128, 255, 255]),
         ("-0.0001", "LINEAR", -0.2, 0.2, [255, 255, 128, 0, 0]),
-        # Values from 0 to 4 in steps of 0.001: the window of LINEAR, less 1 wide, would be a threshold at 1.5.
+        # Values from 0 to 4 in steps of 0.001: LINEAR subtracts 1 from the width, which would leave a threshold at 1.5.
         ("0.001", "LINEAR", 2, 1, [0, 0, 128, 255, 255]),
         ("0.001", "LINEAR", 2, 1.5, [0, 0, 128, 255, 255]),
-        # Wide enough for the standard's formula: centre 1.5, width 1, so from 1 to 2.
+        # Wide enough for the standard's formula: centre 1.5 and width 1, so from 1 to 2.
         ("0.001", "LINEAR", 2, 2, [0, 0, 255, 255, 255]),
-        # Narrower than a step: stretched.
+        # Narrower than a step: ignored, so the values are stretched.
         ("0.0001", None, 0.2, 0.00009, [0, 64, 128, 191, 255]),
         ("0.5", None, 800, 0.4, [0, 64, 128, 191, 255]),
         ("2", None, 4000, 0.9, [0, 64, 128, 191, 255]),
@@ -102,7 +102,7 @@ def test_an_unknown_voi_lut_function_matters_only_to_a_window(tmp_path):
 
 
 def test_signed_with_rescale_and_window(tmp_path):
-    # Modality values 2 x - 1000: -1002, -500, 0, 500, 1000; centre -0.5, width 2000: -500 is 0.25025 of white.
+    # Modality values 2 x - 1000: -1002, -500, 0, 500, 1000. With centre -0.5 and width 2000, -500 is 0.25025 of white.
     attributes = {
         "BitsStored": 12,
         "RescaleSlope": 2,
@@ -112,7 +112,7 @@ def test_signed_with_rescale_and_window(tmp_path):
     }
     expected = [[0, 64, 128, 191, 255]]
     assert displayed(tmp_path, [[-1, 250, 500, 750, 1000]], "i2", **attributes) == expected
-    # The same with nothing, or an overlay, above the 12 bits instead of the sign.
+    # The same with zeros or an overlay above the 12 bits instead of the sign.
     assert displayed(tmp_path, [[0xFFF, 250, 0x31F4, 750, 1000]], "u2", PixelRepresentation=1, **attributes) == expected
 
 
@@ -121,7 +121,7 @@ def test_rescaled_eight_bit_values_are_stretched(tmp_path):
 
 
 def test_modality_lut(tmp_path):
-    # Entries 0, 1000, 3000, 4000 for 10, 11, 12, 13; what is below or above takes the first or last; then stretched.
+    # Entries 0, 1000, 3000, 4000 for 10, 11, 12, 13. Values outside take the first or last entry. Then stretched.
     sequence = lookup_table([4, 10, 16], [0, 1000, 3000, 4000])
     expected = [[0, 0, 64, 191, 255, 255]]
     assert displayed(tmp_path, [[9, 10, 11, 12, 13, 200]], "u1", ModalityLUTSequence=sequence) == expected
@@ -158,9 +158,9 @@ def test_voi_lut_in_big_endian(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "bits", "data", "dtype"),
     [
-        (4, 8, [0, 100, 200, 255], "u1"),  # two entries a word
-        (3, 8, [0, 100, 255, 77], "u1"),  # and one byte to make the length even
-        (3, 8, [0, 100, 255, 77, 0, 0], "<u2"),  # more entries than the descriptor says
+        (4, 8, [0, 100, 200, 255], "u1"),  # two entries per word
+        (3, 8, [0, 100, 255, 77], "u1"),  # with one byte that makes the length even
+        (3, 8, [0, 100, 255, 77, 0, 0], "<u2"),  # more entries than the descriptor announces
     ],
 )
 def test_lut_data_of_bytes_and_words(tmp_path, entries, bits, data, dtype):
@@ -177,7 +177,7 @@ def test_a_lut_of_65536_entries_has_0_in_its_descriptor(tmp_path):
 @pytest.mark.parametrize(
     ("bits", "data", "expected"),
     [
-        # The descriptor says more by two bits or more, or fewer: white is the highest entry.
+        # The descriptor announces too many bits, by two or more, or too few: white is the highest entry.
         (16, [0, 1000, 2000, 4095], [0, 62, 125, 255]),
         (16, [4095, 2000, 1000, 0], [255, 125, 62, 0]),
         (16, [0, 1000, 2000, 4000], [0, 64, 128, 255]),
@@ -190,7 +190,7 @@ def test_a_lut_of_65536_entries_has_0_in_its_descriptor(tmp_path):
         (12, [0, 1024, 2048, 4096], [0, 64, 128, 255]),
         (8, [0x0000, 0x6464, 0xC8C8, 0xFFFF], [0, 100, 200, 255]),  # each byte doubled
         (8, [0x0000, 0x6400, 0xC800, 0xFF00], [0, 100, 200, 255]),  # in the high byte
-        # Nothing at all, or nothing possible.
+        # The descriptor announces no bits, or an impossible number.
         (0, [0, 1000, 2000, 4000], [0, 64, 128, 255]),
         (0, [0, 100, 200, 250], [0, 100, 200, 250]),
         (7, [0, 100, 200, 250], [0, 100, 200, 250]),
@@ -218,7 +218,7 @@ def test_a_voi_lut_of_bytes_that_announces_16_bits(tmp_path):
         (8, [0, 1, 2, 100], [0, 1, 2, 100]),
         (16, [0, 0, 0, 0], [0, 0, 0, 0]),
         (0, [0, 0, 0, 0], [0, 0, 0, 0]),
-        (16, [0, 0, 0, 40000, 65535], [0, 0, 0, 156]),  # the fifth entry is not one of the LUT
+        (16, [0, 0, 0, 40000, 65535], [0, 0, 0, 156]),  # the fifth entry does not belong to the LUT
     ],
 )
 def test_a_consistent_voi_lut_may_leave_white_unused(tmp_path, bits, data, expected):
@@ -252,12 +252,12 @@ def test_a_contradictory_voi_lut_is_warned_about_once_per_file(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "dtype", "rescale", "first", "vr"),
     [
-        # Entries 0, 100, 200, 255 for -100, -99, -98 and -97, the first being written as 65436 = -100 + 65536.
+        # Entries 0, 100, 200, 255 for -100, -99, -98 and -97; -100 may be written as 65436 = -100 + 65536.
         ([-200, -100, -99, -98, -97, 50], "i2", None, 65436, "US"),
         ([-200, -100, -99, -98, -97, 50], "i2", None, -100, "SS"),
         ([0, 924, 925, 926, 927, 4000], "u2", -1024, 65436, "US"),
         ([0, 924, 925, 926, 927, 4000], "u2", -1024, -100, "SS"),
-        # For 40000 and more, written as a signed number or rightly.
+        # For 40000 and above, written as a signed number or correctly.
         ([0, 40000, 40001, 40002, 40003, 65535], "u2", None, 40000 - 65536, "SS"),
         ([0, 40000, 40001, 40002, 40003, 65535], "u2", None, 40000, "US"),
         ([0, 40024, 40025, 40026, 40027, 65535], "u2", -24, 40000, "US"),
@@ -272,11 +272,11 @@ def test_the_first_value_of_a_voi_lut_may_have_the_wrong_sign(tmp_path, syntax, 
 
 
 def test_a_long_lut_of_unsigned_values_may_begin_below_zero(tmp_path):
-    # Entry 100 is for the value 0, entry 4195 for 4095; as 65436 the first value would be beyond every one there is.
+    # Entry 100 is for the value 0, entry 4195 for 4095. A first value of 65436 would be above all values of the image.
     sequence = lookup_table([4196, 65436, 16], np.linspace(0, 65535, 4196).round())
     # 100 / 4195 of white is 6.1, 2100 / 4195 is 127.7.
     assert displayed(tmp_path, [[0, 2000, 4095]], VOILUTSequence=sequence) == [[6, 128, 255]]
-    # White is padding, one value that the other reading covers.
+    # The padding, 65535, is one value that the other reading covers.
     assert displayed(tmp_path, [[0, 2000, 4095, 65535]], VOILUTSequence=sequence) == [[6, 128, 255, 255]]
 
 

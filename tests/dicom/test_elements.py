@@ -78,7 +78,7 @@ def test_a_bare_data_set_may_begin_at_any_group(tmp_path, encoding):
 
 
 def unknown_sequence(*elements_of_items: bytes) -> bytes:
-    """A private element of unknown VR and undefined length whose items are of undefined length too."""
+    """Return a private element of unknown VR and undefined length, with items of undefined length."""
     items = [b"\xfe\xff\0\xe0\xff\xff\xff\xff" + item + b"\xfe\xff\x0d\xe0\0\0\0\0" for item in elements_of_items]
     return b"\x09\0\1\x10UN\0\0\xff\xff\xff\xff" + b"".join(items) + b"\xfe\xff\xdd\xe0\0\0\0\0"
 
@@ -196,7 +196,7 @@ def test_a_deflated_file_that_does_not_end(tmp_path):
     begin = 144 + struct.unpack_from("<L", content, 140)[0]
     squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     whole = zlib.decompress(content[begin:], wbits=-zlib.MAX_WBITS)
-    # Every byte of the data set can be had, but nothing says that these are all.
+    # Every byte of the data set can be inflated, but nothing marks the end of the stream.
     path.write_bytes(content[:begin] + squeeze.compress(whole) + squeeze.flush(zlib.Z_FULL_FLUSH))
     with pytest.raises(DamagedError, match="deflated data set is cut short"):
         read_image(path)

@@ -25,7 +25,7 @@ def items(*values: bytes) -> bytes:
 
 
 def encapsulated_file(path: Path, content: bytes, length: int, syntax: str = uid.JPEGBaseline8Bit) -> Path:
-    """A file whose Pixel Data are the content, their length as given."""
+    """Write a file whose Pixel Data have the given content and length field."""
     save(jpeg_dataset(FRAME), path, syntax)
     before = path.read_bytes()
     start = before.index(b"\xe0\x7f\x10\0OB")

@@ -15,7 +15,7 @@ from tests.dicom.builders import CORPUS, ENCODINGS, GRADIENT, SEED, dataset, enc
 
 
 def outcome(path: Path) -> str:
-    """'image', or the name of the error, which must name the file, the reason and the remedy."""
+    """Return 'image', or the name of the error after checking its file, reason and remedy."""
     try:
         image = read_image(path)
     except DicomError as caught:
@@ -64,7 +64,7 @@ def test_stored_values_and_windows_agree_with_pydicom():
     agreed = 0
     for path in sorted(CORPUS.rglob("*")):
         if not path.is_file() or outcome(path) != "image" or path.name in ("JPGExtended.dcm", "JPEG-lossy.dcm"):
-            continue  # pydicom has no decoder of permissive licence for JPEG of 12 bits
+            continue  # pydicom has no decoder with a permissive licence for 12-bit JPEG
         assert np.array_equal(read_image(path), displayed_by_pydicom(path)), path.name
         agreed += 1
     assert agreed == 47
@@ -103,7 +103,7 @@ def test_altered_bytes_give_an_image_or_an_error(tmp_path):
 
 
 def alter(content: bytes, rng: random.Random) -> bytes:
-    """The bytes with some overwritten, a stretch dropped or doubled, or the end cut off."""
+    """Return the content with bytes overwritten, a part dropped or doubled, or the end cut off."""
     edited = bytearray(content)
     kind = rng.randrange(4)
     if kind == 0:
@@ -112,7 +112,7 @@ def alter(content: bytes, rng: random.Random) -> bytes:
         start = rng.randrange(len(content))
         edited[start : start + rng.randrange(1, 64)] = edited[start : start + rng.randrange(64)] * 2
         return bytes(edited)
-    # Most edits go where the header is, some anywhere.
+    # Most edits hit the header, some hit any byte.
     end = min(len(content), 1500) if kind == 2 else len(content)
     for _ in range(rng.choice([1, 2, 5, 20])):
         edited[rng.randrange(min(132, end - 1), end)] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])

@@ -51,7 +51,7 @@ def test_a_frame_of_the_stored_bits_alone_is_not_shifted(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("pixels", "dtype", "attributes", "expected"),
     [
-        # 250 is 150 / 200 of white; 65535 masked to 12 bits is 4095, beside which all would be nearly black.
+        # 250 is 150 / 200 of white; 65535 masked to 12 bits is 4095, which would leave the rest nearly black.
         ([[100, 300, 250, 65535]], "u2", {"PixelPaddingValue": 65535}, [[0, 255, 191, 0]]),
         # A true 4095 is white.
         (WORDS, "u2", {"PixelPaddingValue": 65535}, [[0, 255, 13, 10, 0]]),
@@ -61,7 +61,7 @@ def test_a_frame_of_the_stored_bits_alone_is_not_shifted(tmp_path, encoding):
             {"PixelPaddingValue": 65535, "PhotometricInterpretation": "MONOCHROME1"},
             [[255, 0, 242, 245, 0]],
         ),
-        # 65534 is none here; masked it is 4094.
+        # The padding value is 65534, which does not occur; 65535 masked to 12 bits is 4095.
         ([[100, 300, 250, 65535]], "u2", {"PixelPaddingValue": 65534}, [[0, 13, 10, 255]]),
         (
             [[100, 300, 5000, 65535]],
@@ -70,7 +70,7 @@ def test_a_frame_of_the_stored_bits_alone_is_not_shifted(tmp_path, encoding):
             [[0, 255, 0, 0]],
         ),
         ([[100, 300, 5000, 65535]], "u2", {"PixelPaddingValue": 65535, "PixelPaddingRangeLimit": 300}, [[0, 0, 0, 0]]),
-        # Only the padding is black outside the 12 bits, an overlay is masked: 4096 + 100 and 4096 + 250.
+        # Outside the 12 bits only padding is black; an overlay is masked: 4096 + 100 and 4096 + 250.
         ([[4196, 300, 4346, 65535]], "u2", {"PixelPaddingValue": 65535}, [[0, 255, 191, 0]]),
         # -32768 masked to 12 bits is 0, which is not padding: 2048 / 4095 of white is 127.5, 2047 / 4095 is 127.5 too.
         (NUMBERS, "i2", {"PixelPaddingValue": -32768}, [[0, 0, 128, 255, 127]]),
@@ -80,9 +80,9 @@ def test_a_frame_of_the_stored_bits_alone_is_not_shifted(tmp_path, encoding):
             {"PixelPaddingValue": -32768, "PixelPaddingRangeLimit": -2000},
             [[0, 0, 0, 0, 255]],
         ),
-        # A window does not show it as any value: it is none.
+        # Padding outside the stored bits is black under a window too, because it is not a value of the image.
         (WORDS, "u2", {"PixelPaddingValue": 65535, "WindowCenter": 100, "WindowWidth": 51}, [[130, 255, 255, 255, 0]]),
-        # High Bit 15: the words as they lie there, 16 times what is stored.
+        # High Bit 15: the words are 16 times the stored values.
         ([[1600, 4800, 4000, 65535]], "u2", {"PixelPaddingValue": 65535, "HighBit": 15}, [[0, 255, 191, 0]]),
     ],
 )
@@ -110,7 +110,7 @@ LOSSY = {"JPEG 2000": uid.JPEG2000, "JPEG 2000 5-3": uid.JPEG2000, "JPEG-LS": ui
 
 
 def saturated(low: int, high: int, dtype: str) -> np.ndarray:
-    """A third at the low end, one of noise between, one at the high end, so that a lossy codec overshoots at edges."""
+    """Return a third at the low end, a third of noise, a third at the high end: lossy codecs overshoot at edges."""
     pixels = np.empty((48, 60), int)
     pixels[:, :20], pixels[:, 40:] = low, high
     pixels[:, 20:40] = np.random.default_rng(SEED).integers(low, high + 1, (48, 20))
@@ -118,7 +118,7 @@ def saturated(low: int, high: int, dtype: str) -> np.ndarray:
 
 
 def lossy_frame(pixels: np.ndarray, codec: str) -> bytes:
-    """A frame of 16-bit samples, of the pixels' own sign where the codec knows signs."""
+    """Return a lossy frame of 16-bit samples, signed like the pixels if the codec supports signs."""
     rows, columns = pixels.shape
     if codec == "JPEG-LS":
         shape = {"rows": rows, "columns": columns, "samples_per_pixel": 1, "bits_stored": 16}
@@ -132,7 +132,7 @@ def lossy_frame(pixels: np.ndarray, codec: str) -> bytes:
 
 
 def lossy_file(path: Path, pixels: np.ndarray, codec: str, **attributes) -> tuple[Path, np.ndarray]:
-    """A file of 12 stored bits in 16-bit samples; and what these decode to."""
+    """Write a file of 12 stored bits in 16-bit samples; return its path and the decoded samples."""
     frame = lossy_frame(pixels, codec)
     image = jpeg_dataset(frame, pixels.shape, BitsAllocated=16, BitsStored=12, **attributes)
     if codec == "JPEG-LS":
@@ -153,7 +153,7 @@ def stretched(values: np.ndarray, low: int, high: int) -> np.ndarray:
 )
 def test_overshoot_of_a_lossy_codec_is_clamped(tmp_path, codec, dtype, low, center, window):
     high = low + 4095
-    # This window is the whole range, so that it shows what spreading does.
+    # This window is the whole range, so it has the same effect as stretching.
     attributes = {"WindowCenter": center, "WindowWidth": 4096} if window else {}
     signed = int(dtype == "i2")
     pixels = saturated(low, high, dtype)
@@ -168,7 +168,7 @@ def test_overshoot_of_a_lossy_codec_is_clamped(tmp_path, codec, dtype, low, cent
 
 def test_overshoot_with_the_sign_that_contradicts_pixel_representation(tmp_path):
     path = tmp_path / "image.dcm"
-    # Unsigned pixels in signed samples: what is below black stays black.
+    # Unsigned pixels in signed samples: values below black stay black.
     _, decoded = lossy_file(path, saturated(0, 4095, "i2"), "JPEG 2000", PixelRepresentation=0)
     assert decoded.min() < 0
     assert decoded.max() > 4095
@@ -181,11 +181,11 @@ def test_overshoot_with_the_sign_that_contradicts_pixel_representation(tmp_path)
         assert decoded.min() < -2048
         assert decoded.max() > 2047
         assert np.array_equal(read_image(path), stretched(decoded, -2048, 2047))
-    # None of them negative.
+    # No value is negative.
     _, decoded = lossy_file(path, saturated(0, 2047, "u2"), "JPEG 2000", PixelRepresentation=1)
     assert decoded.max() > 2047
     assert np.array_equal(read_image(path), stretched(decoded, 0, 2047))
-    # Two's complement of the 12 stored bits alone: what is beyond 4095 is -1, as 4095 is.
+    # Two's complement of the 12 stored bits alone: values above 4095 mean -1, as 4095 does.
     _, decoded = lossy_file(path, saturated(0, 4095, "u2"), "JPEG 2000", PixelRepresentation=1)
     assert decoded.max() > 4095
     codes = np.minimum(decoded, 4095)
@@ -212,7 +212,7 @@ def test_overshoot_of_values_that_are_not_in_the_lowest_bits(tmp_path, signed, l
 
 
 def jpeg_of_twelve_bits(pixels: np.ndarray) -> bytes:
-    """A JPEG Extended frame of 16 times the 8-bit pixels: steps 16 times as large, and 2048 for 128 as the middle."""
+    """Return a JPEG Extended frame of 16 times the 8-bit pixels: steps 16 times as large, 2048 in place of 128."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", qtables=[[10] * 64])
     frame = buffer.getvalue().replace(bytes([10] * 64), bytes([160] * 64))
@@ -243,7 +243,9 @@ def test_ten_bits_in_a_jpeg_frame_of_twelve(tmp_path, window):
 @pytest.mark.parametrize("row", [2, 20, 34])
 def test_an_overlay_above_the_stored_bits_of_a_reversible_codestream_is_masked(tmp_path, syntax, bit, signed, row):
     noise = np.random.default_rng(SEED).integers(0, 60, (40, 40))
-    pixels = np.add.outer(np.arange(40) * 100, np.arange(40)) + noise - 2048 * signed  # dark above, bright below
+    pixels = (
+        np.add.outer(np.arange(40) * 100, np.arange(40)) + noise - 2048 * signed
+    )  # dark at the top, bright at the bottom
     pixels[0, 0], pixels[39, 39] = -2048 * signed, 4095 - 2048 * signed
     words = (pixels & 0xFFF).astype("u2")
     words[row : row + 5, 5:30:3] |= 1 << bit
@@ -256,7 +258,7 @@ def test_an_overlay_above_the_stored_bits_of_a_reversible_codestream_is_masked(t
 @pytest.mark.parametrize("block", [np.s_[10:20, 10:20], np.s_[5:35, 3:38], np.s_[:, :20], np.s_[:, :]])
 @pytest.mark.parametrize("mean", [200, 2000, 3800])
 def test_a_block_above_the_stored_bits_of_a_possibly_truncated_codestream_is_masked(tmp_path, bit, block, mean):
-    """However large the block and rough the image: its seam is smooth once the bit is gone."""
+    """The steps at the block's border are small once the bit is masked, for any size of block and any noise."""
     pixels = np.random.default_rng(SEED).normal(mean, 40, (40, 40)).clip(0, 4095).astype("u2")
     pixels[0, 0], pixels[39, 39] = 0, 4095
     words = pixels.copy()
@@ -278,7 +280,7 @@ def test_a_component_may_have_its_own_transformation(tmp_path):
     coding = frame.index(b"\xff\x52")
     levels = frame[coding + 9 : coding + 14]
     assert levels[-1] == 0
-    # COC: length, component 0, style, and the same five bytes; COD then says reversible of all other components.
+    # COC: length, component 0, style, and the same five bytes. COD then makes all other components reversible.
     frame[coding + 13] = 1
     frame[coding + 14 : coding + 14] = b"\xff\x53\0\x09\0\0" + levels
     assert np.array_equal(openjpeg.decode(bytes(frame), j2k_format=0), decoded)
