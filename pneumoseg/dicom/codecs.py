@@ -122,8 +122,8 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
         codec is lossy; and whether the frame is sequential 8-bit JPEG, which TensorFlow decodes to the same samples.
 
     Raises:
-        UnsupportedError: If the transfer syntax, or the frame's process or precision, is not read here.
-        DamagedError: If the frame is cut short, broken, or of another size than its header announces.
+        UnsupportedError: If the transfer syntax, or the frame's process or precision, is not supported.
+        DamagedError: If the frame is cut short, broken, or of another size than the DICOM header announces.
     """
     if syntax == _ENCAPSULATED_UNCOMPRESSED:
         return _read_native(encoded, True, pixels), False
@@ -131,7 +131,7 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
         return stored.mask_bits(_decode_rle(encoded, pixels), pixels.bits_allocated, pixels), False
     if syntax not in _PROCESSES:
         name = uid.UID(syntax, config.IGNORE).name
-        raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not read here")
+        raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not supported")
     encoded, stream = _find_codestream(encoded, syntax, pixels.path)
     _check_codestream(stream, syntax, pixels)
     try:
@@ -178,7 +178,7 @@ def _check_codestream(stream: Codestream, syntax: str, pixels: PixelFormat) -> N
         raise UnsupportedError(path, f"its frame has {stream.components} colour components")
     deep_progressive = stream.process == _PROGRESSIVE and stream.precision != 8
     if stream.process not in _PROCESSES[syntax] or deep_progressive:
-        raise UnsupportedError(path, f"its frame has JPEG process {stream.process:#x}, which is not read with {syntax}")
+        raise UnsupportedError(path, f"its frame has JPEG process {stream.process:#x}, not supported with {syntax}")
     if not 2 <= stream.precision <= pixels.bits_allocated:
         raise DamagedError(path, f"its frame has {stream.precision} bits, its header allocates {pixels.bits_allocated}")
 

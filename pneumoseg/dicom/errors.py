@@ -45,10 +45,10 @@ class NotDicomError(DicomError):
 
     Example:
         >>> print(NotDicomError("notes.txt", "is not DICOM"))
-        notes.txt: is not DICOM. Give a DICOM file; other image formats are not read here
+        notes.txt: is not DICOM. Give a DICOM file; other image formats are not supported
     """
 
-    default_remedy = "Give a DICOM file; other image formats are not read here"
+    default_remedy = "Give a DICOM file; other image formats are not supported"
 
 
 class NoPixelsError(DicomError):
@@ -63,7 +63,7 @@ class NoPixelsError(DicomError):
 
 
 class UnsupportedError(DicomError):
-    """Error of an image that is not a single greyscale frame of at most 16 bits, or whose codec is not read here.
+    """Error of an image that is not a single greyscale frame of at most 16 bits, or whose codec is not supported.
 
     Example:
         >>> UnsupportedError("cine.dcm", "holds 30 frames").reason

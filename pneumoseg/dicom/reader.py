@@ -30,14 +30,13 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     - Words equal to a Pixel Padding Value (or in its range) that the stored bits cannot hold, such as 65535 with
       12 bits, are padding, and black under a window too. A frame whose samples cannot hold that value has no such
       padding.
-    - If the entries of a VOI LUT need more bits than its descriptor says, or fewer by two or more, its highest entry
-      is shown as white, with a warning.
+    - If the entries of a VOI LUT need more bits than its descriptor announces, or fewer by two or more, its highest
+      entry is shown as white, with a warning.
     - The first value that a LUT maps is read as signed or unsigned, whichever lets the LUT cover more of the image's
       values: 65436 may mean -100.
     - A LINEAR window must have a width of at least 1. If the rescale makes neighbouring values differ by less than 1,
       a width below 2 that is at least this difference is applied as LINEAR_EXACT: the standard's formula subtracts 1
-      from the width and would leave less than half of it. Other LINEAR windows narrower than 1 are
-      ignored.
+      from the width and would leave less than half of it. Other LINEAR windows narrower than 1 are ignored.
     - Compressed Pixel Data may have an explicit length and may lack the offset table.
 
     Args:

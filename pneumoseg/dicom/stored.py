@@ -62,9 +62,9 @@ def mask_or_clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFor
     """Return the stored bits of samples that may or may not come from a lossy codec.
 
     Overshoot lies next to white or black, and masking separates it from its neighbours. Pixels under an overlay or
-    garbage resemble their neighbours, and masking restores this. So the steps between neighbours decide of
-    which only one is inside the stored range: the samples are clamped only if this makes the steps smaller. If there
-    are no such neighbours, for example under a constant high bit, the samples are masked.
+    garbage resemble their neighbours, and masking restores this. The decision uses neighbours of which only
+    one is inside the stored range: the samples are clamped only if this makes the steps between them smaller. Without
+    such neighbours, for example under a constant high bit, the samples are masked.
 
     Args:
         samples: Decoded samples, integer, (rows, columns), with the sign that the codestream announces.
