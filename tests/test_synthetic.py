@@ -228,7 +228,7 @@ def test_write_dataset_refuses_a_folder_that_is_not_empty(tmp_path):
         write_dataset(tmp_path)
 
 
-def test_draw_case_refuses_a_size_without_a_chest():
+def test_generate_case_refuses_a_size_without_a_chest():
     with pytest.raises(ValueError, match="size is 8, expected 32 or more"):
         generate_case(np.random.default_rng(0), 8)
 
