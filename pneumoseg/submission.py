@@ -83,7 +83,7 @@ def validate_submission(
     problems += [f"{image_id}: {count} rows, expected one" for image_id, count in sorted(counts.items()) if count > 1]
     for image_id, text in zip(table["image_id"], table["rle"], strict=True):
         try:
-            rle.spans(text, shape)
+            rle.run_bounds(text, shape)
         except ValueError as error:
             problems.append(f"{image_id}: {error}")
     return problems

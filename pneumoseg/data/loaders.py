@@ -220,7 +220,9 @@ def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
 
 def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
     shapes = manifest[["rows", "columns"]].to_numpy(np.int64)
-    spans = [rle.spans(text, (rows, columns)) for text, (rows, columns) in zip(manifest["rle"], shapes, strict=True)]
+    spans = [
+        rle.run_bounds(text, (rows, columns)) for text, (rows, columns) in zip(manifest["rle"], shapes, strict=True)
+    ]
     splits = np.cumsum([0] + [len(starts) for starts, _ in spans])
     starts, ends = (np.concatenate([span[side] for span in spans]) for side in (0, 1))
     runs = {
