@@ -172,7 +172,7 @@ def test_sample_weight_is_one_number_an_image(loss, shape):
 
 
 def test_weights_of_pixels_are_refused():
-    with pytest.raises(ValueError, match="one weight an image"):
+    with pytest.raises(ValueError, match="one weight per image"):
         DiceLoss()(MASKS, PROBABILITIES, np.ones((2, 2, 2, 1)))
 
 

@@ -4,7 +4,8 @@ import pytest
 from keras import ops
 from sklearn.metrics import fbeta_score, jaccard_score, matthews_corrcoef
 
-from pneumoseg.metrics import FBeta, IoU, MatthewsCorrelation, dice, mean_dice
+from pneumoseg.metrics import FBeta, IoU, MatthewsCorrelation
+from pneumoseg.scores import dice
 
 METRICS = [
     MatthewsCorrelation,
@@ -140,7 +141,7 @@ def test_sample_weight_counts_images(make, images):
 def test_wrong_shapes_are_refused(make):
     with pytest.raises(ValueError, match="same shape"):
         make().update_state(np.zeros((2, 4, 4, 1)), np.zeros((2, 2, 2, 1)))
-    with pytest.raises(ValueError, match="one weight an image"):
+    with pytest.raises(ValueError, match="one weight per image"):
         make().update_state(EMPTY, FULL, np.ones((1, 4, 4, 1)))
 
 
@@ -269,60 +270,7 @@ def test_a_model_evaluates_to_the_same_numbers(images, jit_compile):
     )
 
 
-def test_dice_by_hand():
-    mask = np.array([[True, True, True], [False, False, False]])
-    other = np.array([[True, False, False], [True, False, False]])
-    # One pixel in common, three and two in all.
-    assert dice(mask, other) == pytest.approx(2 / 5)
-    assert dice(other, mask) == dice(mask, other)
-    assert dice(mask, mask) == 1
-    assert dice(mask, ~mask) == 0
-
-
-def test_dice_of_empty_masks():
-    empty = np.zeros((3, 4), bool)
-    assert dice(empty, empty) == 1
-    assert dice(empty, ~empty) == 0
-    assert dice(~empty, empty) == 0
-
-
-def test_dice_refuses_what_it_cannot_compare():
-    with pytest.raises(ValueError, match=r"\(3, 4\) and \(4, 3\)"):
-        dice(np.zeros((3, 4), bool), np.zeros((4, 3), bool))
-    with pytest.raises(ValueError, match="float32"):
-        dice(np.zeros((3, 4), bool), np.full((3, 4), 0.2, np.float32))
-
-
-def test_dice_agrees_with_the_f1_metric(images):
+def test_f1_is_the_dice_coefficient(images):
     masks, probabilities = images
-    pairs = mean_dice(masks[..., 0], probabilities[..., 0] > 0.5)
-    assert pairs == pytest.approx(seen(FBeta(), masks, probabilities), abs=1e-6)
-
-
-def test_mean_dice_of_nothing_predicted_is_the_share_of_empty_masks():
-    masks = [np.eye(4, dtype=bool) if i < 3 else np.zeros((4, 4), bool) for i in range(10)]
-    assert mean_dice(masks, [np.zeros((4, 4), bool)] * 10) == pytest.approx(0.7)
-
-
-def test_mean_dice_holds_one_pair_at_a_time():
-    alive = []
-
-    def stream(name):
-        for _ in range(3):
-            alive.append(name)
-            yield np.eye(2, dtype=bool)
-            # Asked for the next one, both sides have given as many.
-            assert abs(alive.count("masks") - alive.count("others")) <= 1
-
-    assert mean_dice(stream("masks"), stream("others")) == 1
-    assert len(alive) == 6
-
-
-def test_mean_dice_refuses_unequal_and_no_pairs():
-    mask = np.eye(2, dtype=bool)
-    with pytest.raises(ValueError, match="second side ended"):
-        mean_dice([mask, mask], [mask])
-    with pytest.raises(ValueError, match="first side ended"):
-        mean_dice([], [mask])
-    with pytest.raises(ValueError, match="at least one"):
-        mean_dice([], [])
+    pairs = [dice(mask, probability > 0.5) for mask, probability in zip(masks, probabilities, strict=True)]
+    assert np.mean(pairs) == pytest.approx(seen(FBeta(), masks, probabilities), abs=1e-6)
