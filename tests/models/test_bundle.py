@@ -216,24 +216,36 @@ def test_damaged_weights_with_right_sums_are_refused(folder):
         load_bundle(folder)
 
 
+COMPACT = {"backbone": "compact", "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def compact() -> list[keras.Model]:
+    """Two networks of one architecture, which take less time to build than others."""
+    return [build_classifier("compact", 32, weights=None) for _ in range(2)]
+
+
 @pytest.fixture
-def other_model() -> keras.Model:
-    return build_classifier("mobilenet_025", 32, weights=None)
+def compact_folder(compact, tmp_path):
+    save_bundle(tmp_path / "classifier", compact[0], "classifier", COMPACT, {"probability": 0.3})
+    return tmp_path / "classifier"
 
 
-def test_a_bundle_is_replaced_by_a_new_one(folder, other_model):
-    save_bundle(folder, other_model, "classifier", ARGUMENTS, {"probability": 0.7})
+def test_a_bundle_is_replaced_by_a_new_one(compact_folder, compact):
+    folder = compact_folder
+    save_bundle(folder, compact[1], "classifier", COMPACT, {"probability": 0.7})
     loaded = load_bundle(folder)
-    np.testing.assert_array_equal(loaded.model(IMAGES), other_model(IMAGES))
+    np.testing.assert_array_equal(loaded.model(IMAGES), compact[1](IMAGES))
     assert loaded.thresholds == {"probability": 0.7}
     assert sorted(os.listdir(folder)) == [_weights(folder).name, "spec.json"]
     assert os.listdir(folder.parent) == [folder.name]
 
 
-def test_weights_of_the_same_content_can_be_saved_again(folder, model, monkeypatch):
+def test_weights_of_the_same_content_can_be_saved_again(compact_folder, compact, monkeypatch):
+    folder, model = compact_folder, compact[0]
     content = _weights(folder).read_bytes()
     monkeypatch.setattr(keras.Model, "save_weights", lambda self, path: path.write_bytes(content))
-    save_bundle(folder, model, "classifier", ARGUMENTS, {"probability": 0.7})
+    save_bundle(folder, model, "classifier", COMPACT, {"probability": 0.7})
     assert load_bundle(folder).thresholds == {"probability": 0.7}
     assert _weights(folder).read_bytes() == content
 
@@ -278,39 +290,41 @@ def _stopped_save(folder, model, step, monkeypatch, *, killed):
             patched.setattr(Path, "unlink", lambda *_, **__: None)
             patched.setattr(Path, "rmdir", lambda *_: None)
         with pytest.raises(OSError, match="disk full"):
-            save_bundle(folder, model, "classifier", ARGUMENTS, {"probability": 0.7})
+            save_bundle(folder, model, "classifier", COMPACT, {"probability": 0.7})
 
 
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_stopped_save_leaves_one_whole_bundle(folder, model, other_model, monkeypatch, step, killed):
-    _stopped_save(folder, other_model, step, monkeypatch, killed=killed)
+def test_a_stopped_save_leaves_one_whole_bundle(compact_folder, compact, monkeypatch, step, killed):
+    folder, (old, new) = compact_folder, compact
+    _stopped_save(folder, new, step, monkeypatch, killed=killed)
     loaded = load_bundle(folder)
-    new = step == STEPS[-1]
-    assert loaded.thresholds == {"probability": 0.7 if new else 0.3}
-    np.testing.assert_array_equal(loaded.model(IMAGES), (other_model if new else model)(IMAGES))
+    replaced = step == STEPS[-1]
+    assert loaded.thresholds == {"probability": 0.7 if replaced else 0.3}
+    np.testing.assert_array_equal(loaded.model(IMAGES), (new if replaced else old)(IMAGES))
     assert os.listdir(folder.parent) == [folder.name]
     assert (len(os.listdir(folder)) == 2) or killed
-    save_bundle(folder, model, "classifier", ARGUMENTS, {"probability": 0.4})
-    assert load_bundle(folder).thresholds == {"probability": 0.4}
+    save_bundle(folder, old, "classifier", COMPACT, {"probability": 0.4})
+    assert json.loads((folder / "spec.json").read_text())["thresholds"] == {"probability": 0.4}
     assert sorted(os.listdir(folder)) == [_weights(folder).name, "spec.json"]
 
 
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("step", STEPS[:-1])
-def test_a_stopped_first_save_leaves_no_bundle(tmp_path, model, monkeypatch, step, killed):
-    folder = tmp_path / "new"
+def test_a_stopped_first_save_leaves_no_bundle(tmp_path, compact, monkeypatch, step, killed):
+    folder, model = tmp_path / "new", compact[0]
     _stopped_save(folder, model, step, monkeypatch, killed=killed)
     assert folder.exists() == killed
     with pytest.raises(BundleError, match=r"has no spec\.json"):
         load_bundle(folder)
-    save_bundle(folder, model, "classifier", ARGUMENTS)
+    save_bundle(folder, model, "classifier", COMPACT)
     assert sorted(os.listdir(folder)) == [_weights(folder).name, "spec.json"]
 
 
-def test_hidden_files_of_others_stay(folder, model):
+def test_hidden_files_of_others_stay(compact_folder, compact):
+    folder, model = compact_folder, compact[0]
     (folder / ".DS_Store").touch()
-    save_bundle(folder, model, "classifier", ARGUMENTS)
+    save_bundle(folder, model, "classifier", COMPACT)
     assert sorted(os.listdir(folder)) == [".DS_Store", _weights(folder).name, "spec.json"]
 
 
