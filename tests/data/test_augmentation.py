@@ -107,8 +107,8 @@ def test_local_shifts_grow_with_the_image():
         ((["clahe", "blur"],), "'blur'.*expected some of clahe"),
         ((["clahe"], 0), "probability=0: expected above 0"),
         ((["clahe"], 1.5), "probability=1.5"),
-        ((["zoom_in"], 0.5, (0.1, 0.05)), "least and the greatest"),
-        ((["zoom_in"], 0.5, (0.1,)), "least and the greatest"),
+        ((["zoom_in"], 0.5, (0.1, 0.05)), "smallest and the largest"),
+        ((["zoom_in"], 0.5, (0.1,)), "smallest and the largest"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -55,7 +55,7 @@ def test_hidden_files_are_passed_over_and_counted(tmp_path, caplog):
     (tmp_path / ".DS_Store").write_bytes(b"junk")
     with caplog.at_level(logging.INFO, "pneumoseg"):
         assert names(tmp_path) == ["s/a.dcm"]
-    assert "4 hidden files and folders passed over" in caplog.text  # the file and three folders
+    assert "4 hidden files and folders skipped" in caplog.text  # the file and three folders
 
 
 def test_what_is_given_may_lie_in_a_hidden_folder(tmp_path):

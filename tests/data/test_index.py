@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pneumoseg import rle
-from pneumoseg.data.index import COLUMNS, find_dicoms, index_dataset, load_manifest, save_manifest
+from pneumoseg.data.index import COLUMNS, find_dicoms, index_dataset, load_manifest, save_manifest, summarize
 from tests.conftest import write_dicom
 
 
@@ -104,7 +104,7 @@ def test_both_sides_of_an_id_map_are_counted(folder, caplog):
     with pytest.warns(UserWarning, match="1 of 2"), caplog.at_level("INFO", "pneumoseg"):
         manifest = index(folder, id_map=folder / "map.csv")
     assert f"1 of 4 annotated images are in {folder / 'map.csv'}, which lists 3" in caplog.text
-    assert "the id map names the patient of 1 of 2 images" in manifest.summary()
+    assert "the id map names the patient of 1 of 2 images" in summarize(manifest)
 
 
 def test_what_a_file_was_like_is_recorded(folder):
@@ -126,6 +126,12 @@ def test_manifest_survives_a_round_trip(folder):
     loaded = load_manifest(folder / "out/manifest.csv")
     pd.testing.assert_frame_equal(loaded, manifest)
     assert [path.name for path in (folder / "out").iterdir()] == ["manifest.csv"]
+
+
+def test_summary_counts_images_positives_and_patients(manifest):
+    positives, patients = int(manifest["has_pneumothorax"].sum()), manifest["patient_id"].nunique()
+    assert summarize(manifest) == f"40 images, {positives} with a pneumothorax (22%), {patients} patients"
+    assert summarize(manifest.head(0)) == "0 images, 0 with a pneumothorax, patients not known"
 
 
 def test_what_is_no_manifest_is_refused(tmp_path):

@@ -164,7 +164,7 @@ def test_a_huge_spec_is_not_read(folder):
         ({"arguments": {**ARGUMENTS, "custom_objects": {}}}, "takes no argument 'custom_objects'"),
         ({"arguments": {**ARGUMENTS, "image_size": "32"}}, "image_size='32' should be of type"),
         ({"arguments": {**ARGUMENTS, "image_size": True}}, "image_size=True should be of type"),
-        ({"arguments": {**ARGUMENTS, "backbone": "../../mobilenet"}}, "Unknown classifier backbone"),
+        ({"arguments": {**ARGUMENTS, "backbone": "../../mobilenet"}}, "unknown classifier backbone"),
         ({"arguments": {**ARGUMENTS, "backbone": "mobilenetv2"}}, "cannot be rebuilt"),
         ({"thresholds": {"probability": float("nan")}}, "threshold 'probability' is nan"),
         ({"thresholds": {"probability": "0.5"}}, "threshold 'probability' is '0.5'"),

@@ -119,7 +119,7 @@ def test_compact_unet_keeps_the_contract():
 
 @pytest.mark.parametrize("arguments", [{"architecture": "fpn"}, {"weights": "imagenet"}, {"decoder_filters": 32}])
 def test_compact_goes_alone(arguments):
-    with pytest.raises(ValueError, match="compact goes with architecture='unet'"):
+    with pytest.raises(ValueError, match="compact needs architecture='unet'"):
         build_segmenter(
             **({"architecture": "unet", "backbone": "compact", "image_size": 64, "weights": None} | arguments)
         )
