@@ -22,7 +22,7 @@ IMAGES = np.random.default_rng(11).integers(0, 256, (2, 32, 32, 1), dtype=np.uin
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    """A classifier after one step of training with a part frozen, so that every kind of weight has moved."""
+    """Return a classifier after one training step with a part frozen, in which every kind of weight has changed."""
     model = build_classifier("mobilenet_025", 32, weights=None)
     set_trainable(model, "second_half")
     model.compile("adam", "binary_crossentropy", run_eagerly=True)
@@ -37,7 +37,7 @@ def folder(model, tmp_path):
 
 
 def _weights(folder):
-    """Return the path of the weights; fails unless there is exactly one such file, named after its content."""
+    """Return the path of the weights, after checking that it is the only such file and that the spec names it."""
     (path,) = folder.glob("*.weights.h5")
     assert path.name == json.loads((folder / "spec.json").read_text())["weights_sha256"] + ".weights.h5"
     return path
@@ -65,7 +65,7 @@ def test_round_trip(folder, model):
     assert sorted(os.listdir(folder)) == [f"{checksum}.weights.h5", "spec.json"]
 
 
-def test_a_bundle_says_what_it_was_trained_on_without_being_built(tmp_path, model):
+def test_the_images_of_a_bundle_are_read_without_building_it(tmp_path, model):
     images = DataSplit(["b", "ä", "a"], ["c"])
     save_bundle(tmp_path / "classifier", model, "classifier", ARGUMENTS, images=images)
     assert load_bundle(tmp_path / "classifier").images == images
@@ -73,7 +73,7 @@ def test_a_bundle_says_what_it_was_trained_on_without_being_built(tmp_path, mode
     assert read_data_split(tmp_path / "classifier") == DataSplit({"a", "b", "ä"}, {"c"})
 
 
-def test_a_bundle_may_not_know_what_it_was_trained_on(folder):
+def test_the_images_of_a_bundle_may_be_unknown(folder):
     assert read_data_split(folder) is None
 
 
@@ -84,7 +84,7 @@ def test_malformed_images_are_refused(folder, images):
         load_bundle(folder)
 
 
-def test_an_image_that_one_of_two_networks_was_trained_on_is_trained_on():
+def test_images_of_either_network_count_as_training():
     assert DataSplit(["a"], ["b", "c"]) | DataSplit(["b"], ["a", "c", "d"]) == DataSplit(["a", "b"], ["c", "d"])
     assert DataSplit(["a"], ["a"]).validation == frozenset()
 
@@ -106,7 +106,7 @@ def test_another_process_predicts_the_same_and_the_library_stays_silent(tmp_path
     assert done.stdout.strip() == str({"architecture": "fpn", **arguments})
 
 
-def test_the_optimizer_is_not_kept(folder, model):
+def test_the_optimizer_is_not_saved(folder, model):
     with h5py.File(_weights(folder)) as file:
         assert "optimizer" not in file
     assert _weights(folder).stat().st_size < 2 * 4 * model.count_params()
@@ -221,7 +221,7 @@ COMPACT = {"backbone": "compact", "image_size": 32}
 
 @pytest.fixture(scope="module")
 def compact() -> list[keras.Model]:
-    """Two networks of one architecture, which take less time to build than others."""
+    """Return two networks of an architecture that is built quickly."""
     return [build_classifier("compact", 32, weights=None) for _ in range(2)]
 
 
@@ -250,8 +250,8 @@ def test_weights_of_the_same_content_can_be_saved_again(compact_folder, compact,
     assert _weights(folder).read_bytes() == content
 
 
-# Each step in the order in which a save takes it: the weights, their flush and checksum, their folder's flush, the
-# spec's flush, its renaming, and the folder's flush at the end. The new bundle stands from the renaming on.
+# The steps of a save in order: writing, flushing and checking the weights, flushing the folder, flushing and renaming
+# the spec, flushing the folder again. The new bundle is in place once the spec is renamed.
 STEPS = ["weights", "flush 1", "checksum", "flush 2", "flush 3", "rename", "flush 4"]
 
 
@@ -260,7 +260,7 @@ def _refuse(*_):
 
 
 def _fail_at(step, patched):
-    """Let a save stop with an error at one of its steps."""
+    """Make a save stop with an error at one of its steps."""
     flush, replace, seen = bundles.flush, Path.replace, []
 
     def counted(path):
@@ -286,7 +286,7 @@ def _fail_at(step, patched):
 def _stopped_save(folder, model, step, monkeypatch, *, killed):
     with monkeypatch.context() as patched:
         _fail_at(step, patched)
-        if killed:  # then nothing is cleaned up
+        if killed:  # a killed process does not clean up
             patched.setattr(Path, "unlink", lambda *_, **__: None)
             patched.setattr(Path, "rmdir", lambda *_: None)
         with pytest.raises(OSError, match="disk full"):
@@ -380,8 +380,8 @@ def test_arguments_of_another_network_are_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("gpu_listed")
-def test_xla_is_off_unless_asked_for(folder):
-    assert keras.Sequential([keras.Input((1,))]).jit_compile  # Keras' own choice
+def test_xla_is_off_unless_requested(folder):
+    assert keras.Sequential([keras.Input((1,))]).jit_compile  # the default of Keras
     assert build_classifier("compact", 32, weights=None).jit_compile is False
     assert build_segmenter("unet", "compact", 32, weights=None).jit_compile is False
     assert load_bundle(folder).model.jit_compile is False
