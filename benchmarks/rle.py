@@ -11,7 +11,7 @@ from pneumoseg import rle
 
 
 def plain_encode(mask: np.ndarray) -> str:
-    """Encode a mask with the loop of the organizers, pixel by pixel, corrected to keep the last run."""
+    """Encode a mask with the loop of the organisers, pixel by pixel, corrected to keep the last run."""
     pairs, run, end = [], 0, 0
     for position, value in enumerate([*mask.T.ravel().tolist(), False]):
         if value:

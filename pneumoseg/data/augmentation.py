@@ -33,10 +33,10 @@ class Augmentation:
     - "clahe": contrast limited adaptive histogram equalization with clip limit 1 to 4 and 8 x 8 tiles. Masks do not
       change.
     - "optical_distortion": barrel or pincushion distortion, as by a lens.
-    - "zoom_in", "zoom_out": enlargement or reduction about the center. The change of size is uniform in `zoom`.
+    - "zoom_in", "zoom_out": enlargement or reduction about the centre. The change of size is uniform in `zoom`.
     - "elastic_transform" (Simard et al. 2003), "grid_distortion": local shifts.
 
-    Pixels that come from outside the image are 0. Masks are resampled by nearest neighbor. The same seed gives the same
+    Pixels that come from outside the image are 0. Masks are resampled by nearest neighbour. The same seed gives the same
     change in every thread.
 
     Args:

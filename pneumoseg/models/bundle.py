@@ -37,7 +37,7 @@ _SPEC_KEYS = {"format", "builder", "arguments", "thresholds", "images", "version
 _MAX_SPEC_BYTES = 100_000_000  # a million image ids take about 60 MB
 _SHA256 = re.compile("[0-9a-f]{64}")
 # The files of a bundle, and those that a killed save leaves behind.
-_BUNDLE_FILE = re.compile(r"spec\.json|\.spec\.json\..+|\.?[0-9a-f]{64}\.weights\.h5")
+_BUNDLE_FILE = re.compile(r"spec\.json|\.spec\.json\.\d+\.[0-9a-f]{8}|\.?[0-9a-f]{64}\.weights\.h5")
 
 
 class BundleError(ValueError):

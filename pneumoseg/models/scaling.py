@@ -1,4 +1,4 @@
-"""Scaling of gray images in [0, 255] to the three channels that an ImageNet backbone was trained on.
+"""Scaling of grey images in [0, 255] to the three channels that an ImageNet backbone was trained on.
 
 Each group of ImageNet weights was trained with its own scaling. With weights="imagenet" a wrong scaling costs accuracy
 and raises no error. The scaling is therefore a layer of the network, so that callers cannot get it wrong.
@@ -9,7 +9,7 @@ import keras
 _MEAN = (0.485, 0.456, 0.406)
 _STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
-# Scale and offset of each channel: scaled = gray * scale + offset. The names are those of `keras.applications`. "caffe"
+# Scale and offset of each channel: scaled = grey * scale + offset. The names are those of `keras.applications`. "caffe"
 # also swaps red and blue. With three equal channels only its means, in blue-green-red order, make a difference.
 CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "tf": ((1 / 127.5,) * 3, (-1.0,) * 3),
@@ -38,7 +38,7 @@ def check_image_size(image_size: int) -> None:
 def scaled_input(image_size: int, convention: str) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Return the input of a network, and that input repeated to three channels and scaled.
 
-    Both are float32 whatever the precision policy, because float16 would round gray levels before the first
+    Both are float32 whatever the precision policy, because float16 would round grey levels before the first
     convolution.
 
     Args:

@@ -38,7 +38,7 @@ def check_weights(weights: Weights) -> None:
 
 @contextlib.contextmanager
 def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
-    """Replace errors of the libraries that download and load weights by one clear error.
+    """Turn errors of the libraries that download and load weights into one clear error.
 
     A stalled download is an error only if sockets have a timeout. The command line sets one.
 

@@ -48,7 +48,7 @@ def test_zoom_is_uniform_between_5_and_10_percent_and_the_same_both_ways(transfo
     assert np.mean(factors) == pytest.approx((low + high) / 2, abs=0.006)
 
 
-def test_zoom_keeps_the_center_and_pads_with_black(image):
+def test_zoom_keeps_the_centre_and_pads_with_black(image):
     changed = Augmentation(["zoom_out"], 1)(image, disc(60), seed=1)
     rows, columns = np.nonzero(changed["mask"])
     assert abs(rows.mean() - 127.5) < 1

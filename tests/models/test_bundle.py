@@ -321,11 +321,12 @@ def test_a_stopped_first_save_leaves_no_bundle(tmp_path, compact, monkeypatch, s
     assert sorted(os.listdir(folder)) == [_weights(folder).name, "spec.json"]
 
 
-def test_hidden_files_of_others_stay(compact_folder, compact):
-    folder, model = compact_folder, compact[0]
-    (folder / ".DS_Store").touch()
-    save_bundle(folder, model, "classifier", COMPACT)
-    assert sorted(os.listdir(folder)) == [".DS_Store", _weights(folder).name, "spec.json"]
+def test_hidden_files_of_other_programs_stay(compact_folder, compact):
+    others = [".DS_Store", ".spec.json.swp"]
+    for name in others:
+        (compact_folder / name).touch()
+    save_bundle(compact_folder, compact[0], "classifier", COMPACT)
+    assert sorted(os.listdir(compact_folder)) == [*others, _weights(compact_folder).name, "spec.json"]
 
 
 def test_a_link_to_a_folder_stays_a_link(folder, model):
