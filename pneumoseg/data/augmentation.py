@@ -16,13 +16,13 @@ ZOOM = (0.05, 0.10)  # section 4.1.1
 # Functions of the probability, the zoom, and the image side as a fraction of 1024 pixels.
 _MAKERS: dict[str, Callable[[float, tuple[float, float], float], albumentations.BasicTransform]] = {
     # The four of the paper. It does not state the strength of the first two, so we chose it.
-    "clahe": lambda p, zoom, share: albumentations.CLAHE(clip_limit=(1, 4), tile_grid_size=(8, 8), p=p),
-    "optical_distortion": lambda p, zoom, share: albumentations.OpticalDistortion(distort_limit=0.3, p=p),
-    "zoom_in": lambda p, zoom, share: _affine(1 + zoom[0], 1 + zoom[1], p),
-    "zoom_out": lambda p, zoom, share: _affine(1 - zoom[1], 1 - zoom[0], p),
+    "clahe": lambda p, zoom, fraction: albumentations.CLAHE(clip_limit=(1, 4), tile_grid_size=(8, 8), p=p),
+    "optical_distortion": lambda p, zoom, fraction: albumentations.OpticalDistortion(distort_limit=0.3, p=p),
+    "zoom_in": lambda p, zoom, fraction: _affine(1 + zoom[0], 1 + zoom[1], p),
+    "zoom_out": lambda p, zoom, fraction: _affine(1 - zoom[1], 1 - zoom[0], p),
     # Those of the first place (section 4.2); we chose the strength.
-    "elastic_transform": lambda p, zoom, share: _elastic(max(1.0, 6 * share), 20 * share, p),
-    "grid_distortion": lambda p, zoom, share: albumentations.GridDistortion(distort_limit=0.3, p=p),
+    "elastic_transform": lambda p, zoom, fraction: _elastic(max(1.0, 6 * fraction), 20 * fraction, p),
+    "grid_distortion": lambda p, zoom, fraction: albumentations.GridDistortion(distort_limit=0.3, p=p),
 }
 TRANSFORMS = tuple(_MAKERS)
 
@@ -36,8 +36,8 @@ class Augmentation:
     - "zoom_in", "zoom_out": enlargement or reduction about the centre. The change of size is uniform in `zoom`.
     - "elastic_transform" (Simard et al. 2003), "grid_distortion": local shifts.
 
-    Pixels that come from outside the image are 0. Masks are resampled by nearest neighbour. The same seed gives the same
-    change in every thread.
+    Pixels that come from outside the image are 0. Masks are resampled by nearest neighbour. The same seed gives the
+    same change in every thread.
 
     Args:
         transforms: Names of transforms from `TRANSFORMS`, in the order in which they are applied.
