@@ -29,7 +29,7 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
         ValueError: If there is no batch.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])  # doctest: +SKIP
         >>> recompute_batch_statistics(model, [np.array([[1.0], [3.0]]), np.array([[5.0], [7.0]])])  # doctest: +SKIP
         >>> float(model.layers[0].moving_mean[0]), float(model.layers[0].moving_variance[0])  # doctest: +SKIP
         (4.0, 5.0)

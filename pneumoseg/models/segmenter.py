@@ -58,8 +58,8 @@ def build_segmenter(
         WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
 
     Example:
-        >>> model = build_segmenter("unet", "compact", image_size=64, weights=None)
-        >>> model.input_shape, model.output_shape
+        >>> model = build_segmenter("unet", "compact", image_size=64, weights=None)  # doctest: +SKIP
+        >>> model.input_shape, model.output_shape  # doctest: +SKIP
         ((None, 64, 64, 1), (None, 64, 64, 1))
     """
     _check(architecture, backbone, image_size, decoder_filters)
