@@ -1,7 +1,7 @@
-"""What augmentation costs: milliseconds a transform, and images per second of the classifier's loader with and without.
+"""Cost of augmentation: milliseconds per transform, and images per second of the classifier's loader.
 
-Baseline: the same loader without augmentation, in the same run; both decode every file anew. Whether the training waits
-for it, benchmarks/training_step.py tells.
+The baseline is the same loader without augmentation in the same run. Both decode every file again in each pass.
+benchmarks/training_step.py measures whether training waits for augmentation.
 
 Run with: python benchmarks/augmentation.py [FOLDER OF DICOM FILES]   (without one, on generated files)
 """
@@ -37,7 +37,7 @@ def milliseconds(image: np.ndarray, mask: np.ndarray | None, transforms: tuple[s
 def transforms(image: np.ndarray) -> None:
     mask = np.zeros(image.shape, bool)
     mask[200:500, 200:400] = True
-    print(f"milliseconds an image of {image.shape[0]} x {image.shape[1]}      alone   with its mask")
+    print(f"milliseconds per image of {image.shape[0]} x {image.shape[1]}      alone   with its mask")
     for name in TRANSFORMS:
         print(f"{name:36} {milliseconds(image, None, (name,), 1):8.1f} {milliseconds(image, mask, (name,), 1):8.1f}")
     paper = [milliseconds(image, m, PAPER, 0.5) for m in (None, mask)]
@@ -45,7 +45,7 @@ def transforms(image: np.ndarray) -> None:
 
 
 def loader(manifest: pd.DataFrame, cache: str) -> None:
-    # As with a set that is too large for memory: each pass reads and decodes every file.
+    # As for a data set that is too large for memory, each pass reads and decodes every file.
     examples = loaders.classification_examples(manifest, 1024, cache_dir=cache, decoded_images_gigabytes=0)
     labels = manifest["has_pneumothorax"].to_numpy()
     plain = examples.batches(BATCH, random_epoch(labels, 0, seed=0))
@@ -58,7 +58,7 @@ def loader(manifest: pd.DataFrame, cache: str) -> None:
     for name, measured in zip(times, (without, with_), strict=True):
         print(f"classifier's loader, 1024, {name:22} {len(manifest) / statistics.median(measured):6.0f} images/s")
     ratio = statistics.median(base / own for base, own in zip(without, with_, strict=True))
-    print(f"ratio: {ratio:.2f} (median of {ROUNDS} rounds taken in turn, {os.cpu_count()} cores)")
+    print(f"ratio: {ratio:.2f} (median of {ROUNDS} rounds in turn, {os.cpu_count()} cores)")
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from pneumoseg.data.index import COLUMNS
 from pneumoseg.evaluation import GRIDS, evaluate
 from pneumoseg.evaluation.measures import measure
 from pneumoseg.evaluation.tuning import tune
-from pneumoseg.metrics import dice
 from pneumoseg.postprocessing import DecisionRule, draw_mask, quantize
 from pneumoseg.predictions import load_predictions
+from pneumoseg.scores import dice
 
 
 def main() -> None:

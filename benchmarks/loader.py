@@ -1,8 +1,8 @@
-"""Images per second of the classifier's loader, against two baselines in the same run.
+"""Images per second of the loaders, compared with two baselines in the same run.
 
-(a) `tf.io.decode_jpeg` alone, on the same JPEG frames held in memory: the most that this decoder can give.
-(b) pydicom with pillow in a Keras PyDataset, as many worker threads as cores, or as many processes: what one would
-    write first.
+(a) `tf.io.decode_jpeg` alone, on the same JPEG frames in memory: the upper limit with this decoder.
+(b) pydicom with pillow in a Keras PyDataset, with one worker thread or one worker process per core: the obvious
+    solution.
 
 Run with: python benchmarks/loader.py [FOLDER OF JPEG-BASELINE DICOM FILES]   (without one, on generated files)
 """
@@ -27,7 +27,7 @@ import pandas as pd
 import pydicom
 import tensorflow as tf
 
-# What `fit` reads a PyDataset with; Keras 3 has no public name for it.
+# `fit` reads a PyDataset with this class, which has no public name in Keras 3.
 from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
 
 from pneumoseg.data import loaders
@@ -40,7 +40,7 @@ ROUNDS = 5
 
 
 class PydicomDataset(keras.utils.PyDataset):
-    """Baseline (b)."""
+    """Baseline (b), reading files with pydicom."""
 
     def __init__(self, manifest: pd.DataFrame, **workers: object) -> None:
         super().__init__(max_queue_size=16, **workers)
@@ -61,7 +61,7 @@ class PydicomDataset(keras.utils.PyDataset):
 
 
 def jpeg_manifest(folder: Path, least: int = 400) -> pd.DataFrame:
-    """The folder's JPEG-baseline files, repeated to a number that takes a few tenths of a second to load."""
+    """Return a manifest of the JPEG-baseline files in a folder, repeated so that loading takes tenths of a second."""
     rows = []
     for path in find_dicoms(folder):
         image, header = read_dicom(path)
@@ -73,7 +73,7 @@ def jpeg_manifest(folder: Path, least: int = 400) -> pd.DataFrame:
 
 
 def raw_decoding(manifest: pd.DataFrame) -> tf.data.Dataset:
-    """Baseline (a)."""
+    """Return baseline (a), which only decodes frames in memory."""
     frames = []
     for row in manifest.itertuples():
         with open(row.path, "rb") as file:
@@ -103,7 +103,7 @@ def seconds(batches: Callable[[], Iterable[object]]) -> float:
 
 def compare(manifest: pd.DataFrame, cache: str) -> None:
     cores = os.cpu_count()
-    # As with a set that is too large for memory: each pass reads and decodes every file.
+    # As for a data set that is too large for memory, each pass reads and decodes every file.
     choices = {"cache_dir": cache, "decoded_images_gigabytes": 0}
     classifier = loaders.classification_examples(manifest, 1024, **choices).batches(BATCH)
     segmenter = loaders.segmentation_examples(manifest, 512, **choices).batches(BATCH)
@@ -116,13 +116,13 @@ def compare(manifest: pd.DataFrame, cache: str) -> None:
     }
     for batches in candidates.values():
         seconds(batches)
-    # In turn, so that the machine's other work falls on all alike.
+    # The candidates take turns, so that other work on the machine affects all of them equally.
     times = {name: [] for name in candidates}
     for _ in range(ROUNDS):
         for name, batches in candidates.items():
             times[name].append(seconds(batches))
     names = list(candidates)
-    print(f"{len(manifest)} images a round, median of {ROUNDS} rounds taken in turn, {cores} cores")
+    print(f"{len(manifest)} images per round, median of {ROUNDS} rounds in turn, {cores} cores")
     for name in names:
         against = [
             statistics.median(base / own for base, own in zip(times[baseline], times[name], strict=True))
@@ -135,7 +135,7 @@ def compare(manifest: pd.DataFrame, cache: str) -> None:
 
 @contextmanager
 def films(description: str | None) -> Iterator[tuple[pd.DataFrame, str]]:
-    """The manifest of the folder that the command line names, or of generated files, and a folder for a cache."""
+    """Yield the manifest of the folder named on the command line, or of generated files, and a cache folder."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
     folder = parser.parse_args().folder

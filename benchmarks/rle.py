@@ -1,4 +1,4 @@
-"""Milliseconds to encode and to decode a 1024 x 1024 mask, against a pixel-by-pixel baseline.
+"""Time to encode and decode a 1024 x 1024 mask, compared with a pixel-by-pixel baseline.
 
 Run with: python benchmarks/rle.py
 """
@@ -11,7 +11,7 @@ from pneumoseg import rle
 
 
 def plain_encode(mask: np.ndarray) -> str:
-    """The organisers' loop, pixel by pixel, with the last run kept."""
+    """Encode a mask with the loop of the organisers, pixel by pixel, corrected to keep the last run."""
     pairs, run, end = [], 0, 0
     for position, value in enumerate([*mask.T.ravel().tolist(), False]):
         if value:
@@ -35,7 +35,7 @@ def main() -> None:
         raise AssertionError("the two encoders disagree")
     encode, decode = milliseconds(rle.encode, mask, number=50), milliseconds(rle.decode, text, number=50)
     plain = milliseconds(plain_encode, mask, number=1)
-    print(f"mask of {mask.sum()} px in {len(text.split()) // 2} runs")
+    print(f"mask of {mask.sum()} pixels in {len(text.split()) // 2} runs")
     print(f"encode {encode:.2f} ms, decode {decode:.2f} ms, both {encode + decode:.2f} ms")
     print(f"encode is {plain / encode:.0f} times as fast as the pixel loop ({plain:.0f} ms)")
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing: files that appear whole or not at all."""
 
 import os
 import secrets
@@ -9,20 +9,24 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which takes the file's name once all is written.
+    """Yield a temporary path to write to, and rename it to `path` at the end of the block.
 
-    Whoever reads meanwhile finds the old file or none, and so it is after a crash or a power cut; after an error
-    nothing is left behind.
+    Until then readers find the old file, or none. The same holds after a crash or a power cut. After an error the
+    temporary file is removed.
 
     Args:
-        path: The file to write; its folder is made if it does not exist.
+        path: File to write; its folder is created if it does not exist.
 
     Yields:
-        A path beside it.
+        A path in the same folder.
+
+    Example:
+        >>> with atomic_write("notes.txt") as temporary:  # doctest: +SKIP
+        ...     temporary.write_text("whole")  # doctest: +SKIP
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # threads may write one file
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # for threads that write one file
     try:
         yield temporary
         flush(temporary)
@@ -32,7 +36,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, reach the disk; Windows cannot open folders."""
+    """Flush the content of a file, or the names in a folder, to the disk; does nothing for folders on Windows."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

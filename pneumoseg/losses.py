@@ -1,9 +1,9 @@
-"""Losses on probabilities, which add up: ``FocalLoss() + DiceLoss()``.
+"""Losses on probabilities, which can be added and scaled: ``2.0 * FocalLoss() + DiceLoss()``.
 
-Targets and predictions have the same shape: (batch, height, width, 1), or without the last axis, for masks; (batch, 1)
-or (batch,) for the classifier. Targets are 0 or 1 in any dtype, predictions are probabilities in [0, 1] in any float
-dtype. Whatever the precision policy, everything is computed in float32. Each loss has one value an image, so a sample
-weight is one number an image; the reduction is as in Keras. A NaN prediction makes the loss NaN.
+Targets and predictions have the same shape: (batch, height, width, 1) or (batch, height, width) for masks, (batch, 1)
+or (batch,) for the classifier. Targets are 0 or 1 in any dtype. Predictions are probabilities in [0, 1] in any float
+dtype. Everything is computed in float32, whatever the precision policy. Each loss has one value per image, so a sample
+weight is one number per image. The reduction works as in Keras. A NaN prediction makes the loss NaN.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from typing import Any
 import keras
 from keras import ops
 
+from pneumoseg.tensors import flatten_images, weight_per_image
+
 _MEAN = "sum_over_batch_size"
-# Logarithms and powers stay finite, and so do their gradients, for probabilities this far from 0 and 1.
+# Logarithms, powers and their gradients stay finite for probabilities at least this far from 0 and 1.
 _EPSILON = 1e-7
 
 
 class _ImageLoss(keras.losses.Loss):
-    """A float32 loss with one value an image, which can be added to other losses and scaled."""
+    """A float32 loss with one value per image, which can be added to other losses and scaled."""
 
     def __init__(self, name: str, reduction: str | None) -> None:
         super().__init__(name=name, reduction=reduction, dtype="float32")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if sample_weight is not None:
-            sample_weight = _one_weight_an_image(sample_weight)
+            sample_weight = weight_per_image(sample_weight)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def __add__(self, other: keras.losses.Loss) -> WeightedSum:
@@ -49,19 +51,25 @@ class _ImageLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("pneumoseg")
 class FocalLoss(_ImageLoss):
-    """Binary focal cross-entropy, the mean over an image's pixels (Lin et al. 2017, arXiv:1708.02002, equation 5).
+    """Binary focal cross-entropy, averaged over the pixels of each image.
 
-    A pixel costs ``-alpha (1 - p)^gamma log(p)`` where the target is 1 and ``-(1 - alpha) p^gamma log(1 - p)`` where
-    it is 0. Probabilities are clipped to [1e-7, 1 - 1e-7] first.
+    The loss of a pixel is ``-alpha (1 - p)^gamma log(p)`` where the target is 1, and
+    ``-(1 - alpha) p^gamma log(1 - p)`` where it is 0 (Lin et al. 2017, arXiv:1708.02002, equation 5). Probabilities
+    are first clipped to [1e-7, 1 - 1e-7].
 
     Args:
-        alpha: Weight of the positives, in [0, 1]; the background weighs ``1 - alpha``.
-        gamma: Focusing power, at least 0; 0 leaves the weighted cross-entropy.
+        alpha: Weight of positive pixels, in [0, 1]; background pixels have weight ``1 - alpha``.
+        gamma: Focusing exponent, at least 0; with 0 the loss is the weighted cross-entropy.
         name: Name of the loss.
-        reduction: Over images, as in Keras.
+        reduction: Reduction over images, as in Keras; None returns one loss per image.
 
     Raises:
         ValueError: If ``alpha`` or ``gamma`` is out of range.
+
+    Example:
+        >>> loss = FocalLoss(alpha=0.25, gamma=2.0)
+        >>> round(float(loss([[1], [0]], [[0.9], [0.2]])), 6)
+        0.003479
     """
 
     def __init__(
@@ -74,8 +82,8 @@ class FocalLoss(_ImageLoss):
         self.gamma = gamma
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the (batch,) float32 losses."""
-        true, pred = _flattened(y_true, y_pred)
+        """Return one loss per image, float32, (batch,)."""
+        true, pred = flatten_images(y_true, y_pred)
         pred = ops.clip(pred, _EPSILON, 1 - _EPSILON)
         return keras.losses.binary_focal_crossentropy(
             true, pred, apply_class_balancing=True, alpha=self.alpha, gamma=self.gamma
@@ -90,31 +98,36 @@ class FocalLoss(_ImageLoss):
 class DiceLoss(_ImageLoss):
     """One minus the soft Dice coefficient, ``1 - (2 sum(tp) + smooth) / (sum(t) + sum(p) + smooth)``.
 
-    Here ``t`` is the target, ``p`` the probability and ``tp`` their product at a pixel. An image that is empty in both
-    loses 0; one that is empty only in the target still has a gradient, thanks to ``smooth``.
+    Here ``t`` is the target, ``p`` the probability and ``tp`` their product at a pixel. The loss is 0 if both target
+    and prediction are empty. If only the target is empty, ``smooth`` keeps the gradient from vanishing.
 
     Args:
-        smooth: Added to both sides of the ratio, in pixels, above 0.
-        per_image: Whether each image has its own ratio, of which the mean is taken. Otherwise one ratio is pooled over
-            the batch and stands for every image in it.
+        smooth: Number of pixels, above 0, added to the numerator and the denominator.
+        per_image: Whether to compute one ratio per image. Otherwise the pixels of the batch are pooled into one ratio,
+            which every image of the batch gets.
         name: Name of the loss.
-        reduction: Over images, as in Keras.
+        reduction: Reduction over images, as in Keras; None returns one loss per image.
 
     Raises:
         ValueError: If ``smooth`` is not above 0.
+
+    Example:
+        >>> loss = DiceLoss(smooth=1.0)
+        >>> round(float(loss([[1, 1, 0, 0]], [[1, 0.5, 0.5, 0]])), 4)  # 1 - (2 * 1.5 + 1) / (2 + 2 + 1)
+        0.2
     """
 
     def __init__(
         self, smooth: float = 1.0, per_image: bool = True, name: str = "dice", reduction: str | None = _MEAN
     ) -> None:
         if not smooth > 0:
-            raise ValueError(f"DiceLoss needs smooth > 0, or an empty image divides by zero; got {smooth}")
+            raise ValueError(f"DiceLoss needs smooth > 0 so that an empty image does not divide by zero; got {smooth}")
         super().__init__(name, reduction)
         self.smooth = smooth
         self.per_image = per_image
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the (batch,) float32 losses."""
+        """Return one loss per image, float32, (batch,)."""
         return 1 - _tversky_index(y_true, y_pred, 0.5, 0.5, self.smooth, self.per_image)
 
     def get_config(self) -> dict[str, Any]:
@@ -126,19 +139,27 @@ class DiceLoss(_ImageLoss):
 class TverskyLoss(_ImageLoss):
     """One minus the soft Tversky index (Salehi et al. 2017, arXiv:1706.05721).
 
-    ``1 - (2 tp + smooth) / (2 tp + 2 alpha fp + 2 beta fn + smooth)``: the factors of 2 make ``alpha = beta = 0.5``
-    the same as :class:`DiceLoss`, with the same ``smooth``. A ``beta`` above ``alpha`` favours recall.
+    The loss is ``1 - (2 tp + smooth) / (2 tp + 2 alpha fp + 2 beta fn + smooth)``. Because of the factors of 2,
+    ``alpha = beta = 0.5`` gives :class:`DiceLoss` with the same ``smooth``. A ``beta`` above ``alpha`` favours recall.
 
     Args:
-        alpha: Weight of the false positives, at least 0.
-        beta: Weight of the false negatives, at least 0.
-        smooth: Added to both sides of the ratio, in pixels, above 0.
-        per_image: As in :class:`DiceLoss`.
+        alpha: Weight of false positives, at least 0.
+        beta: Weight of false negatives, at least 0.
+        smooth: Number of pixels, above 0, added to the numerator and the denominator.
+        per_image: Whether to compute one ratio per image. Otherwise the pixels of the batch are pooled into one ratio,
+            which every image of the batch gets.
         name: Name of the loss.
-        reduction: Over images, as in Keras.
+        reduction: Reduction over images, as in Keras; None returns one loss per image.
 
     Raises:
         ValueError: If ``alpha`` or ``beta`` is negative, or ``smooth`` is not above 0.
+
+    Example:
+        >>> loss = TverskyLoss(alpha=0.3, beta=0.7)
+        >>> missed = loss([[1, 1, 0, 0]], [[1, 0, 0, 0]])  # 1 - (2 + 1) / (2 + 1.4 + 1)
+        >>> false_alarm = loss([[1, 0, 0, 0]], [[1, 1, 0, 0]])  # 1 - (2 + 1) / (2 + 0.6 + 1)
+        >>> round(float(missed), 3), round(float(false_alarm), 3)
+        (0.318, 0.167)
     """
 
     def __init__(
@@ -161,7 +182,7 @@ class TverskyLoss(_ImageLoss):
         self.per_image = per_image
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the (batch,) float32 losses."""
+        """Return one loss per image, float32, (batch,)."""
         return 1 - _tversky_index(y_true, y_pred, self.alpha, self.beta, self.smooth, self.per_image)
 
     def get_config(self) -> dict[str, Any]:
@@ -178,19 +199,26 @@ class TverskyLoss(_ImageLoss):
 
 @keras.saving.register_keras_serializable("pneumoseg")
 class WeightedSum(_ImageLoss):
-    """A weighted sum of losses, what ``2.0 * FocalLoss() + DiceLoss()`` builds.
+    """Weighted sum of losses, as built by ``2.0 * FocalLoss() + DiceLoss()``.
 
-    Written out it takes a Keras loss with a weight as well:
-    ``WeightedSum([DiceLoss(), FocalLoss(), keras.losses.BinaryCrossentropy()], [1, 4, 3])``.
+    Call it by name to give a weight to a loss of Keras, which cannot be multiplied by a number.
 
     Args:
-        terms: The losses, Keras' own or those above. Each must have the default reduction, since only the sum reduces.
-        weights: One number above 0 a term.
-        name: Name of the loss; by default the terms' names, as in "focal_plus_dice".
-        reduction: Over images, as in Keras.
+        terms: Losses of this module or of Keras. Each must have the default reduction, because only the sum reduces.
+        weights: One number above 0 per term.
+        name: Name of the loss; None joins the names of the terms, as in "focal_plus_dice".
+        reduction: Reduction over images, as in Keras; None returns one loss per image.
 
     Raises:
-        ValueError: If there is no term, the lengths differ, a weight is not above 0 or a term has its own reduction.
+        ValueError: If there is no term, the lengths differ, a weight is not above 0, or a term has another reduction.
+
+    Example:
+        >>> loss = 2.0 * FocalLoss() + DiceLoss()
+        >>> loss.name, loss.weights
+        ('focal_plus_dice', [2.0, 1.0])
+        >>> first_place = WeightedSum([DiceLoss(), FocalLoss(), keras.losses.BinaryCrossentropy()], [1, 4, 3])
+        >>> first_place.name
+        'dice_plus_focal_plus_binary_crossentropy'
     """
 
     def __init__(
@@ -201,18 +229,20 @@ class WeightedSum(_ImageLoss):
         reduction: str | None = _MEAN,
     ) -> None:
         if not terms or len(terms) != len(weights) or not all(weight > 0 for weight in weights):
-            raise ValueError(f"WeightedSum needs one weight above 0 a term; got {len(terms)} terms, weights {weights}")
+            raise ValueError(
+                f"WeightedSum needs one weight above 0 per term; got {len(terms)} terms and weights {weights}"
+            )
         for term in terms:
             if term.reduction not in (_MEAN, "mean"):
-                raise ValueError(f"{term.name} has reduction={term.reduction!r}: give it to the WeightedSum instead")
+                raise ValueError(f"{term.name} has reduction={term.reduction!r}: pass it to WeightedSum instead")
         super().__init__(name or "_plus_".join(term.name for term in terms), reduction)
         self.terms = list(terms)
         self.weights = [float(weight) for weight in weights]
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the (batch,) float32 losses."""
-        # Keras' losses average the last axis alone: flattened, that is the whole image.
-        true, pred = _flattened(y_true, y_pred)
+        """Return one loss per image, float32, (batch,)."""
+        # The losses of Keras average over the last axis only, which after flattening is the whole image.
+        true, pred = flatten_images(y_true, y_pred)
         return sum(weight * term.call(true, pred) for term, weight in zip(self.terms, self.weights, strict=True))
 
     def get_config(self) -> dict[str, Any]:
@@ -242,30 +272,11 @@ def _terms(loss: keras.losses.Loss) -> tuple[list[keras.losses.Loss], list[float
 
 
 def _tversky_index(y_true: Any, y_pred: Any, alpha: float, beta: float, smooth: float, per_image: bool) -> Any:
-    """Return the (batch,) soft Tversky indices, all the same if pooled."""
-    true, pred = _flattened(y_true, y_pred)
+    """Return the soft Tversky index of each image, (batch,); if pooled, all are the same."""
+    true, pred = flatten_images(y_true, y_pred)
     axis = -1 if per_image else None
     overlap = ops.sum(true * pred, axis=axis)
     false_positives = ops.sum(pred, axis=axis) - overlap
     false_negatives = ops.sum(true, axis=axis) - overlap
     denominator = 2 * overlap + 2 * alpha * false_positives + 2 * beta * false_negatives + smooth
     return ops.broadcast_to((2 * overlap + smooth) / denominator, ops.shape(pred)[:1])
-
-
-def _flattened(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-    """Return float32 targets and predictions as (batch, pixels), or refuse shapes that would give a wrong number."""
-    y_true, y_pred = (ops.convert_to_tensor(y, dtype="float32") for y in (y_true, y_pred))
-    true, pred = (shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape for shape in (y_true.shape, y_pred.shape))
-    if len(true) != len(pred) or any(t != p for t, p in zip(true, pred, strict=True) if t and p):
-        raise ValueError(
-            f"y_true and y_pred must have the same shape, but for a last axis of 1; got {y_true.shape}, {y_pred.shape}"
-        )
-    return tuple(ops.reshape(y, (ops.shape(y)[0], -1)) for y in (y_true, y_pred))
-
-
-def _one_weight_an_image(sample_weight: Any) -> Any:
-    """Return the weights as (batch,) or (1,), or refuse weights of pixels."""
-    weights = ops.convert_to_tensor(sample_weight, dtype="float32")
-    if any(size != 1 for size in weights.shape[1:]):
-        raise ValueError(f"sample_weight must hold one weight an image, shape (batch,); got shape {weights.shape}")
-    return ops.reshape(weights, (-1,))

@@ -164,3 +164,30 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
     if labels.size != probabilities.size or labels.size == 0:
         raise ValueError(f"got {labels.size} labels and {probabilities.size} probabilities: expected one each an image")
     return labels, probabilities
+
+
+def dice(mask: np.ndarray, other: np.ndarray) -> float:
+    """Return the Dice coefficient of two masks, ``2 |X & Y| / (|X| + |Y|)``, or 1 if both are empty.
+
+    This is the competition's score of one image, at 1024 x 1024 pixels.
+
+    Args:
+        mask: bool, (H, W).
+        other: Mask to compare with, bool, (H, W).
+
+    Returns:
+        Dice coefficient in [0, 1].
+
+    Raises:
+        ValueError: If the shapes differ, or a mask is not bool.
+
+    Example:
+        >>> dice(np.array([[True, True, False]]), np.array([[True, False, False]]))
+        0.6666666666666666
+    """
+    if mask.shape != other.shape:
+        raise ValueError(f"two masks must have the same shape; got {mask.shape} and {other.shape}: resize one first")
+    if mask.dtype != bool or other.dtype != bool:
+        raise ValueError(f"masks must be bool; got {mask.dtype} and {other.dtype}: threshold them first")
+    total = np.count_nonzero(mask) + np.count_nonzero(other)
+    return float(2 * np.count_nonzero(mask & other) / total) if total else 1.0

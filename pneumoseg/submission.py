@@ -1,4 +1,4 @@
-"""The competition's submission: written from results as they come, and checked before anyone uploads it."""
+"""Submissions to the competition: a writer, and a validator to run before the upload."""
 
 import csv
 from collections import Counter
@@ -20,20 +20,25 @@ HEADER = ("ImageId", "EncodedPixels")
 def write_submission(
     results: Iterable["Result"], path: str | Path, *, left_out: Iterable[tuple[str, str]] = ()
 ) -> Counter[str]:
-    """Write one row per image, as the results come, at constant memory; the file appears when it is whole.
+    """Write a submission with one row per image.
 
-    An image that could not be read gets `-1`, and is listed with the reason in `NAME.errors.csv` next to the file.
+    Rows are written as the results arrive, at constant memory. The file appears when it is complete. An image that
+    could not be read gets `-1` and is listed with the reason in `NAME.errors.csv` next to the file.
 
     Args:
-        results: One per image.
-        path: The CSV to write.
-        left_out: Ids and reasons of files that are not among the results, see `choose_one_per_id`; listed as well.
+        results: One result per image, such as those of `Pipeline.predict_many`.
+        path: CSV file to write.
+        left_out: Ids and reasons of files that have no result, see `choose_one_per_id`. They are listed too.
 
     Returns:
-        How many images each stage decided; "error" counts those that could not be read.
+        Number of images that each stage decided; "error" counts the images that could not be read.
 
     Raises:
         ValueError: If two results have the same id, which the competition would refuse.
+
+    Example:
+        >>> write_submission(pipeline.predict_many(paths), "submission.csv")  # doctest: +SKIP
+        Counter({'classifier': 1102, 'mask': 275})
     """
     path = Path(path)
     errors_path = path.with_suffix(".errors.csv")
@@ -42,7 +47,7 @@ def write_submission(
     def rows() -> Iterator[tuple[str, str]]:
         for result in results:
             if result.image_id in written:
-                raise ValueError(f"two images are named {result.image_id}: rename one, or leave it out")
+                raise ValueError(f"two images are named {result.image_id}: rename one of them, or leave it out")
             written.add(result.image_id)
             stages[result.stage] += 1
             if result.error is not None:
@@ -62,18 +67,22 @@ def validate_submission(
     """Check a submission against the ids that it should hold.
 
     Args:
-        path: The submission.
-        expected_ids: The ids it should hold; one that is named twice counts once, as in the competition's stage-1
-            sample.
-        shape: (H, W) of every mask's grid.
+        path: Submission to check.
+        expected_ids: Ids that the submission should hold. Repeated ids, as in the sample of the competition's stage 1,
+            count once.
+        shape: (H, W) of every mask, in pixels.
 
     Returns:
-        One sentence a problem; empty if the submission is valid. The problems: missing, duplicate and unknown ids,
-        a wrong header, and runs that are malformed or leave the grid.
+        One sentence per problem, or an empty list if the submission is valid. Problems are missing, duplicate and
+        unknown ids, a wrong header, and run-length codes that are malformed or exceed the mask.
 
     Raises:
-        ValueError: If the file is no CSV of two columns.
+        ValueError: If the file is not a CSV with two columns.
         FileNotFoundError: If there is no such file.
+
+    Example:
+        >>> validate_submission("submission.csv", ["ID_1", "ID_2"])  # doctest: +SKIP
+        ['ID_2: missing']
     """
     table = read_annotations(path)
     problems = _header_problems(path)

@@ -1,4 +1,4 @@
-"""Data that several tests use: a small generated data set, and hand-made DICOM files."""
+"""Data that several tests share: a small generated data set and DICOM files made by hand."""
 
 import os
 import warnings
@@ -18,15 +18,15 @@ MINI = Path(__file__).parents[1] / "../shared/siim-mini"
 
 @pytest.fixture(scope="session")
 def mini():
-    """The real subset's folder; skips where it is absent."""
+    """Return the folder of the real subset, or skip the test if it is missing."""
     if not MINI.exists():
-        pytest.skip("the real subset is not beside the checkout")
+        pytest.skip("the real subset is not next to the checkout")
     return MINI
 
 
 @pytest.fixture
 def gpu_listed(monkeypatch):
-    """Keras' own choice is what it is where a GPU is listed: XLA."""
+    """Make Keras choose XLA by default, as it does if a GPU is listed."""
     import keras
 
     monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: True)
@@ -34,7 +34,7 @@ def gpu_listed(monkeypatch):
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory):
-    """A generated data set of 128 x 128 px: 40 training and 12 test images."""
+    """Return the folder of a generated data set of 128 x 128 pixels: 40 training and 12 test images."""
     from pneumoseg.synthetic import write_dataset
 
     folder = tmp_path_factory.mktemp("generated")
@@ -44,7 +44,7 @@ def generated(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def manifest(generated):
-    """The manifest of the generated training images."""
+    """Return the manifest of the generated training images."""
     from pneumoseg.data.index import index_dataset
 
     with warnings.catch_warnings():
@@ -55,7 +55,7 @@ def manifest(generated):
 
 
 def write_dicom(path, image, **elements):
-    """Write an image, uint8 or uint16, as an uncompressed DICOM file; further elements by keyword."""
+    """Write an image, uint8 or uint16, as an uncompressed DICOM file, with further elements given by keyword."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -74,7 +74,7 @@ def write_dicom(path, image, **elements):
 
 
 def manifest_of(paths, images, codes):
-    """A manifest of uncompressed files, made by hand."""
+    """Return a manifest of uncompressed files, made by hand."""
     return pd.DataFrame(
         {
             "image_id": [path.stem for path in paths],
@@ -97,14 +97,14 @@ def manifest_of(paths, images, codes):
 
 
 def predictions_of(folder, maps, masks, probabilities, **columns):
-    """Kept predictions made by hand; an image without a map is one that could not be read.
+    """Return cached predictions made by hand; an image without a map counts as unreadable.
 
     Args:
-        folder: Where the maps are written.
-        maps: The segmenter's, uint8 (size, size) each, or None.
-        masks: The true ones, bool (H, W) each.
-        probabilities: The classifier's.
-        **columns: Other values of the manifest's columns.
+        folder: Folder in which the maps are written.
+        maps: Probability maps of the segmenter, uint8, (size, size) each, or None.
+        masks: True masks, bool, (H, W) each.
+        probabilities: Probabilities of the classifier, (n,).
+        **columns: Values that replace columns of the manifest.
     """
     from pneumoseg import rle
     from pneumoseg.predictions import Predictions

@@ -1,4 +1,4 @@
-"""Whole or not at all."""
+"""Tests that files appear whole or not at all."""
 
 import os
 
@@ -31,7 +31,7 @@ def test_two_threads_may_write_one_file(tmp_path):
     with atomic_write(tmp_path / "file.txt") as one, atomic_write(tmp_path / "file.txt") as other:
         one.write_text("one")
         other.write_text("other")
-    assert (tmp_path / "file.txt").read_text() == "one"  # the outer one ends last
+    assert (tmp_path / "file.txt").read_text() == "one"  # the outer block ends last
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -221,7 +222,7 @@ def test_unreadable_images_are_not_scored_in_silence(runs, tmp_path):
     )
     assert result.exit_code == 1
     assert "1 UNREADABLE FILES" in result.output
-    with pytest.raises(FileNotFoundError, match=r"1 of 4 files are gone, index again; the first: .*moved\.dcm"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 4 files are missing, index .* again; the first: .*moved\.dcm"):
         classification_examples(manifest, 32, cache_dir=tmp_path)
 
 
@@ -417,10 +418,21 @@ def test_an_error_of_the_graph_is_one_line(kind, message, said, monkeypatch, cap
 
     monkeypatch.setattr(sys.modules["pneumoseg.cli.app"], "app", fail)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which `main` replaces
+    monkeypatch.setattr(socket, "setdefaulttimeout", lambda seconds: None)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"pneumoseg: TensorFlow stopped ({kind.__name__}): {said}\n"
+
+
+@pytest.mark.usefixtures("capsys")
+def test_a_stalled_download_ends(monkeypatch):
+    limits = []
+    monkeypatch.setattr(socket, "setdefaulttimeout", limits.append)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(sys.modules["pneumoseg.cli.app"], "app", lambda: None)
+    main()
+    assert limits == [20]
 
 
 def run_command(*arguments):

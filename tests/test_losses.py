@@ -45,7 +45,7 @@ def identifier(loss):
 
 
 def test_focal_by_hand():
-    # Positive at .9: .25 * .1^2 * -ln .9 = .0002634013; background at .2: .75 * .2^2 * -ln .8 = .0066943065.
+    # Positive at 0.9: 0.25 * 0.1^2 * -ln 0.9 = 0.0002634013. Background at 0.2: 0.75 * 0.2^2 * -ln 0.8 = 0.0066943065.
     loss = value(FocalLoss(alpha=0.25, gamma=2.0), [[1.0], [0.0]], [[0.9], [0.2]])
     assert loss == pytest.approx((0.0002634013 + 0.0066943065) / 2, rel=1e-5)
 
@@ -67,11 +67,11 @@ def test_dice_by_hand():
 
 
 def test_tversky_by_hand():
-    # First image: tp 1.5, fp .25, fn .5: 1 - (3 + 1) / (3 + .15 + .7 + 1). Second: fp 1: 1 - 1 / (.6 + 1).
+    # First image: tp 1.5, fp 0.25, fn 0.5: 1 - (3 + 1) / (3 + 0.15 + 0.7 + 1). Second: fp 1: 1 - 1 / (0.6 + 1).
     expected = [0.85 / 4.85, 0.6 / 1.6]
     loss = TverskyLoss(alpha=0.3, beta=0.7, smooth=1.0, reduction=None)
     assert value(loss, MASKS, PROBABILITIES) == pytest.approx(expected, rel=1e-6)
-    # Pooled: tp 1.5, fp 1.25, fn .5: 1 - 4 / (3 + .75 + .7 + 1).
+    # Pooled: tp 1.5, fp 1.25, fn 0.5: 1 - 4 / (3 + 0.75 + 0.7 + 1).
     pooled = value(TverskyLoss(0.3, 0.7, per_image=False), MASKS, PROBABILITIES)
     assert pooled == pytest.approx(1.45 / 5.45, rel=1e-6)
 
@@ -114,7 +114,7 @@ def test_sums_of_sums_stay_flat_and_leave_their_parts_alone():
     assert whole.name == "focal_plus_dice_plus_tversky"
 
 
-def test_sums_refuse_what_they_cannot_add():
+def test_other_terms_cannot_be_added():
     with pytest.raises(TypeError):
         DiceLoss() + 1
     with pytest.raises(TypeError):
@@ -148,7 +148,7 @@ def test_last_axis_of_one_does_not_matter(loss):
     expected = value(loss, MASKS, PROBABILITIES)
     assert value(loss, MASKS[..., 0], PROBABILITIES) == expected
     labels, chances = np.array([1.0, 0.0, 1.0]), np.array([[0.7], [0.4], [0.2]])
-    # Broadcast, (3,) and (3, 1) would make nine pairs of the three.
+    # Broadcasting (3,) and (3, 1) would compare nine pairs instead of three.
     assert value(loss, labels, chances) == value(loss, labels[:, None], chances)
 
 
@@ -162,7 +162,7 @@ def test_shapes_that_do_not_match_are_refused(loss):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=identifier)
 @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 1, 1, 1)])
-def test_sample_weight_is_one_number_an_image(loss, shape):
+def test_sample_weight_is_one_number_per_image(loss, shape):
     if getattr(loss, "per_image", True):
         first, second = (value(loss, MASKS[i : i + 1], PROBABILITIES[i : i + 1]) for i in (0, 1))
     else:
@@ -172,13 +172,13 @@ def test_sample_weight_is_one_number_an_image(loss, shape):
 
 
 def test_weights_of_pixels_are_refused():
-    with pytest.raises(ValueError, match="one weight an image"):
+    with pytest.raises(ValueError, match="one weight per image"):
         DiceLoss()(MASKS, PROBABILITIES, np.ones((2, 2, 2, 1)))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=identifier)
 def test_gradients_are_finite_at_certainty(loss):
-    # Every pairing of target 0 and 1 with a certain or almost certain prediction.
+    # Every combination of target 0 or 1 and a certain or almost certain prediction.
     y_true = np.repeat([[0.0], [1.0]], 4, axis=1)
     y_pred = np.array([[0.0, 1e-8, 1 - 6e-8, 1.0]] * 2)
     assert np.isfinite(value(loss, y_true, y_pred))
@@ -186,11 +186,11 @@ def test_gradients_are_finite_at_certainty(loss):
 
 
 def test_dice_gradient_by_hand():
-    # L = 1 - (2 tp + 1) / (t + p + 1) on the lesion image: with N = 4 and D = 4.75, dL/dp is -2 / D + N / D^2 on the
-    # lesion and N / D^2 beside it, halved by the mean over the two images.
+    # L = 1 - (2 tp + 1) / (t + p + 1) for the image with a lesion. With N = 4 and D = 4.75, dL/dp is -2 / D + N / D^2
+    # inside the lesion and N / D^2 outside it. The mean over the two images halves both.
     found = gradient(DiceLoss(), MASKS, PROBABILITIES)[0].ravel()
-    beside = 4 / 4.75**2
-    assert found == pytest.approx(np.array([beside - 2 / 4.75] * 2 + [beside] * 2) / 2, rel=1e-5)
+    outside = 4 / 4.75**2
+    assert found == pytest.approx(np.array([outside - 2 / 4.75] * 2 + [outside] * 2) / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=identifier)
@@ -200,7 +200,7 @@ def test_nan_is_not_hidden(loss):
 
 @pytest.mark.parametrize("make", [FocalLoss, DiceLoss, TverskyLoss, lambda: FocalLoss() + DiceLoss()])
 def test_low_precision_predictions_are_computed_in_float32(low_precision, make):
-    # Each of these probabilities is exact in 8 bits of mantissa; their sum, 131,072, is beyond float16.
+    # Each probability is exact in 8 bits of mantissa. Their sum, 131,072, exceeds the range of float16.
     probabilities = np.full((1, 512, 512, 1), 0.5, "float32")
     mask = np.zeros_like(probabilities)
     mask[:, :3] = 1

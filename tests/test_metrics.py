@@ -4,7 +4,8 @@ import pytest
 from keras import ops
 from sklearn.metrics import fbeta_score, jaccard_score, matthews_corrcoef
 
-from pneumoseg.metrics import FBeta, IoU, MatthewsCorrelation, dice, mean_dice
+from pneumoseg.metrics import FBeta, IoU, MatthewsCorrelation
+from pneumoseg.scores import dice
 
 METRICS = [
     MatthewsCorrelation,
@@ -19,7 +20,7 @@ EMPTY, FULL = np.zeros((1, 4, 4, 1)), np.ones((1, 4, 4, 1))
 
 @pytest.fixture
 def images():
-    """Seven random images of 5 x 6, the third and fourth without a lesion, the fourth rightly left empty."""
+    """Return seven random images of 5 x 6. The third and fourth have no lesion; the fourth prediction is empty too."""
     generator = np.random.default_rng(7)
     masks = generator.random((7, 5, 6, 1)) < 0.3
     probabilities = generator.random((7, 5, 6, 1)).astype("float32")
@@ -37,7 +38,7 @@ def low_precision(request):
 
 
 def seen(metric, y_true, y_pred, batch=None, sample_weight=None):
-    """Return the metric's result after batches of this size, or one of all images."""
+    """Return the result of a metric after batches of this size, or after one batch of all images."""
     step = batch or len(y_true)
     for start in range(0, len(y_true), step):
         part = slice(start, start + step)
@@ -47,7 +48,7 @@ def seen(metric, y_true, y_pred, batch=None, sample_weight=None):
 
 
 def identity_model(shape, **settings):
-    """Return a compiled model that hands its input on, so that the metrics see chosen predictions."""
+    """Return a compiled model whose output is its input, so that a test can choose the predictions."""
     model = keras.Sequential([keras.Input(shape), keras.layers.Activation("linear")])
     model.compile(
         loss=lambda y_true, y_pred: ops.mean((y_true - y_pred) ** 2, axis=list(range(1, len(shape) + 1))), **settings
@@ -75,13 +76,13 @@ def test_mcc_is_zero_where_undefined(labels, predictions):
 def test_overlap_by_hand():
     mask = np.array([1, 1, 1, 0, 0, 0]).reshape(1, 2, 3, 1)
     probability = np.array([0.9, 0.6, 0.5, 0.7, 0.1, 0.0]).reshape(1, 2, 3, 1)
-    # Above .5, so tp 2 (.5 itself is not), fn 1, fp 1.
+    # Above 0.5: tp 2, since 0.5 itself is not above; fn 1, fp 1.
     assert seen(IoU(), mask, probability) == pytest.approx(2 / 4)
     assert seen(FBeta(), mask, probability) == pytest.approx(4 / 6)
-    # Above .65: tp 1, fn 2, fp 1; (1 + 4) * 1 / (5 * 1 + 4 * 2 + 1).
+    # Above 0.65: tp 1, fn 2, fp 1; (1 + 4) * 1 / (5 * 1 + 4 * 2 + 1).
     assert seen(FBeta(beta=2, threshold=0.65), mask, probability) == pytest.approx(5 / 14)
     assert seen(IoU(threshold=0.65), mask, probability) == pytest.approx(1 / 4)
-    # With an empty image rightly left empty the mean rises, and the pooled score does not.
+    # A second image, empty in both, raises the mean and leaves the pooled score unchanged.
     masks, probabilities = np.concatenate([mask, 0 * mask]), np.concatenate([probability, 0 * probability])
     assert seen(IoU(), masks, probabilities) == pytest.approx((0.5 + 1) / 2)
     assert seen(IoU(per_image=False), masks, probabilities) == pytest.approx(0.5)
@@ -140,7 +141,7 @@ def test_sample_weight_counts_images(make, images):
 def test_wrong_shapes_are_refused(make):
     with pytest.raises(ValueError, match="same shape"):
         make().update_state(np.zeros((2, 4, 4, 1)), np.zeros((2, 2, 2, 1)))
-    with pytest.raises(ValueError, match="one weight an image"):
+    with pytest.raises(ValueError, match="one weight per image"):
         make().update_state(EMPTY, FULL, np.ones((1, 4, 4, 1)))
 
 
@@ -167,7 +168,7 @@ def test_one_nan_prediction_spoils_the_result_until_reset(make, images):
 
 @pytest.mark.parametrize("make", METRICS)
 def test_low_precision_does_not_lower_the_counts(low_precision, make):
-    # 2,049 of 4,096 pixels: float16 counts ones to 2,048 only, bfloat16 to 256.
+    # 2,049 of 4,096 pixels: float16 counts ones only up to 2,048, bfloat16 up to 256.
     mask = (np.arange(4096) < 2049).reshape(1, 64, 64, 1)
     probability = (np.arange(4096) < 2051).reshape(1, 64, 64, 1).astype("float32")
     metric = make()
@@ -179,7 +180,7 @@ def test_low_precision_does_not_lower_the_counts(low_precision, make):
 
 
 def test_counts_stay_exact_over_twelve_thousand_large_images():
-    # An image of four pixels with a weight stands for one of 1024 x 1024, with odd counts so that no bit is spare.
+    # A weight makes an image of four pixels stand for one of 1024 x 1024. The counts are odd, so every bit is needed.
     mask = np.array([1, 1, 0, 0]).reshape(1, 4)
     prediction = np.array([1, 0, 1, 0]).reshape(1, 4)
     weights = np.array([2**18 - 1, 2**18 + 1] * 50)
@@ -269,60 +270,7 @@ def test_a_model_evaluates_to_the_same_numbers(images, jit_compile):
     )
 
 
-def test_dice_by_hand():
-    mask = np.array([[True, True, True], [False, False, False]])
-    other = np.array([[True, False, False], [True, False, False]])
-    # One pixel in common, three and two in all.
-    assert dice(mask, other) == pytest.approx(2 / 5)
-    assert dice(other, mask) == dice(mask, other)
-    assert dice(mask, mask) == 1
-    assert dice(mask, ~mask) == 0
-
-
-def test_dice_of_empty_masks():
-    empty = np.zeros((3, 4), bool)
-    assert dice(empty, empty) == 1
-    assert dice(empty, ~empty) == 0
-    assert dice(~empty, empty) == 0
-
-
-def test_dice_refuses_what_it_cannot_compare():
-    with pytest.raises(ValueError, match=r"\(3, 4\) and \(4, 3\)"):
-        dice(np.zeros((3, 4), bool), np.zeros((4, 3), bool))
-    with pytest.raises(ValueError, match="float32"):
-        dice(np.zeros((3, 4), bool), np.full((3, 4), 0.2, np.float32))
-
-
-def test_dice_agrees_with_the_f1_metric(images):
+def test_f1_is_the_dice_coefficient(images):
     masks, probabilities = images
-    pairs = mean_dice(masks[..., 0], probabilities[..., 0] > 0.5)
-    assert pairs == pytest.approx(seen(FBeta(), masks, probabilities), abs=1e-6)
-
-
-def test_mean_dice_of_nothing_predicted_is_the_share_of_empty_masks():
-    masks = [np.eye(4, dtype=bool) if i < 3 else np.zeros((4, 4), bool) for i in range(10)]
-    assert mean_dice(masks, [np.zeros((4, 4), bool)] * 10) == pytest.approx(0.7)
-
-
-def test_mean_dice_holds_one_pair_at_a_time():
-    alive = []
-
-    def stream(name):
-        for _ in range(3):
-            alive.append(name)
-            yield np.eye(2, dtype=bool)
-            # Asked for the next one, both sides have given as many.
-            assert abs(alive.count("masks") - alive.count("others")) <= 1
-
-    assert mean_dice(stream("masks"), stream("others")) == 1
-    assert len(alive) == 6
-
-
-def test_mean_dice_refuses_unequal_and_no_pairs():
-    mask = np.eye(2, dtype=bool)
-    with pytest.raises(ValueError, match="second side ended"):
-        mean_dice([mask, mask], [mask])
-    with pytest.raises(ValueError, match="first side ended"):
-        mean_dice([], [mask])
-    with pytest.raises(ValueError, match="at least one"):
-        mean_dice([], [])
+    pairs = [dice(mask, probability > 0.5) for mask, probability in zip(masks, probabilities, strict=True)]
+    assert np.mean(pairs) == pytest.approx(seen(FBeta(), masks, probabilities), abs=1e-6)

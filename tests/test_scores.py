@@ -9,6 +9,7 @@ from pneumoseg.scores import (
     best_threshold,
     calibration_error,
     classification_scores,
+    dice,
     matthews_correlation,
     reliability,
     sensitivity_at_specificity,
@@ -193,3 +194,27 @@ def test_calibration_refuses_what_is_no_probability(score):
         score([True, False], [0.5])
     with pytest.raises(ValueError, match="0 labels"):
         score([], [])
+
+
+def test_dice_by_hand():
+    mask = np.array([[True, True, True], [False, False, False]])
+    other = np.array([[True, False, False], [True, False, False]])
+    # One pixel in common, three and two in all.
+    assert dice(mask, other) == pytest.approx(2 / 5)
+    assert dice(other, mask) == dice(mask, other)
+    assert dice(mask, mask) == 1
+    assert dice(mask, ~mask) == 0
+
+
+def test_dice_of_empty_masks():
+    empty = np.zeros((3, 4), bool)
+    assert dice(empty, empty) == 1
+    assert dice(empty, ~empty) == 0
+    assert dice(~empty, empty) == 0
+
+
+def test_dice_refuses_what_it_cannot_compare():
+    with pytest.raises(ValueError, match=r"\(3, 4\) and \(4, 3\)"):
+        dice(np.zeros((3, 4), bool), np.zeros((4, 3), bool))
+    with pytest.raises(ValueError, match="float32"):
+        dice(np.zeros((3, 4), bool), np.full((3, 4), 0.2, np.float32))

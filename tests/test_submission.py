@@ -1,4 +1,4 @@
-"""Writing and checking submissions."""
+"""Tests of writing and checking submissions."""
 
 from types import SimpleNamespace
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 import warnings
@@ -109,6 +110,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.showwarning = lambda message, *_, **__: typer.secho(str(message), fg="yellow", err=True)
     logging.getLogger("pneumoseg").setLevel(logging.INFO)
+    socket.setdefaulttimeout(20.0)  # Keras sets none, so a download would hang behind a firewall that drops packets
     try:
         app()
     except (ValueError, OSError) as error:

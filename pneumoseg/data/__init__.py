@@ -1,1 +1,1 @@
-"""From files to batches: annotations, index, splits, transcoding, loaders."""
+"""From files to batches: annotations, index, patients, splits, sampling, augmentation, transcoding and loaders."""

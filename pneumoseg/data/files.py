@@ -1,4 +1,4 @@
-"""The files of a data set: which ones there are, and which one stands for an image id."""
+"""The DICOM files of a data set: finding them, and choosing one per image id."""
 
 import logging
 import os
@@ -12,21 +12,21 @@ from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
 
 _log = logging.getLogger(__name__)
 STATE_COLUMNS = ("file_bytes", "file_modified")
-"""Where a manifest keeps what `file_state` returns; one made by hand may lack them."""
+"""Columns of a manifest for the result of `file_state`; a manifest made by hand may lack them."""
 
 
 def find_dicoms(folder: str | Path) -> list[Path]:
     """List all `.dcm` files under a folder, at any depth, sorted by path.
 
-    Links to folders are followed, and each real folder is visited once: by its own path if it lies under the folder,
-    else by the first link. Hidden files and folders, such as the `._ID.dcm` and `__MACOSX` of macOS, are passed over;
-    how many is logged.
+    Links to folders are followed, and each real folder is visited once: by its own path if it lies under `folder`,
+    otherwise by the first link. Hidden files and folders, such as `._ID.dcm` and `__MACOSX` of macOS, are skipped, and
+    their number is logged.
 
     Args:
-        folder: Where to look.
+        folder: Folder to search.
 
     Returns:
-        Absolute paths. Links are left as they are, since their names may carry the image ids (as with git-annex).
+        Absolute paths. Links are not resolved, because their names may be the image ids (as with git-annex).
 
     Raises:
         FileNotFoundError: If the folder does not exist or holds no such file.
@@ -41,21 +41,21 @@ def find_dicoms(folder: str | Path) -> list[Path]:
         paths += [path for path in dicoms if not is_hidden(path.name)]
         passed_over += [path for path in dicoms if is_hidden(path.name)] + [Path(parent, name) for name in hidden]
     if passed_over:
-        _log.info(f"{len(passed_over)} hidden files and folders passed over, the first: {printable(min(passed_over))}")
+        _log.info(f"{len(passed_over)} hidden files and folders skipped, the first: {printable(min(passed_over))}")
     if not paths:
         raise FileNotFoundError(f"{printable(folder)}: no .dcm file in it or below it")
     return sorted(paths)
 
 
 def choose_one_per_id(paths: Iterable[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Choose one file for each image id: the first in order that can be read, else the first.
+    """Choose one file per image id: the first one that can be read, or the first one if none can be read.
 
     Args:
         paths: DICOM files.
 
     Returns:
-        The chosen files, in order; and of each other file its id and a sentence that names it and says why it is left
-        out. A file whose own name is not UTF-8 is left out, too, for no table could hold its id.
+        The chosen files, in the order of `paths`. For every other file, its id and a sentence with its name and the
+        reason. Files with a name that is not UTF-8 are not chosen either, because no table could hold their ids.
     """
     by_id: dict[str, list[Path]] = {}
     for path in paths:
@@ -75,7 +75,9 @@ def choose_one_per_id(paths: Iterable[Path]) -> tuple[list[Path], list[tuple[str
 
 
 def file_state(path: str | Path) -> tuple[int, int]:
-    """Return what tells whether a file was changed: its size in bytes, and when it was modified, in ns since 1970.
+    """Return the size of a file, in bytes, and its modification time, in nanoseconds since 1970.
+
+    Together they tell whether a file was changed.
 
     Raises:
         DicomError: If there is no such file.
@@ -88,11 +90,11 @@ def file_state(path: str | Path) -> tuple[int, int]:
 
 
 def size_changed(row: Any, shape: tuple[int, int]) -> DamagedError | None:
-    """Return an error if an image is of another size than when it was indexed, so that its mask does not fit.
+    """Return an error if the size of an image has changed since it was indexed, so that its mask does not fit.
 
     Args:
-        row: A manifest's, as `itertuples` gives it.
-        shape: (H, W) of the image now.
+        row: Row of a manifest, as yielded by `itertuples`.
+        shape: Current (H, W) of the image, in pixels.
     """
     if shape == (row.rows, row.columns):
         return None
@@ -101,16 +103,16 @@ def size_changed(row: Any, shape: tuple[int, int]) -> DamagedError | None:
 
 
 def absolute(path: str | Path) -> Path:
-    """Make a path absolute without following links, but for those before a `..`, which leads out of their target."""
+    """Make a path absolute, resolving only the links before a `..`, which leads out of their target."""
     parts = Path(path).absolute().parts
     last = max((number for number, part in enumerate(parts) if part == ".."), default=-1)
     return Path(*parts[: last + 1]).resolve().joinpath(*parts[last + 1 :]) if last >= 0 else Path(*parts)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield each real folder once, with its files' names and its hidden folders'; what links lead to comes last.
+    """Yield each real folder once, with the names of its files and of its hidden folders; targets of links come last.
 
-    Warns of folders that cannot be listed.
+    Warns about folders that cannot be listed.
     """
     visited: set[tuple[int, int]] = set()
     waiting, errors = [str(folder)], list[OSError]()

@@ -1,4 +1,4 @@
-"""Index a folder of DICOM files and its annotations into a manifest: one row an image."""
+"""The manifest: an index of DICOM files and their annotations, with one row per image."""
 
 import logging
 import math
@@ -16,8 +16,7 @@ from pneumoseg import rle
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.annotations import read_annotations, read_id_map
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_dicoms
-from pneumoseg.data.manifest import Manifest
-from pneumoseg.data.patients import ID_MAP, doubts_about_patients
+from pneumoseg.data.patients import ID_MAP, describe_patients, doubts_about_patients
 from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
 from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
 
@@ -51,32 +50,37 @@ def index_dataset(
     id_map: str | Path | None = None,
     rejected: str | Path | None = None,
     progress: bool = False,
-) -> Manifest:
+) -> pd.DataFrame:
     """Read every file of a data set once, strictly, and join it with its annotations.
 
-    A file that cannot be used never stops the run: it is left out, counted in a warning and, with `rejected`, listed
-    with its reason. The reasons are no annotation row, a damaged or unsupported file, malformed runs, a usable file
-    of the same name before it, a path that is not UTF-8, and an annotation without a file.
+    A file that cannot be used does not stop the indexing. It is left out, counted in a warning, and listed with the
+    reason in `rejected`. The reasons are: no annotation row, a damaged or unsupported file, a malformed run-length
+    code, another usable file of the same name, a path that is not UTF-8, and an annotation without a file.
 
     Args:
-        dicom_dir: Folder with `.dcm` files at any depth, see `find_dicoms`; the image id is the file's stem.
-        annotations: CSV of run-length codes, see `read_annotations`. Rows of one image are OR-ed.
-        id_map: CSV from image ids to NIH file names, see `read_id_map`. The DICOM header's PatientID stands in for
-            an image that it does not list, with a warning that counts them; in the competition's files that is another
-            one for every image.
-        rejected: Where to write the CSV `image_id, path, reason` of what was left out.
+        dicom_dir: Folder with `.dcm` files at any depth, see `find_dicoms`. The image id is the stem of the file name.
+        annotations: CSV of run-length codes, see `read_annotations`. Several rows of one image are joined by OR.
+        id_map: CSV from image ids to NIH file names, see `read_id_map`. For images that it does not list, the PatientID
+            of the DICOM header is used, and a warning counts them. In the competition's files every image has its own
+            PatientID.
+        rejected: CSV to write, with the columns `image_id`, `path` and `reason`, one row per file that is left out.
         progress: Whether to show a progress bar.
 
     Returns:
-        The manifest: one row per image, sorted by image id, with the columns of `COLUMNS`. `path` is the file's as it
-        was found, made absolute, links left as they are; `rle` holds all annotation rows of the image as one code,
-        `area_px` its pixels; `age` is in years and `pixel_spacing` in mm (NaN where unknown); `frame_offset` and
-        `frame_length` are the bytes of the JPEG frame, 0 where a file needs transcoding; `file_bytes` and
-        `file_modified` (in ns since 1970) tell later whether the file is still the one that was read.
+        The manifest, one row per image, sorted by image id, with the columns of `COLUMNS`. `path` is absolute, with
+        links not resolved. `rle` is the run-length code of all annotation rows of the image, and `area_px` its number
+        of pixels. `age` is in years and `pixel_spacing` in mm, both NaN if unknown. `frame_offset` and `frame_length`
+        locate the JPEG frame in the file, in bytes; both are 0 if the file needs transcoding. `file_bytes` and
+        `file_modified` (nanoseconds since 1970) tell later whether the file has changed.
 
     Raises:
         FileNotFoundError: If the folder or a CSV is missing.
-        ValueError: If a CSV is not of its form, the id map lists none of the images, or not a single image is left.
+        ValueError: If a CSV is malformed, the id map lists none of the images, or no image can be used.
+
+    Example:
+        >>> manifest = index_dataset("dicom-images-train", "train-rle.csv", id_map="nih_id.csv")  # doctest: +SKIP
+        >>> summarize(manifest)  # doctest: +SKIP
+        '198 images, 57 with a pneumothorax (29%), 170 patients'
     """
     paths = find_dicoms(dicom_dir)
     texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
@@ -100,38 +104,73 @@ def index_dataset(
     if not accepted:
         raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used: {summary}")
     table = pd.DataFrame(accepted.values(), columns=list(COLUMNS)).astype(COLUMNS)
-    manifest = Manifest(table.sort_values("image_id", ignore_index=True))
+    manifest = table.sort_values("image_id", ignore_index=True)
     for text in doubts_about_patients(manifest):
         warnings.warn(text, stacklevel=2)
     return manifest
 
 
 def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
-    """Write a manifest as CSV, whole or not at all."""
+    """Write a manifest as CSV, whole or not at all.
+
+    Args:
+        manifest: Manifest returned by `index_dataset`.
+        path: CSV file to write.
+    """
     with atomic_write(path) as temporary:
         manifest.to_csv(temporary, index=False)
 
 
-def load_manifest(path: str | Path) -> Manifest:
-    """Read a manifest that `save_manifest` wrote.
+def load_manifest(path: str | Path) -> pd.DataFrame:
+    """Read a manifest written by `save_manifest`.
 
-    One made by hand may lack the `STATE_COLUMNS`: its files are then read again before each training.
+    A manifest made by hand may lack the `STATE_COLUMNS`. Its files are then read again before each training.
+
+    Args:
+        path: CSV file to read.
+
+    Returns:
+        The manifest, see `index_dataset`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing or holds what it should not.
+        ValueError: If a column is missing or holds a wrong value.
+
+    Example:
+        >>> manifest = load_manifest("runs/manifest.csv")  # doctest: +SKIP
+        >>> positives = manifest[manifest["has_pneumothorax"]]  # doctest: +SKIP
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such manifest, make one with `pneumoseg index`")
+        raise FileNotFoundError(f"{path}: no such manifest: make one with `pneumoseg index`")
     table = read_text_table(path)
     missing = [column for column in COLUMNS if column not in table and column not in STATE_COLUMNS]
     if missing:
-        raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}; index the data set anew")
+        raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}: index the data set again")
     if not table["has_pneumothorax"].isin(["True", "False"]).all():
-        raise ValueError(f"{path}: has_pneumothorax holds something else than True and False")
+        raise ValueError(f"{path}: has_pneumothorax must be True or False in every row")
     table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
     types = {column: kind for column, kind in COLUMNS.items() if column in table}
-    return Manifest(table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(types))
+    return table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(types)
+
+
+def summarize(manifest: pd.DataFrame) -> str:
+    """Describe a manifest in words: the numbers of images, positives and patients.
+
+    Args:
+        manifest: Manifest returned by `index_dataset`.
+
+    Returns:
+        One line, followed by any doubts about the patients, see `doubts_about_patients`.
+
+    Example:
+        >>> columns = ["image_id", "has_pneumothorax", "patient_id"]
+        >>> summarize(pd.DataFrame([("a", True, "p1"), ("b", False, "p2"), ("c", False, "p2")], columns=columns))
+        '3 images, 1 with a pneumothorax (33%), 2 patients'
+    """
+    positives = int(manifest["has_pneumothorax"].sum())
+    fraction = f" ({positives / len(manifest):.0%})" if len(manifest) else ""
+    words = f"{len(manifest)} images, {positives} with a pneumothorax{fraction}, {describe_patients(manifest)}"
+    return "; ".join([words, *doubts_about_patients(manifest)])
 
 
 def _without_file(texts: dict[str, list[str]], paths: list[Path]) -> list[dict]:
@@ -144,7 +183,7 @@ def _left_out(image_id: str, path: str | Path, reason: str) -> dict:
 
 
 def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) -> dict:
-    """One manifest row, or a row of what is left out (with a `reason`)."""
+    """Return a manifest row, or, with a `reason`, a row of the files that are left out."""
     image_id = image_id_of(path)
     if not is_utf8(path):
         return _left_out(image_id, path, "path is not UTF-8: rename the file or its folder")
@@ -164,12 +203,12 @@ def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) ->
 
 
 def _check_id_map(path: str | Path, patients: dict[str, str], image_ids: set[str]) -> None:
-    """Count both sides of the join with an id map; refuse one that lists no image."""
+    """Log how many images an id map lists, and raise an error if it lists none."""
     found = len(image_ids & patients.keys())
     counts = f"{found} of {len(image_ids)} annotated images are in {path}, which lists {len(patients)}"
     if not found:
-        example = f"the images are named like {min(image_ids)!r}, the map's like {min(patients, default='')!r}"
-        raise ValueError(f"{counts}: {example}. Name the map of this data set, or index without one")
+        example = f"the images are named like {min(image_ids)!r}, those of the map like {min(patients, default='')!r}"
+        raise ValueError(f"{counts}: {example}. Pass the map of this data set, or index without one")
     _log.info(counts)
 
 
@@ -193,7 +232,7 @@ def _origin(header: DicomHeader, mapped_patient: str | None) -> dict:
 
 
 def _report(left_out: list[dict], path: str | Path | None) -> str:
-    """List what was left out, warn of it, and give the summary in the warning."""
+    """Write the files that were left out to a CSV, warn about them, and return the summary in the warning."""
     table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
     if path is not None:
         with atomic_write(path) as temporary:

@@ -1,4 +1,4 @@
-"""The bytes that TensorFlow decodes: JPEG frames in DICOM files, and all other images turned into 8-bit PNG once."""
+"""Image bytes that TensorFlow can decode: JPEG frames in DICOM files, and 8-bit PNG copies of all other images."""
 
 import hashlib
 import logging
@@ -22,33 +22,36 @@ _log = logging.getLogger(__name__)
 
 
 def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFrame:
-    """Tell for each image which bytes of which file hold it as a JPEG or PNG.
+    """Locate the JPEG or PNG bytes of each image, transcoding images to PNG where necessary.
 
-    An image whose DICOM file holds a JPEG baseline frame is read from there. Any other is decoded as `read_image`
-    does and written as PNG into the cache, unless an earlier call did so and the file has not changed since. A DICOM
-    file that is not the one that was indexed, by its size and time, is read again, strictly, and counted in the log.
+    If the DICOM file of an image holds a JPEG baseline frame, that frame is used. Any other image is decoded as by
+    `read_image` and written to the cache as PNG, unless an earlier call did so and the file has not changed since. A
+    DICOM file with another size or time than when it was indexed is read again, strictly, and counted in the log.
 
     Args:
-        manifest: One row per image, see `index_dataset`.
-        cache_dir: Folder of the PNG files; made if there is something to write.
+        manifest: Manifest with one row per image, see `index_dataset`.
+        cache_dir: Folder of the PNG files, created if there is a file to write.
 
     Returns:
-        Indexed as the manifest: `path` (str), `offset` and `length` (int64, bytes), `is_png` (bool).
+        A table with the index of the manifest: `path` (str), `offset` and `length` (int64, in bytes), `is_png` (bool).
 
     Raises:
-        FileNotFoundError: If files of the manifest are gone.
-        DicomError: If a file that was indexed cannot be read any more, or has another size in pixels than its mask.
+        FileNotFoundError: If files of the manifest are missing.
+        DicomError: If a file that was indexed can no longer be read, or its size in pixels differs from that of its
+            mask.
     """
     frames = manifest[["path", "frame_offset", "frame_length"]].set_axis(["path", "offset", "length"], axis=1)
     states = _states(manifest)
     gone = [path for path, state in zip(frames["path"], states, strict=True) if state is None]
     if gone:
-        raise FileNotFoundError(f"{len(gone)} of {len(frames)} files are gone, index anew; the first: {gone[0]}")
+        raise FileNotFoundError(
+            f"{len(gone)} of {len(frames)} files are missing, index the data set again; the first: {gone[0]}"
+        )
     changed = _are_changed(manifest, states)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         if changed.any():
             _log.warning(
-                f"{changed.sum()} of {len(frames)} files are not known to be as they were indexed: reading them"
+                f"{changed.sum()} of {len(frames)} files may have changed since they were indexed: reading them again"
             )
             rows: Iterable = manifest.loc[changed, ["path", "rows", "columns"]].itertuples(index=False)
             read = list(track(pool.map(_read_again, rows), "Reading", int(changed.sum())))
@@ -66,10 +69,14 @@ def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFram
 
 
 def check_files(manifest: pd.DataFrame) -> None:
-    """Read the files again that were changed since they were indexed.
+    """Check the files that may have changed since they were indexed, by reading them again.
+
+    Args:
+        manifest: Manifest with one row per image, see `index_dataset`.
 
     Raises:
-        DicomError: Of the first that is gone, cannot be read any more, or has another size in pixels than its mask.
+        DicomError: If a file is missing, can no longer be read, or its size in pixels differs from that of its mask.
+            The message names the first such file.
     """
     changed = _are_changed(manifest, _states(manifest))
     for row in manifest.loc[changed, ["path", "rows", "columns"]].itertuples(index=False):
@@ -77,15 +84,14 @@ def check_files(manifest: pd.DataFrame) -> None:
 
 
 def _states(manifest: pd.DataFrame) -> list[tuple[int, int] | None]:
-    """Return what each file is like now, None of one that is gone."""
+    """Return the current state of each file, or None if it is missing."""
     return [_state_of(path) for path in manifest["path"]]
 
 
 def _are_changed(manifest: pd.DataFrame, states: list[tuple[int, int] | None]) -> np.ndarray:
-    """Tell which files are not known to be those that were indexed: all, where a manifest does not say what they were.
+    """Return whether each file may have changed since it was indexed, bool, (n,).
 
-    Returns:
-        bool, (n,). A file that is gone has changed.
+    Missing files have changed. If the manifest does not record the states of the files, all of them may have changed.
     """
     if not set(STATE_COLUMNS) <= set(manifest.columns):
         return np.ones(len(manifest), bool)
@@ -101,7 +107,7 @@ def _state_of(path: str) -> tuple[int, int] | None:
 
 
 def _read_again(row: Any) -> tuple[int, int]:
-    """Return where the frame of a changed file lies, zeros where it has none."""
+    """Return the offset and the length of the frame in a changed file, zeros if it has none."""
     _, header = read_dicom(row.path)
     if error := size_changed(row, (header.rows, header.columns)):
         raise error
@@ -109,7 +115,7 @@ def _read_again(row: Any) -> tuple[int, int]:
 
 
 def _transcode(source: Path, cache_dir: Path) -> Path:
-    # Another version of the package may read the same file otherwise.
+    # Another version of the package may read the same file differently.
     state = f"{version('pneumoseg')} {source.resolve()} {file_state(source)}"
     target = cache_dir / f"{hashlib.sha256(os.fsencode(state)).hexdigest()[:32]}.png"
     if not target.exists():

@@ -1,1 +1,1 @@
-"""The two networks: built, partly frozen, saved and loaded."""
+"""The two networks: building, freezing, saving and loading."""

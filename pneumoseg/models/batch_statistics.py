@@ -1,4 +1,4 @@
-"""Recompute what batch normalization knows of its inputs, for weights that no training has seen, such as averages."""
+"""Batch statistics of weights that were never trained as they are, such as averaged weights."""
 
 from collections.abc import Iterable
 
@@ -10,20 +10,29 @@ from pneumoseg.models.freezing import flat_layers
 
 
 def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
-    """Replace each `BatchNormalization`'s moving mean and variance by those over all of the batches.
+    """Replace the moving mean and variance of each `BatchNormalization` by the statistics of all batches.
 
-    The network runs in training mode, each layer normalizing with its batch, as it trains. A frozen layer trains with
-    its moving statistics, which therefore stay. The statistics are
-    cumulative and not moving ones, so that each image counts the same: the mean of the batches' means, and the mean of
-    their variances plus the variance of their means (law of total variance), weighted by the batches' sizes. Izmailov
-    et al. 2018 (section 3.2) need such a pass after weight averaging.
+    Such a pass is required after weight averaging (Izmailov et al. 2018, section 3.2). The network runs in training
+    mode, in which each layer normalizes with the statistics of its batch. Frozen layers use their moving statistics in
+    training too, so these are kept.
+
+    The statistics are cumulative instead of moving, so that every image has the same weight. The mean is the mean of
+    the batch means. The variance is the mean of the batch variances plus the variance of the batch means (law of total
+    variance). Both are weighted by batch size.
 
     Args:
-        model: Its weights and all else stay as they are; a network without batch normalization is left alone.
-        batches: Images, or pairs of images and targets; gone through once.
+        model: Network to change in place. Everything but the statistics is kept; a network without batch normalization
+            is not changed.
+        batches: Batches of images, or pairs of images and targets; iterated once.
 
     Raises:
         ValueError: If there is no batch.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])  # doctest: +SKIP
+        >>> recompute_batch_statistics(model, [np.array([[1.0], [3.0]]), np.array([[5.0], [7.0]])])  # doctest: +SKIP
+        >>> float(model.layers[0].moving_mean[0]), float(model.layers[0].moving_variance[0])  # doctest: +SKIP
+        (4.0, 5.0)
     """
     layers = [
         layer for layer in flat_layers(model) if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
@@ -31,14 +40,14 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    # An eager call keeps every layer's output until it ends; a graph lets each go after its last use. It is traced
-    # below, when the momenta are 0, and goes with this call.
+    # An eager call keeps the output of every layer until it returns. A graph frees each output after its last use. The
+    # graph is traced below, while the momenta are 0, and is discarded with this call.
     run = tf.function(model, reduce_retracing=True) if keras.backend.backend() == "tensorflow" else model
     count = 0
     means, squares = [0.0] * len(layers), [0.0] * len(layers)
     try:
         for layer in layers:
-            layer.momentum = 0.0  # so that its moving statistics are those of the last batch
+            layer.momentum = 0.0  # the moving statistics are then those of the last batch
             layer.moving_variance.assign(keras.ops.ones_like(layer.moving_variance))  # 0 times infinity is NaN
             layer.moving_mean.assign(keras.ops.zeros_like(layer.moving_mean))
         for batch in batches:
@@ -57,7 +66,7 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
     if not count:
-        raise ValueError("there is no batch to compute statistics of")
+        raise ValueError("there is no batch to compute statistics from: pass at least one")
     for layer, mean_sum, square_sum in zip(layers, means, squares, strict=True):
         mean = np.asarray(mean_sum) / count
         layer.moving_mean.assign(mean)

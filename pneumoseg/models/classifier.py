@@ -1,4 +1,4 @@
-"""The classifier: does this image show a pneumothorax? (paper, section 3.1)."""
+"""The classifier, which decides whether an image shows a pneumothorax (paper, section 3.1)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pneumoseg.models.compact import COMPACT, compact_encoder
 from pneumoseg.models.scaling import check_image_size, scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
 
-# The first three are the paper's (section 3.1.2). Name: (keras.applications builder, its arguments).
+# Name: (builder in keras.applications, its arguments). The first three are those of the paper (section 3.1.2).
 _APPLICATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "xception": ("Xception", {}),
     "nasnetlarge": ("NASNetLarge", {}),
@@ -22,38 +22,43 @@ HEAD = "head"
 
 
 def build_classifier(backbone: str = "xception", image_size: int = 1024, weights: Weights = "imagenet") -> keras.Model:
-    """Build a backbone, global average pooling and one new dense layer, named "head" (sections 3.1.2 and 4.1.1).
+    """Build the classifier: a backbone, global average pooling and a dense layer named "head".
+
+    See sections 3.1.2 and 4.1.1 of the paper.
 
     Args:
-        backbone: One of `CLASSIFIER_BACKBONES`. "compact" is a plain network of six convolutions that learns from a
-            few hundred images without pretraining; the others are `keras.applications`.
+        backbone: One of `CLASSIFIER_BACKBONES`. "compact" is a plain network of six convolutions, which learns from a
+            few hundred images without pretraining. The others come from `keras.applications`.
         image_size: Height and width in pixels; at least 71 for xception, 75 for inceptionresnetv2, 32 for the others.
-        weights: Of the backbone: "imagenet" (downloaded by Keras), None (random), or the path of a Keras
+        weights: Weights of the backbone: "imagenet" (downloaded by Keras), None (random), or the path of a Keras
             `*_notop.h5` or `*.weights.h5` file.
 
     Returns:
-        A network from uint8 or float images, (batch, size, size, 1) in [0, 255], to the probability of a
-        pneumothorax, float32, (batch, 1). It is not compiled, and XLA is off.
+        A network from images, uint8 or float, (batch, size, size, 1) in [0, 255], to the probability of a pneumothorax,
+        float32, (batch, 1). It is not compiled, and XLA is off.
 
     Raises:
-        ValueError: An unknown backbone, too small a size, a missing weights file or one of another architecture.
-        WeightsUnavailableError: The ImageNet weights could not be downloaded.
+        ValueError: If the backbone is unknown, the size is too small, or the weights file is missing or belongs to
+            another architecture.
+        WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
 
     Example:
-        >>> model = build_classifier("mobilenetv2", image_size=256, weights=None)
+        >>> model = build_classifier("compact", image_size=64, weights=None)  # doctest: +SKIP
+        >>> model.input_shape, model.output_shape  # doctest: +SKIP
+        ((None, 64, 64, 1), (None, 1))
     """
     if backbone not in CLASSIFIER_BACKBONES:
-        raise ValueError(f"Unknown classifier backbone {backbone!r}. Choose from {', '.join(CLASSIFIER_BACKBONES)}.")
+        raise ValueError(f"unknown classifier backbone {backbone!r}, expected one of {', '.join(CLASSIFIER_BACKBONES)}")
     check_image_size(image_size)
     check_weights(weights)
     if backbone == COMPACT and weights == "imagenet":
-        raise ValueError("There are no ImageNet weights of compact. Pass weights=None to train from scratch.")
+        raise ValueError("compact has no ImageNet weights: pass weights=None to train from scratch")
     encoder = _encoder(backbone, image_size, weights)
     image, scaled = scaled_input(image_size, "torch" if backbone == "efficientnetb0" else "tf")
     features = keras.layers.GlobalAveragePooling2D(name="pooling")(encoder(scaled))
     probability = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name=HEAD)(features)
     model = keras.Model(image, probability, name=f"classifier_{backbone}")
-    model.jit_compile = False  # Keras' "auto" means XLA where there is a GPU: minutes for each shape of a batch
+    model.jit_compile = False  # with a GPU, the "auto" of Keras means XLA: minutes for each shape of a batch
     return model
 
 
@@ -84,9 +89,9 @@ def _compact(image_size: int, weights: Weights) -> keras.Model:
 
 
 def _without_scaling(efficientnet: keras.Model) -> keras.Model:
-    """Cut off the scaling that Keras builds into EfficientNet.
+    """Return EfficientNet without the scaling layers that Keras builds into it.
 
-    It has one layer more with weights="imagenet" than with None, so a network trained from the former and rebuilt
-    with the latter, as a bundle is, would see other inputs.
+    With weights="imagenet" Keras adds one more scaling layer than with None. A bundle is trained from the former and
+    rebuilt with the latter, so its network would get different inputs.
     """
     return keras.Model(efficientnet.get_layer("stem_conv_pad").input, efficientnet.output, name=efficientnet.name)

@@ -1,6 +1,7 @@
-"""A small encoder and a U-Net on it, which learn from a few hundred images without pretrained weights.
+"""A small encoder, and a U-Net built on it, for demonstrations, tests and first experiments.
 
-The encoders of the paper need ImageNet weights or days. This one is for demonstrations, tests and first looks.
+They learn from a few hundred images without pretrained weights. The encoders of the paper need ImageNet weights, or
+days of training.
 """
 
 import keras
@@ -10,13 +11,13 @@ _FILTERS = (24, 48, 96)
 
 
 def compact_encoder(image: keras.KerasTensor) -> list[keras.KerasTensor]:
-    """Encode an image by six convolutions.
+    """Encode images with six convolutions.
 
     Args:
-        image: (batch, H, W, C), scaled.
+        image: Scaled images, (batch, H, W, C).
 
     Returns:
-        Features at a half (24 channels), a quarter (48) and an eighth (96) of the size.
+        Features at 1/2 (24 channels), 1/4 (48 channels) and 1/8 (96 channels) of the size.
     """
     features, outputs = image, []
     for level, filters in enumerate(_FILTERS):
@@ -29,13 +30,13 @@ def compact_encoder(image: keras.KerasTensor) -> list[keras.KerasTensor]:
 
 
 def compact_unet(image_size: int) -> keras.Model:
-    """Build a U-Net (Ronneberger et al. 2015) on the compact encoder, with a linear output.
+    """Build a U-Net (Ronneberger et al. 2015) with the compact encoder and a linear output.
 
     Args:
         image_size: Height and width in pixels, a multiple of 8.
 
     Returns:
-        A network from (batch, size, size, 3) to logits, (batch, size, size, 1).
+        A network from scaled images, (batch, size, size, 3), to logits, (batch, size, size, 1).
     """
     image = keras.Input((image_size, image_size, 3))
     *skips, features = compact_encoder(image)
@@ -47,6 +48,6 @@ def compact_unet(image_size: int) -> keras.Model:
 
 def _convolution(features: keras.KerasTensor, filters: int, size: int = 3, strides: int = 1) -> keras.KerasTensor:
     features = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(features)
-    # Trainings of a few hundred steps would never see the end of Keras' default momentum of .99.
+    # With Keras' default momentum of 0.99 the statistics do not settle in a training of a few hundred steps.
     features = keras.layers.BatchNormalization(momentum=0.9)(features)
     return keras.layers.ReLU()(features)

@@ -1,4 +1,4 @@
-"""Which layers of a network learn: the phases of the paper's training (sections 4.1.1 and 4.1.2)."""
+"""Freezing of layers in the phases of a training (sections 4.1.1 and 4.1.2 of the paper)."""
 
 from collections.abc import Iterator
 
@@ -10,28 +10,35 @@ PARTS = ("all", "head", "second_half")
 
 
 def set_trainable(model: keras.Model, part: str) -> None:
-    """Make one part of a network trainable and freeze the rest, whatever was frozen before.
+    """Make one part of a network trainable and freeze the rest, regardless of what was frozen before.
 
     - "all": every layer.
-    - "head": the classifier's newly added dense layer alone (section 4.1.1).
-    - "second_half": all but the first half of the layers that have trainable weights, nested networks laid out flat
-      in topological order; of an odd number the middle one learns (section 4.1.2).
+    - "head": only the dense layer that the classifier adds to its backbone (section 4.1.1).
+    - "second_half": all but the first half of the layers with trainable weights, counted in topological order and
+      including the layers of nested networks (section 4.1.2). If their number is odd, the middle layer is trainable.
 
-    A frozen `BatchNormalization` also runs in inference mode: it normalises with its moving statistics and leaves them
-    as they are. A network with random weights should therefore start with "all". Compile the model again afterwards:
-    Keras takes notice of a change only then.
+    A frozen `BatchNormalization` runs in inference mode: it normalizes with its moving statistics and does not update
+    them. A network with random weights should therefore start with "all". Compile the model again afterwards, because
+    Keras ignores the change until then.
 
     Args:
-        model: A network of `build_classifier` or `build_segmenter`.
+        model: Network built by `build_classifier` or `build_segmenter`.
         part: One of `PARTS`.
 
     Raises:
-        ValueError: An unknown part, or "head" of a network without one.
+        ValueError: If the part is unknown, or "head" is requested and the network has no head.
+
+    Example:
+        >>> from pneumoseg.models.classifier import build_classifier  # doctest: +SKIP
+        >>> model = build_classifier("compact", image_size=64, weights=None)  # doctest: +SKIP
+        >>> set_trainable(model, "head")  # doctest: +SKIP
+        >>> [tuple(weight.shape) for weight in model.trainable_weights]  # doctest: +SKIP
+        [(96, 1), (1,)]
     """
     if part not in PARTS:
-        raise ValueError(f"Unknown part {part!r}. Choose from {', '.join(PARTS)}.")
+        raise ValueError(f"unknown part {part!r}, expected one of {', '.join(PARTS)}")
     if part == "head" and not any(layer.name == HEAD for layer in model.layers):
-        raise ValueError(f"{model.name} has no layer named {HEAD!r}: only a classifier can train its head alone.")
+        raise ValueError(f"{model.name} has no layer named {HEAD!r}: choose another part, only a classifier has a head")
     _unfreeze(model)
     learning = [layer for layer in flat_layers(model) if layer.trainable_weights]
     if part == "head":
@@ -43,7 +50,7 @@ def set_trainable(model: keras.Model, part: str) -> None:
 
 
 def _unfreeze(model: keras.Model) -> None:
-    # On TensorFlow `model.trainable = True` does nothing, to its layers either, where the flag already is True.
+    # On TensorFlow, `model.trainable = True` has no effect, not even on its layers, if the flag is already True.
     model.trainable = True
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -53,7 +60,7 @@ def _unfreeze(model: keras.Model) -> None:
 
 
 def flat_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yield the layers of a network in topological order, in place of a nested network its layers."""
+    """Yield the layers of a network in topological order, replacing nested networks by their layers."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from flat_layers(layer)

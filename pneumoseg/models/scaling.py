@@ -1,7 +1,7 @@
-"""From a grey image in [0, 255] to the three scaled channels an ImageNet backbone was trained on.
+"""Scaling of grey images in [0, 255] to the three channels that an ImageNet backbone was trained on.
 
-Each group of ImageNet weights was trained on its own scaling. With weights="imagenet" the wrong one costs accuracy
-and raises no error, so the scaling is a layer of the network and not a habit of its caller.
+Each group of ImageNet weights was trained with its own scaling. With weights="imagenet" a wrong scaling costs accuracy
+and raises no error. The scaling is therefore a layer of the network, so that callers cannot get it wrong.
 """
 
 import keras
@@ -9,8 +9,8 @@ import keras
 _MEAN = (0.485, 0.456, 0.406)
 _STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
-# Scale and offset a channel: scaled = grey * scale + offset. The names are those of `keras.applications`. "caffe" also
-# swaps red and blue, which three equal channels cannot show, so that only its means are in blue-green-red order.
+# Scale and offset of each channel: scaled = grey * scale + offset. The names are those of `keras.applications`. "caffe"
+# also swaps red and blue. With three equal channels only its means, in blue-green-red order, make a difference.
 CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "tf": ((1 / 127.5,) * 3, (-1.0,) * 3),
     "torch": (
@@ -23,27 +23,31 @@ CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 def check_image_size(image_size: int) -> None:
-    """Refuse what is no size of an image that a network could see.
+    """Check that an image size is a whole number of pixels from 1 to 16384.
+
+    Args:
+        image_size: Height and width in pixels.
 
     Raises:
-        ValueError: Not a whole number, or not between 1 and 16384.
+        ValueError: If it is not.
     """
     if isinstance(image_size, bool) or not isinstance(image_size, int) or not 1 <= image_size <= 16384:
-        raise ValueError(f"image_size={image_size!r}: expected a whole number of pixels from 1 to 16384.")
+        raise ValueError(f"image_size={image_size!r}: expected a whole number of pixels from 1 to 16384")
 
 
 def scaled_input(image_size: int, convention: str) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Start a network: its input, and that input repeated to three channels and scaled.
+    """Return the input of a network, and that input repeated to three channels and scaled.
 
-    Both are float32 whatever the precision policy: float16 would round grey levels before the first convolution.
+    Both are float32 whatever the precision policy, because float16 would round grey levels before the first
+    convolution.
 
     Args:
         image_size: Height and width in pixels.
         convention: A key of `CONVENTIONS`.
 
     Returns:
-        The input, (batch, size, size, 1) in [0, 255], to which Keras casts uint8; and the scaled tensor,
-        (batch, size, size, 3).
+        The input, float32, (batch, size, size, 1) in [0, 255]; Keras casts uint8 images to it. The scaled tensor,
+        float32, (batch, size, size, 3).
     """
     image = keras.Input((image_size, image_size, 1), dtype="float32", name="image")
     three_channels = keras.layers.Concatenate(dtype="float32", name="three_channels")([image] * 3)

@@ -1,4 +1,4 @@
-"""The segmenter: which pixels show the pneumothorax? (paper, section 3.2)."""
+"""The segmenter, which decides which pixels show a pneumothorax (paper, section 3.2)."""
 
 import contextlib
 import io
@@ -12,8 +12,8 @@ from pneumoseg.models.compact import COMPACT, compact_unet
 from pneumoseg.models.scaling import check_image_size, scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
 
-# What segmentation-models' `get_preprocessing` does for each backbone, as a key of `scaling.CONVENTIONS`. The "raw"
-# ones begin with a batch normalisation of their own.
+# Keys of `scaling.CONVENTIONS`, chosen as in `get_preprocessing` of segmentation-models. The "raw" backbones begin with
+# their own batch normalization.
 _CONVENTIONS = {
     "tf": "mobilenet mobilenetv2 inceptionv3 inceptionresnetv2",
     "caffe": "vgg16 vgg19",
@@ -23,7 +23,7 @@ _CONVENTIONS = {
 }
 _CONVENTION = {backbone: convention for convention, names in _CONVENTIONS.items() for backbone in names.split()}
 SEGMENTER_BACKBONES = (*_CONVENTION, COMPACT)
-# Name: what the height and width must be a multiple of. PSPNet pools an eighth of the size into 6 x 6 bins.
+# Name: divisor of height and width. PSPNet pools features of 1/8 of the size into 6 x 6 bins.
 _SIZE_STEP = {"fpn": 32, "unet": 32, "linknet": 32, "pspnet": 48}
 ARCHITECTURES = tuple(_SIZE_STEP)
 
@@ -35,59 +35,62 @@ def build_segmenter(
     weights: Weights = "imagenet",
     decoder_filters: int | None = None,
 ) -> keras.Model:
-    """Build a network of segmentation-models between our scaling and a float32 sigmoid (section 3.2.2).
+    """Build the segmenter: scaling, a network of segmentation-models and a float32 sigmoid (section 3.2.2).
 
     Args:
         architecture: One of `ARCHITECTURES`.
-        backbone: One of `SEGMENTER_BACKBONES`, spelled as segmentation-models spells them; or "compact" with unet, a
-            small network that learns from a few hundred images without pretraining.
-        image_size: Height and width in pixels; a multiple of 32, for pspnet of 48.
-        weights: Of the backbone: "imagenet" (downloaded), None (random), or the path of a `*_notop.h5` or
+        backbone: One of `SEGMENTER_BACKBONES`, spelled as in segmentation-models. "compact" is a small network for
+            architecture "unet", which learns from a few hundred images without pretraining.
+        image_size: Height and width in pixels; a multiple of 48 for pspnet, of 32 for the others.
+        weights: Weights of the backbone: "imagenet" (downloaded), None (random), or the path of a `*_notop.h5` or
             `*.weights.h5` file.
-        decoder_filters: Filters of the widest decoder layer, a multiple of 16 up to 1024; the others follow in
-            proportion. None is the library's own: 512 for pspnet, 256 for the others. Linknet takes its filters from
-            the backbone, all but those of its last block.
+        decoder_filters: Number of filters of the widest decoder layer, a multiple of 16 up to 1024. The other layers
+            are scaled in proportion. None keeps the default of the library: 512 for pspnet, 256 for the others. For
+            linknet it sets the last block only; the other blocks have as many filters as the backbone.
 
     Returns:
-        A network from uint8 or float images, (batch, size, size, 1) in [0, 255], to each pixel's probability of
-        pneumothorax, float32, (batch, size, size, 1). It is not compiled, and XLA is off.
+        A network from images, uint8 or float, (batch, size, size, 1) in [0, 255], to the probability of pneumothorax of
+        each pixel, float32, (batch, size, size, 1). It is not compiled, and XLA is off.
 
     Raises:
-        ValueError: An unknown name, a wrong size or number, a missing weights file or one of another architecture.
-        WeightsUnavailableError: The ImageNet weights could not be downloaded.
+        ValueError: If a name is unknown, a number is out of range, or the weights file is missing or belongs to another
+            architecture.
+        WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
 
     Example:
-        >>> model = build_segmenter("fpn", "resnet18", image_size=128, weights=None, decoder_filters=64)
+        >>> model = build_segmenter("unet", "compact", image_size=64, weights=None)  # doctest: +SKIP
+        >>> model.input_shape, model.output_shape  # doctest: +SKIP
+        ((None, 64, 64, 1), (None, 64, 64, 1))
     """
     _check(architecture, backbone, image_size, decoder_filters)
     check_weights(weights)
     if backbone == COMPACT and (architecture, weights, decoder_filters) != ("unet", None, None):
-        raise ValueError("compact goes with architecture='unet', weights=None and decoder_filters=None alone.")
+        raise ValueError("compact needs architecture='unet', weights=None and decoder_filters=None")
     if backbone == COMPACT:
         network = compact_unet(image_size)
     else:
         network = _network(architecture, backbone, image_size, weights, decoder_filters)
     image, scaled = scaled_input(image_size, _CONVENTION.get(backbone, "tf"))
-    # The library's own sigmoid keeps the policy's dtype, and Dice in float16 overflows.
+    # The sigmoid of the library has the dtype of the policy, and Dice overflows in float16.
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(network(scaled))
     model = keras.Model(image, probability, name=f"segmenter_{architecture}_{backbone}")
-    model.jit_compile = False  # Keras' "auto" means XLA where there is a GPU: minutes for each shape of a batch
+    model.jit_compile = False  # with a GPU, the "auto" of Keras means XLA: minutes for each shape of a batch
     return model
 
 
 def _check(architecture: str, backbone: str, image_size: int, decoder_filters: int | None) -> None:
     if architecture not in _SIZE_STEP:
-        raise ValueError(f"Unknown architecture {architecture!r}. Choose from {', '.join(ARCHITECTURES)}.")
+        raise ValueError(f"unknown architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
     if backbone.startswith("densenet"):
-        raise ValueError(f"segmentation-models' {backbone} cannot be built with Keras 3. Choose another backbone.")
+        raise ValueError(f"{backbone} of segmentation-models cannot be built with Keras 3: choose another backbone")
     if backbone not in SEGMENTER_BACKBONES:
-        raise ValueError(f"Unknown segmenter backbone {backbone!r}. Choose from {', '.join(SEGMENTER_BACKBONES)}.")
+        raise ValueError(f"unknown segmenter backbone {backbone!r}, expected one of {', '.join(SEGMENTER_BACKBONES)}")
     check_image_size(image_size)
     step = _SIZE_STEP[architecture]
     if image_size < step or image_size % step:
-        raise ValueError(f"image_size={image_size}: {architecture} needs a positive multiple of {step}.")
+        raise ValueError(f"image_size={image_size}: {architecture} needs a positive multiple of {step}")
     if decoder_filters is not None and (decoder_filters % 16 or not 16 <= decoder_filters <= 1024):
-        raise ValueError(f"decoder_filters={decoder_filters}: expected a multiple of 16 from 16 to 1024, or None.")
+        raise ValueError(f"decoder_filters={decoder_filters}: expected a multiple of 16 from 16 to 1024, or None")
 
 
 def _network(
@@ -117,7 +120,7 @@ def _decoder_arguments(architecture: str, filters: int) -> dict[str, Any]:
 
 
 def _segmentation_models() -> ModuleType:
-    """Import the library on first use: it is slow, prints a line, and reads its framework from the environment."""
+    """Import segmentation-models on first use, because it is slow, prints a line and reads the environment."""
     os.environ["SM_FRAMEWORK"] = "tf.keras"
     with contextlib.redirect_stdout(io.StringIO()):
         import segmentation_models

@@ -1,4 +1,4 @@
-"""Every spelling of the competition's CSV files."""
+"""Tests of the readers of the competition's CSV files, in every spelling."""
 
 import pytest
 

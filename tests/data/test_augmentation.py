@@ -1,4 +1,4 @@
-"""What each transform does to an image whose content is known."""
+"""Effects of each transform on images of known content."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +12,7 @@ PAPER = ("clahe", "optical_distortion", "zoom_in", "zoom_out")
 
 @pytest.fixture(scope="module")
 def image():
-    """A smooth film of 256 x 256 px without symmetry."""
+    """Return a smooth image of 256 x 256 pixels without symmetry."""
     y, x = np.mgrid[:256, :256] / 255
     return (90 + 60 * np.sin(5 * x) + 50 * np.cos(9 * y) + 40 * x * y).astype(np.uint8)
 
@@ -42,7 +42,7 @@ def test_zoom_is_uniform_between_5_and_10_percent_and_the_same_both_ways(transfo
         height, width = np.ptp(np.flatnonzero(changed.any(1))) + 1, np.ptp(np.flatnonzero(changed.any(0))) + 1
         assert abs(height - width) <= 1
         factors.append(height / 601)
-    # 60 draws from a uniform distribution come this near to both ends but for one time in ten thousand.
+    # In all but one of ten thousand cases, 60 draws from a uniform distribution come this close to both ends.
     assert low - 0.002 <= min(factors) <= low + 0.008
     assert high - 0.008 <= max(factors) <= high + 0.002
     assert np.mean(factors) == pytest.approx((low + high) / 2, abs=0.006)
@@ -62,13 +62,13 @@ def test_mask_moves_with_the_image(transform):
     mask = np.zeros((256, 256), bool)
     mask[60:120, 30:90] = True
     changed = Augmentation([transform], 1)(200 * mask.astype(np.uint8), mask, seed=2)
-    # The image is interpolated and the mask is not, so they may differ along the border alone.
+    # The image is interpolated and the mask is not, so they may differ, but only along the border.
     differing = (changed["image"] > 100) != changed["mask"]
     assert differing.sum() <= 0.06 * mask.sum()
     assert not np.array_equal(changed["mask"], mask)
 
 
-def test_each_technique_has_probability_one_half(image):
+def test_each_transform_has_probability_one_half(image):
     augment = Augmentation(PAPER, 0.5)
     unchanged = sum(np.array_equal(augment(image, seed=seed)["image"], image) for seed in range(800))
     assert unchanged == pytest.approx(800 / 2**4, abs=4 * np.sqrt(800 * 15 / 16**2))
@@ -78,7 +78,7 @@ def test_each_technique_has_probability_one_half(image):
         assert changed == pytest.approx(200, abs=4 * 10)  # four standard deviations
 
 
-def test_seed_decides_in_whatever_thread(image):
+def test_seed_decides_in_every_thread(image):
     augment = Augmentation(TRANSFORMS, 0.5)
     expected = [augment(image, seed=seed)["image"] for seed in range(24)]
     with ThreadPoolExecutor(4) as pool:
@@ -89,7 +89,7 @@ def test_seed_decides_in_whatever_thread(image):
 
 
 def test_local_shifts_grow_with_the_image():
-    # A vertical edge is moved by about the same share of the width at either size.
+    # At both sizes a vertical edge is moved by about the same fraction of the width.
     shifts = []
     for size in (256, 1024):
         image = np.zeros((size, size), np.uint8)
@@ -107,8 +107,8 @@ def test_local_shifts_grow_with_the_image():
         ((["clahe", "blur"],), "'blur'.*expected some of clahe"),
         ((["clahe"], 0), "probability=0: expected above 0"),
         ((["clahe"], 1.5), "probability=1.5"),
-        ((["zoom_in"], 0.5, (0.1, 0.05)), "least and the greatest"),
-        ((["zoom_in"], 0.5, (0.1,)), "least and the greatest"),
+        ((["zoom_in"], 0.5, (0.1, 0.05)), "smallest and the largest"),
+        ((["zoom_in"], 0.5, (0.1,)), "smallest and the largest"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -1,4 +1,4 @@
-"""Equations 1 and 2 of the paper, remainders included."""
+"""Tests of equations 1 and 2 of the paper, including remainders."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ def labels_of(positives, negatives, seed=0):
     ("positives", "negatives", "counts"),
     [
         (1000, 5000, [1000] * 4),  # the paper's example
-        (2135, 7502, [1342, 1342, 1342, 1341]),  # the competition's training side: sdif 5367
+        (2135, 7502, [1342, 1342, 1342, 1341]),  # the training split of the competition: sdif 5367
         (10, 21, [3, 3, 3, 2]),
         (3, 50, [12, 12, 12, 11]),  # more copies than positives
         (5, 7, [1, 1, 0, 0]),
@@ -32,8 +32,8 @@ def test_set_ends_balanced(positives, negatives, counts):
     assert times.max() - times.min() <= 1
 
 
-def test_no_image_twice_by_one_technique_while_there_are_others():
-    copies = enrich(labels_of(50, 150), 4, seed=3)  # 25 copies a transform
+def test_no_transform_copies_an_image_twice_while_others_are_left():
+    copies = enrich(labels_of(50, 150), 4, seed=3)  # 25 copies per transform
     assert not copies.duplicated(["row", "transform"]).any()
     paper = enrich(labels_of(1000, 5000), 4, seed=3)
     assert not paper.duplicated(["row", "transform"]).any()

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which one stands for an id."""
+"""Tests of finding the image files of a folder and choosing one per id."""
 
 import logging
 import os
@@ -48,17 +48,17 @@ def test_a_linked_folder_may_itself_be_given(tmp_path):
     assert find_dicoms(tmp_path / "link") == [tmp_path / "link/a.dcm"]
 
 
-def test_hidden_files_are_passed_over_and_counted(tmp_path, caplog):
+def test_hidden_files_are_skipped_and_counted(tmp_path, caplog):
     write_dicom(tmp_path / "s/a.dcm", IMAGE)
     for junk in ("s/._a.dcm", "__MACOSX/s/b.dcm", ".trash/c.dcm", "@eaDir/d.dcm"):
         write_dicom(tmp_path / junk, IMAGE)
     (tmp_path / ".DS_Store").write_bytes(b"junk")
     with caplog.at_level(logging.INFO, "pneumoseg"):
         assert names(tmp_path) == ["s/a.dcm"]
-    assert "4 hidden files and folders passed over" in caplog.text  # the file and three folders
+    assert "4 hidden files and folders skipped" in caplog.text  # the file and three folders
 
 
-def test_what_is_given_may_lie_in_a_hidden_folder(tmp_path):
+def test_the_given_folder_may_lie_in_a_hidden_folder(tmp_path):
     write_dicom(tmp_path / ".cache/__MACOSX/data/a.dcm", IMAGE)
     assert names(tmp_path / ".cache/__MACOSX/data") == ["a.dcm"]
 
@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
 
 def test_links_to_files_keep_their_names(tmp_path):
-    """As git-annex and DVC store files: the content under its hash, a link with the name that counts."""
+    """Follow the layout of git-annex and DVC: the content is named after its hash, and a link has the real name."""
     write_dicom(tmp_path / "data/.git/annex/objects/SHA256E-0123.dcm", IMAGE)
     (tmp_path / "data/s").mkdir()
     (tmp_path / "data/s/1.2.3.dcm").symlink_to("../.git/annex/objects/SHA256E-0123.dcm")
@@ -89,13 +89,13 @@ def test_links_to_files_keep_their_names(tmp_path):
     assert manifest["path"].tolist() == [str(tmp_path / "data/s/1.2.3.dcm")]
 
 
-def test_absolute_leaves_links_but_for_those_before_dots(tmp_path, monkeypatch):
+def test_absolute_resolves_only_links_before_dots(tmp_path, monkeypatch):
     (tmp_path / "far/away").mkdir(parents=True)
     (tmp_path / "far/link").symlink_to(tmp_path / "far/away")
     (tmp_path / "near").symlink_to(tmp_path / "far/away")
     monkeypatch.chdir(tmp_path)
     assert absolute("near/a.dcm") == tmp_path / "near/a.dcm"
-    # The parent of what a link leads to is not the link's own parent.
+    # The parent of the target of a link is not the parent of the link.
     assert absolute("near/../link/a.dcm") == tmp_path / "far/link/a.dcm"
     assert absolute(tmp_path / "far/../far/link/b.dcm") == tmp_path / "far/link/b.dcm"
 

@@ -1,4 +1,4 @@
-"""The manifest: what gets in, what is left out and why."""
+"""Tests of the manifest: files that are listed, and files that are left out with a reason."""
 
 import os
 
@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from pneumoseg import rle
-from pneumoseg.data.index import COLUMNS, find_dicoms, index_dataset, load_manifest, save_manifest
+from pneumoseg.data.index import COLUMNS, find_dicoms, index_dataset, load_manifest, save_manifest, summarize
 from tests.conftest import write_dicom
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven files: two good, and one for each way to be left out that has a file."""
+    """Write seven files: two good ones, four that are left out for different reasons, and one that is ignored."""
     image = np.arange(24, dtype=np.uint8).reshape(4, 6)
     dicoms = tmp_path / "dicoms"
     write_dicom(dicoms / "s1/a.dcm", image, PatientID="p", PatientAge="38", PatientSex="F", ViewPosition="PA")
@@ -46,14 +46,14 @@ def test_good_files_are_listed(folder):
     assert first["has_pneumothorax"] is True
     assert (first["patient_id"], first["sex"], first["view"], first["age"]) == ("p", "F", "PA", 38)
     assert (first["rows"], first["columns"]) == (4, 6)
-    assert first["frame_length"] == 0  # not a JPEG: to be transcoded
+    assert first["frame_length"] == 0  # not a JPEG, so it needs transcoding
     assert second["rle"] == "-1"
     assert second["has_pneumothorax"] is False
     assert second["pixel_spacing"] == pytest.approx(0.15)
     assert np.isnan(second["age"])
 
 
-def test_all_else_is_listed_with_its_reason(folder):
+def test_other_files_are_listed_with_the_reason(folder):
     index(folder)
     rejected = pd.read_csv(folder / "rejected.csv").set_index("image_id")["reason"]
     assert len(rejected) == 5
@@ -93,7 +93,7 @@ def test_an_id_map_of_other_images_is_refused(folder, ids):
 
 
 def test_an_id_map_of_images_that_are_not_annotated_is_refused(folder):
-    """As where training and test images lie in one folder, and the map lists those of the other set."""
+    """Training and test images lie in one folder, and the map lists only images without annotations."""
     (folder / "map.csv").write_text("Kaggle_ID,NIH_ID\nunannotated,00000007_000.png\n")
     with pytest.raises(ValueError, match="0 of 4 annotated images"):
         index_dataset(folder / "dicoms", folder / "rle.csv", id_map=folder / "map.csv")
@@ -104,17 +104,17 @@ def test_both_sides_of_an_id_map_are_counted(folder, caplog):
     with pytest.warns(UserWarning, match="1 of 2"), caplog.at_level("INFO", "pneumoseg"):
         manifest = index(folder, id_map=folder / "map.csv")
     assert f"1 of 4 annotated images are in {folder / 'map.csv'}, which lists 3" in caplog.text
-    assert "the id map names the patient of 1 of 2 images" in manifest.summary()
+    assert "the id map names the patient of 1 of 2 images" in summarize(manifest)
 
 
-def test_what_a_file_was_like_is_recorded(folder):
+def test_the_state_of_each_file_is_recorded(folder):
     manifest = index(folder)
     for row in manifest.itertuples():
         status = os.stat(row.path)
         assert (row.file_bytes, row.file_modified) == (status.st_size, status.st_mtime_ns)
 
 
-def test_a_manifest_made_by_hand_need_not_say_what_its_files_are_like(folder):
+def test_a_manifest_made_by_hand_may_lack_the_states_of_its_files(folder):
     manifest = index(folder).drop(columns=["file_bytes", "file_modified"])
     save_manifest(manifest, folder / "manifest.csv")
     pd.testing.assert_frame_equal(load_manifest(folder / "manifest.csv"), manifest)
@@ -128,7 +128,13 @@ def test_manifest_survives_a_round_trip(folder):
     assert [path.name for path in (folder / "out").iterdir()] == ["manifest.csv"]
 
 
-def test_what_is_no_manifest_is_refused(tmp_path):
+def test_summary_counts_images_positives_and_patients(manifest):
+    positives, patients = int(manifest["has_pneumothorax"].sum()), manifest["patient_id"].nunique()
+    assert summarize(manifest) == f"40 images, {positives} with a pneumothorax (22%), {patients} patients"
+    assert summarize(manifest.head(0)) == "0 images, 0 with a pneumothorax, patients not known"
+
+
+def test_other_files_are_refused_as_manifests(tmp_path):
     with pytest.raises(FileNotFoundError, match="pneumoseg index"):
         load_manifest(tmp_path / "absent.csv")
     (tmp_path / "other.csv").write_text("image_id,rle\na,-1\n")

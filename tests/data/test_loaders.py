@@ -195,7 +195,7 @@ def test_a_file_of_other_bytes_is_read_again(number, copied, tmp_path, caplog):
     Path(copied["path"][number]).write_bytes(Path(other).read_bytes())
     images = images_of(copied, tmp_path)
     np.testing.assert_array_equal(images[number], read_image(other))
-    assert "1 of 3 files are not known to be as they were indexed: reading them" in caplog.text
+    assert "1 of 3 files may have changed since they were indexed: reading them again" in caplog.text
 
 
 def test_a_frame_that_moved_within_its_file_is_found_again(copied, tmp_path):

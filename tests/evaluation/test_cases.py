@@ -11,9 +11,10 @@ from pneumoseg import rle
 from pneumoseg.evaluation.cases import LOSSES, OUTCOMES, decide, dice_of, f_beta_of, iou_of, is_confident
 from pneumoseg.evaluation.measures import Measures, measure
 from pneumoseg.inference import Pipeline
-from pneumoseg.metrics import FBeta, IoU, dice
+from pneumoseg.metrics import FBeta, IoU
 from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.predictions import predict
+from pneumoseg.scores import dice
 from tests.conftest import manifest_of, predictions_of, write_dicom
 from tests.networks import brightest, identity
 

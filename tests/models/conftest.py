@@ -16,7 +16,7 @@ def mixed_precision():
 
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
-    """Keras finds neither a cached file nor a server."""
+    """Let Keras find neither a cached file nor a server."""
 
     def refuse(url, *_):
         raise urllib.error.URLError("no network")
@@ -27,7 +27,7 @@ def no_network(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def official_weights():
-    """The folder of small ImageNet weights beside the checkout."""
+    """Return the folder of small ImageNet weights next to the checkout, or skip the test."""
     if not WEIGHTS.is_dir():
-        pytest.skip("no ImageNet weights beside the checkout")
+        pytest.skip("no ImageNet weights next to the checkout")
     return WEIGHTS

@@ -1,4 +1,4 @@
-"""Recomputed statistics against those of all inputs, computed apart from Keras."""
+"""Comparison of recomputed batch statistics with the statistics of all inputs, computed without Keras."""
 
 import keras
 import numpy as np
@@ -43,9 +43,9 @@ def test_deeper_layer_has_those_of_inputs_normalized_by_batch():
     np.testing.assert_allclose(second.moving_variance, inputs.var(0), rtol=1e-4)
 
 
-def test_all_else_stays_as_it_was():
+def test_everything_else_is_unchanged():
     model, first, second = normalizing(momentum=0.7)
-    second.trainable = False  # it trains with its moving statistics, so they stay
+    second.trainable = False  # a frozen layer uses its moving statistics, so they are kept
     second.moving_mean.assign([1.0, 2.0, 3.0, 4.0])
     before = [np.array(weights) for weights in [*model.layers[1].weights, first.gamma, first.beta]]
     recompute_batch_statistics(model, batches(8))
@@ -74,7 +74,7 @@ def test_without_batches_or_normalization():
 
 
 class Noting(keras.layers.Layer):
-    """Notes each time that its Python runs: once a batch where the network runs eagerly, once a trace in a graph."""
+    """Counts the calls of its Python code: one per batch in an eager network, one per trace in a graph."""
 
     calls = 0
 
@@ -96,7 +96,7 @@ def test_graph_gives_the_statistics_of_the_eager_network(monkeypatch):
     rng = np.random.default_rng(2)
     images = [rng.integers(0, 256, (size, 32, 32, 1), dtype=np.uint8) for size in (4, 4, 3)]
     weights = []
-    for backend in ("tensorflow", "jax"):  # elsewhere than on TensorFlow the network runs eagerly
+    for backend in ("tensorflow", "jax"):  # on other backends than TensorFlow the network runs eagerly
         monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
         keras.utils.set_random_seed(0)
         model = build_segmenter("unet", "compact", 32, weights=None)
@@ -106,9 +106,9 @@ def test_graph_gives_the_statistics_of_the_eager_network(monkeypatch):
         np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-5)
 
 
-def test_nothing_of_the_pass_stays_in_a_network_that_trains_on():
+def test_later_training_is_not_affected():
     model, first, _ = normalizing(momentum=0.5)
     recompute_batch_statistics(model, batches(23))
     model(IMAGES * 0 + 7, training=True)
-    # The next batch's mean, 7, counts half: a momentum of 0 that had stayed would make it all.
+    # The mean of the next batch, 7, has a weight of 0.5. If the momentum had stayed 0, its weight would be 1.
     np.testing.assert_allclose(first.moving_mean, (IMAGES.mean(0) + 7) / 2, rtol=1e-5)

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import keras
@@ -21,7 +22,7 @@ IMAGES = np.random.default_rng(11).integers(0, 256, (2, 32, 32, 1), dtype=np.uin
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    """A classifier after one step of training with a part frozen, so that every kind of weight has moved."""
+    """Return a classifier after one training step with a part frozen, in which every kind of weight has changed."""
     model = build_classifier("mobilenet_025", 32, weights=None)
     set_trainable(model, "second_half")
     model.compile("adam", "binary_crossentropy", run_eagerly=True)
@@ -35,10 +36,20 @@ def folder(model, tmp_path):
     return tmp_path / "classifier"
 
 
+def _weights(folder):
+    """Return the path of the weights, after checking that it is the only such file and that the spec names it."""
+    (path,) = folder.glob("*.weights.h5")
+    assert path.name == json.loads((folder / "spec.json").read_text())["weights_sha256"] + ".weights.h5"
+    return path
+
+
 def _forge(folder, **changes):
-    """Edits a spec and makes its sums right again, as someone who knows the format would."""
+    """Edit a spec and correct its checksums, as someone who knows the format would do."""
+    weights = _weights(folder)
+    checksum = hashlib.sha256(weights.read_bytes()).hexdigest()
+    weights.rename(folder / f"{checksum}.weights.h5")
     spec = json.loads((folder / "spec.json").read_text())
-    spec |= {"weights_sha256": hashlib.sha256((folder / "model.weights.h5").read_bytes()).hexdigest()} | changes
+    spec |= {"weights_sha256": checksum} | changes
     content = {key: value for key, value in spec.items() if key != "spec_sha256"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     spec["spec_sha256"] = hashlib.sha256(text.encode()).hexdigest()
@@ -50,18 +61,19 @@ def test_round_trip(folder, model):
     np.testing.assert_array_equal(loaded.model(IMAGES), model(IMAGES))
     assert (loaded.builder, loaded.arguments, loaded.thresholds) == ("classifier", ARGUMENTS, {"probability": 0.3})
     assert loaded.versions["keras"] == keras.__version__
-    assert sorted(os.listdir(folder)) == ["model.weights.h5", "spec.json"]
+    checksum = hashlib.sha256(_weights(folder).read_bytes()).hexdigest()
+    assert sorted(os.listdir(folder)) == [f"{checksum}.weights.h5", "spec.json"]
 
 
-def test_a_bundle_says_what_it_was_trained_on_without_being_built(tmp_path, model):
+def test_the_images_of_a_bundle_are_read_without_building_it(tmp_path, model):
     images = DataSplit(["b", "ä", "a"], ["c"])
     save_bundle(tmp_path / "classifier", model, "classifier", ARGUMENTS, images=images)
     assert load_bundle(tmp_path / "classifier").images == images
-    (tmp_path / "classifier" / "model.weights.h5").unlink()
+    _weights(tmp_path / "classifier").unlink()
     assert read_data_split(tmp_path / "classifier") == DataSplit({"a", "b", "ä"}, {"c"})
 
 
-def test_a_bundle_may_not_know_what_it_was_trained_on(folder):
+def test_the_images_of_a_bundle_may_be_unknown(folder):
     assert read_data_split(folder) is None
 
 
@@ -72,7 +84,7 @@ def test_malformed_images_are_refused(folder, images):
         load_bundle(folder)
 
 
-def test_an_image_that_one_of_two_networks_was_trained_on_is_trained_on():
+def test_images_of_either_network_count_as_training():
     assert DataSplit(["a"], ["b", "c"]) | DataSplit(["b"], ["a", "c", "d"]) == DataSplit(["a", "b"], ["c", "d"])
     assert DataSplit(["a"], ["a"]).validation == frozenset()
 
@@ -94,17 +106,17 @@ def test_another_process_predicts_the_same_and_the_library_stays_silent(tmp_path
     assert done.stdout.strip() == str({"architecture": "fpn", **arguments})
 
 
-def test_the_optimizer_is_not_kept(folder, model):
-    with h5py.File(folder / "model.weights.h5") as file:
+def test_the_optimizer_is_not_saved(folder, model):
+    with h5py.File(_weights(folder)) as file:
         assert "optimizer" not in file
-    assert (folder / "model.weights.h5").stat().st_size < 2 * 4 * model.count_params()
+    assert _weights(folder).stat().st_size < 2 * 4 * model.count_params()
 
 
 @pytest.mark.parametrize("position", [100, 300_000, -1])
 def test_one_changed_byte_of_the_weights_is_noticed(folder, position):
-    content = bytearray((folder / "model.weights.h5").read_bytes())
+    content = bytearray(_weights(folder).read_bytes())
     content[position] ^= 1
-    (folder / "model.weights.h5").write_bytes(content)
+    _weights(folder).write_bytes(content)
     with pytest.raises(BundleError, match="SHA-256"):
         load_bundle(folder)
 
@@ -118,10 +130,13 @@ def test_an_edited_spec_is_noticed(folder, old, new):
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("name", ["spec.json", "model.weights.h5"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(BundleError, match=f"has no {name}"):
+def test_a_missing_file_is_named(folder):
+    weights = _weights(folder)
+    weights.unlink()
+    with pytest.raises(BundleError, match=f"has no {weights.name}"):
+        load_bundle(folder)
+    (folder / "spec.json").unlink()
+    with pytest.raises(BundleError, match=r"has no spec\.json"):
         load_bundle(folder)
 
 
@@ -149,11 +164,14 @@ def test_a_huge_spec_is_not_read(folder):
         ({"arguments": {**ARGUMENTS, "custom_objects": {}}}, "takes no argument 'custom_objects'"),
         ({"arguments": {**ARGUMENTS, "image_size": "32"}}, "image_size='32' should be of type"),
         ({"arguments": {**ARGUMENTS, "image_size": True}}, "image_size=True should be of type"),
-        ({"arguments": {**ARGUMENTS, "backbone": "../../mobilenet"}}, "Unknown classifier backbone"),
+        ({"arguments": {**ARGUMENTS, "backbone": "../../mobilenet"}}, "unknown classifier backbone"),
         ({"arguments": {**ARGUMENTS, "backbone": "mobilenetv2"}}, "cannot be rebuilt"),
         ({"thresholds": {"probability": float("nan")}}, "threshold 'probability' is nan"),
         ({"thresholds": {"probability": "0.5"}}, "threshold 'probability' is '0.5'"),
         ({"code": "print(1)"}, "exactly the keys"),
+        ({"weights_sha256": "../other/" + 64 * "0"}, "weights_sha256 must be 64 hexadecimal digits"),
+        ({"weights_sha256": "model"}, "weights_sha256 must be 64 hexadecimal digits"),
+        ({"weights_sha256": [64 * "0"]}, "weights_sha256 must be 64 hexadecimal digits"),
     ],
 )
 def test_a_forged_spec_with_right_sums_is_refused(folder, changes, message):
@@ -181,7 +199,7 @@ def _text(file, name):
 @pytest.mark.parametrize("put", [_external_link, _external_storage, _huge_shape, _text, lambda *_: None])
 def test_hostile_weights_with_right_sums_are_refused(folder, put):
     name = "layers/dense/vars/0"
-    with h5py.File(folder / "model.weights.h5", "r+") as file:
+    with h5py.File(_weights(folder), "r+") as file:
         assert file[name].shape == (256, 1)
         del file[name]
         put(file, name)
@@ -191,46 +209,124 @@ def test_hostile_weights_with_right_sums_are_refused(folder, put):
 
 
 def test_damaged_weights_with_right_sums_are_refused(folder):
-    content = (folder / "model.weights.h5").read_bytes()
-    (folder / "model.weights.h5").write_bytes(content[: len(content) // 2])
+    content = _weights(folder).read_bytes()
+    _weights(folder).write_bytes(content[: len(content) // 2])
     _forge(folder)
     with pytest.raises(BundleError, match="cannot be rebuilt"):
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("in_one_step", [True, False])
-def test_a_bundle_is_replaced_by_a_new_one(folder, model, monkeypatch, in_one_step):
-    if not in_one_step:
-        monkeypatch.setattr(bundles, "_exchange", _refuse)
-    save_bundle(folder, model, "classifier", ARGUMENTS, {"probability": 0.7})
-    assert load_bundle(folder).thresholds == {"probability": 0.7}
+COMPACT = {"backbone": "compact", "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def compact() -> list[keras.Model]:
+    """Return two networks of an architecture that is built quickly."""
+    return [build_classifier("compact", 32, weights=None) for _ in range(2)]
+
+
+@pytest.fixture
+def compact_folder(compact, tmp_path):
+    save_bundle(tmp_path / "classifier", compact[0], "classifier", COMPACT, {"probability": 0.3})
+    return tmp_path / "classifier"
+
+
+def test_a_bundle_is_replaced_by_a_new_one(compact_folder, compact):
+    folder = compact_folder
+    save_bundle(folder, compact[1], "classifier", COMPACT, {"probability": 0.7})
+    loaded = load_bundle(folder)
+    np.testing.assert_array_equal(loaded.model(IMAGES), compact[1](IMAGES))
+    assert loaded.thresholds == {"probability": 0.7}
+    assert sorted(os.listdir(folder)) == [_weights(folder).name, "spec.json"]
     assert os.listdir(folder.parent) == [folder.name]
 
 
-def test_folders_change_places_in_one_step(tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    try:
-        bundles._exchange(tmp_path / "first", tmp_path / "second")
-    except OSError as error:
-        pytest.skip(f"not on this system: {error}")
-    assert os.listdir(tmp_path / "first") == ["second"]
-    assert os.listdir(tmp_path / "second") == ["first"]
+def test_weights_of_the_same_content_can_be_saved_again(compact_folder, compact, monkeypatch):
+    folder, model = compact_folder, compact[0]
+    content = _weights(folder).read_bytes()
+    monkeypatch.setattr(keras.Model, "save_weights", lambda self, path: path.write_bytes(content))
+    save_bundle(folder, model, "classifier", COMPACT, {"probability": 0.7})
+    assert load_bundle(folder).thresholds == {"probability": 0.7}
+    assert _weights(folder).read_bytes() == content
+
+
+# The steps of a save in order: writing, flushing and checking the weights, flushing the folder, flushing and renaming
+# the spec, flushing the folder again. The new bundle is in place once the spec is renamed.
+STEPS = ["weights", "flush 1", "checksum", "flush 2", "flush 3", "rename", "flush 4"]
 
 
 def _refuse(*_):
     raise OSError("disk full")
 
 
-@pytest.mark.parametrize("step", ["flush", "_file_sha256", "_move_into_place"])
-def test_a_failed_save_leaves_the_old_bundle_and_no_rubbish(folder, model, monkeypatch, step):
+def _fail_at(step, patched):
+    """Make a save stop with an error at one of its steps."""
+    flush, replace, seen = bundles.flush, Path.replace, []
+
+    def counted(path):
+        seen.append(path)
+        _refuse() if step == f"flush {len(seen)}" else flush(path)
+
+    def renamed(path, target):
+        return _refuse() if Path(target).name == "spec.json" and step == "rename" else replace(path, target)
+
+    def half_saved(self, path):
+        path.write_bytes(b"half")
+        _refuse()
+
+    if step == "weights":
+        patched.setattr(keras.Model, "save_weights", half_saved)
+    if step == "checksum":
+        patched.setattr(bundles, "_file_sha256", _refuse)
+    patched.setattr(bundles, "flush", counted)
+    patched.setattr("pneumoseg.atomic_write.flush", counted)
+    patched.setattr(Path, "replace", renamed)
+
+
+def _stopped_save(folder, model, step, monkeypatch, *, killed):
     with monkeypatch.context() as patched:
-        patched.setattr(bundles, step, _refuse)
+        _fail_at(step, patched)
+        if killed:  # a killed process does not clean up
+            patched.setattr(Path, "unlink", lambda *_, **__: None)
+            patched.setattr(Path, "rmdir", lambda *_: None)
         with pytest.raises(OSError, match="disk full"):
-            save_bundle(folder, model, "classifier", ARGUMENTS, {"probability": 0.7})
+            save_bundle(folder, model, "classifier", COMPACT, {"probability": 0.7})
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_stopped_save_leaves_one_whole_bundle(compact_folder, compact, monkeypatch, step, killed):
+    folder, (old, new) = compact_folder, compact
+    _stopped_save(folder, new, step, monkeypatch, killed=killed)
+    loaded = load_bundle(folder)
+    replaced = step == STEPS[-1]
+    assert loaded.thresholds == {"probability": 0.7 if replaced else 0.3}
+    np.testing.assert_array_equal(loaded.model(IMAGES), (new if replaced else old)(IMAGES))
     assert os.listdir(folder.parent) == [folder.name]
-    assert load_bundle(folder).thresholds == {"probability": 0.3}
+    assert (len(os.listdir(folder)) == 2) or killed
+    save_bundle(folder, old, "classifier", COMPACT, {"probability": 0.4})
+    assert json.loads((folder / "spec.json").read_text())["thresholds"] == {"probability": 0.4}
+    assert sorted(os.listdir(folder)) == [_weights(folder).name, "spec.json"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("step", STEPS[:-1])
+def test_a_stopped_first_save_leaves_no_bundle(tmp_path, compact, monkeypatch, step, killed):
+    folder, model = tmp_path / "new", compact[0]
+    _stopped_save(folder, model, step, monkeypatch, killed=killed)
+    assert folder.exists() == killed
+    with pytest.raises(BundleError, match=r"has no spec\.json"):
+        load_bundle(folder)
+    save_bundle(folder, model, "classifier", COMPACT)
+    assert sorted(os.listdir(folder)) == [_weights(folder).name, "spec.json"]
+
+
+def test_hidden_files_of_other_programs_stay(compact_folder, compact):
+    others = [".DS_Store", ".spec.json.swp"]
+    for name in others:
+        (compact_folder / name).touch()
+    save_bundle(compact_folder, compact[0], "classifier", COMPACT)
+    assert sorted(os.listdir(compact_folder)) == [*others, _weights(compact_folder).name, "spec.json"]
 
 
 def test_a_link_to_a_folder_stays_a_link(folder, model):
@@ -241,11 +337,14 @@ def test_a_link_to_a_folder_stays_a_link(folder, model):
     assert load_bundle(folder).thresholds == {}
 
 
-def test_a_folder_with_other_files_is_left_alone(folder, model):
-    (folder / "thesis.tex").write_text("irreplaceable")
+@pytest.mark.parametrize("name", ["thesis.tex", "model.weights.h5", "spec.json.old"])
+def test_a_folder_with_other_files_is_left_alone(folder, model, name):
+    (folder / name).write_text("irreplaceable")
+    before = sorted(os.listdir(folder))
     with pytest.raises(BundleError, match="holds other files"):
         save_bundle(folder, model, "classifier", ARGUMENTS)
-    assert (folder / "thesis.tex").read_text() == "irreplaceable"
+    assert (folder / name).read_text() == "irreplaceable"
+    assert sorted(os.listdir(folder)) == before
 
 
 @pytest.mark.parametrize(
@@ -260,8 +359,8 @@ def test_a_folder_with_other_files_is_left_alone(folder, model):
             None,
             "image_size=64 does not fit a model that takes",
         ),
-        ("classifier", ARGUMENTS, {"probability": float("inf")}, "Expected a finite number"),
-        ("classifier", ARGUMENTS, {"probability": True}, "Expected a finite number"),
+        ("classifier", ARGUMENTS, {"probability": float("inf")}, "expected a finite number"),
+        ("classifier", ARGUMENTS, {"probability": True}, "expected a finite number"),
     ],
 )
 def test_what_cannot_be_loaded_is_not_saved(tmp_path, model, builder, arguments, thresholds, message):
@@ -282,8 +381,8 @@ def test_arguments_of_another_network_are_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("gpu_listed")
-def test_xla_is_off_unless_asked_for(folder):
-    assert keras.Sequential([keras.Input((1,))]).jit_compile  # Keras' own choice
+def test_xla_is_off_unless_requested(folder):
+    assert keras.Sequential([keras.Input((1,))]).jit_compile  # the default of Keras
     assert build_classifier("compact", 32, weights=None).jit_compile is False
     assert build_segmenter("unet", "compact", 32, weights=None).jit_compile is False
     assert load_bundle(folder).model.jit_compile is False

@@ -7,7 +7,7 @@ from pneumoseg.models.weights import WeightsUnavailableError
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
 SMALL = ("mobilenet_025", "mobilenetv2", "efficientnetb0", "compact")
-# What the Keras documentation's models hold without their top, and one dense layer: its inputs and a bias.
+# Parameters listed in the documentation of Keras, without the top, plus those of one dense layer and its bias.
 PARAMETERS = {
     "xception": 20_861_480 + 2048 + 1,
     "nasnetlarge": 84_916_818 + 4032 + 1,
@@ -15,7 +15,7 @@ PARAMETERS = {
     "mobilenet_025": 218_544 + 256 + 1,
     "mobilenetv2": 2_257_984 + 1280 + 1,
     "efficientnetb0": 4_049_564 + 1280 + 1,
-    # Weights of the six convolutions, four numbers a channel of each batch normalisation.
+    # Weights of the six convolutions, four numbers per channel of each batch normalization, and the dense layer.
     "compact": 24 * 25 * 3 + 9 * (24 * 24 + 24 * 48 + 48 * 48 + 48 * 96 + 96 * 96) + 4 * 2 * (24 + 48 + 96) + 96 + 1,
 }
 
@@ -75,7 +75,7 @@ def test_weights_of_another_architecture_are_refused(official_weights, backbone)
 
 
 def test_efficientnet_from_imagenet_is_the_network_that_a_bundle_rebuilds(monkeypatch, tmp_path):
-    # Keras gives EfficientNet a layer more with weights="imagenet"; the download is replaced by a local file.
+    # With weights="imagenet" Keras adds a layer to EfficientNet. The download is replaced by a local file.
     donor = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(64, 64, 3))
     donor.save_weights(tmp_path / "donor.weights.h5")
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: tmp_path / "donor.weights.h5")

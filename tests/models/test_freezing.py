@@ -13,7 +13,7 @@ def _learning(model: keras.Model) -> list[str]:
 
 @pytest.fixture
 def nested() -> keras.Model:
-    """Five layers with trainable weights, three of them within a network within the network."""
+    """Return a network of five layers with trainable weights, three of them in a nested network."""
     inner = keras.Sequential(
         [
             keras.Input((4,)),
@@ -50,13 +50,13 @@ def test_flat_layers_are_in_topological_order(nested):
     ],
 )
 @pytest.mark.parametrize("before", ["all", "head", "second_half"])
-def test_exactly_the_part_learns_whatever_was_frozen_before(nested, part, learning, before):
+def test_only_the_part_is_trainable_regardless_of_what_was_frozen_before(nested, part, learning, before):
     set_trainable(nested, before)
     set_trainable(nested, part)
     assert _learning(nested) == learning
 
 
-def test_a_network_frozen_as_a_whole_learns_again(nested):
+def test_a_frozen_network_becomes_trainable_again(nested):
     nested.trainable = False
     nested.get_layer("inner").trainable = False
     set_trainable(nested, "all")
@@ -79,14 +79,14 @@ def test_second_half_of_a_segmenter_freezes_the_start_of_the_encoder():
     assert "block_1_expand" not in _learning(model)
 
 
-def test_training_moves_the_part_alone_and_frozen_batch_normalisation_infers(nested):
+def test_training_changes_only_the_part_and_frozen_batch_normalization_infers(nested):
     set_trainable(nested, "second_half")
     nested.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
     before = {weight.path: np.array(weight) for weight in nested.weights}
     images = np.random.default_rng(2).normal(5, 3, (8, 4))
     nested.train_on_batch(images, np.ones((8, 1)))
     moved = {path.split("/")[-2] for path, old in before.items() if not np.array_equal(old, _weight(nested, path))}
-    # Unfrozen, "second" would have moved its mean and variance towards 5 and 9.
+    # If "second" were not frozen, its mean and variance would have moved towards 5 and 9.
     assert moved == {"third", "fourth", "head"}
 
 

@@ -8,7 +8,7 @@ from pneumoseg.models.weights import WeightsUnavailableError
 IMAGES = np.random.default_rng(5).integers(0, 256, (2, 96, 96, 1), dtype=np.uint8)
 
 
-# Parameters of segmentation-models' own network with this backbone and one class, its decoder unchanged.
+# Parameters of the segmentation-models network with backbone mobilenet, one class and the default decoder.
 PARAMETERS = {"fpn": 6_103_105, "unet": 8_336_337, "linknet": 4_546_065, "pspnet": 1_855_937}
 
 
@@ -35,7 +35,7 @@ def test_backbones_are_those_of_the_library_without_densenet():
     assert set(SEGMENTER_BACKBONES) == {name for name in library if "densenet" not in name} | {"compact"}
 
 
-# One backbone of each family; the mobile ones serve in the other tests.
+# One backbone of each family; the mobile ones are used in the other tests.
 @pytest.mark.parametrize("backbone", ["vgg16", "resnet18", "seresnet50", "inceptionv3", "efficientnetb0"])
 def test_backbone_families_build_and_predict(backbone):
     model = build_segmenter("fpn", backbone, 96, weights=None, decoder_filters=16)
@@ -89,7 +89,7 @@ def test_without_network_the_error_says_how_to_supply_a_file(no_network, backbon
     [
         ({"architecture": "deeplab"}, "'deeplab'.*fpn, unet, linknet, pspnet"),
         ({"backbone": "xception"}, "'xception'.*inceptionresnetv2"),
-        ({"backbone": "densenet121"}, "densenet121 cannot be built with Keras 3"),
+        ({"backbone": "densenet121"}, "densenet121 of segmentation-models cannot be built with Keras 3"),
         ({"image_size": 100}, "image_size=100: fpn needs a positive multiple of 32"),
         ({"image_size": 0}, "image_size=0"),
         ({"image_size": "96"}, "image_size=.96."),
@@ -118,8 +118,8 @@ def test_compact_unet_keeps_the_contract():
 
 
 @pytest.mark.parametrize("arguments", [{"architecture": "fpn"}, {"weights": "imagenet"}, {"decoder_filters": 32}])
-def test_compact_goes_alone(arguments):
-    with pytest.raises(ValueError, match="compact goes with architecture='unet'"):
+def test_compact_needs_its_own_arguments(arguments):
+    with pytest.raises(ValueError, match="compact needs architecture='unet'"):
         build_segmenter(
             **({"architecture": "unet", "backbone": "compact", "image_size": 64, "weights": None} | arguments)
         )

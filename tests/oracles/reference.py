@@ -2,7 +2,7 @@
 
 Run it with the environment of requirements.txt: ``python tests/oracles/reference.py``. It ends with 1 and prints the
 differences if a number moved; ``--write`` rewrites the file instead. Conventions are recorded as the libraries have
-them: what has to be converted is converted in the tests, with the reason.
+them. The tests convert them where necessary and say why.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TOLERANCE = 1e-6
 
 
 def inputs():
-    """Return masks and probabilities, (5, 6, 6): found, half found, missed, false alarm, rightly empty."""
+    """Return masks and probabilities, (5, 6, 6): found, half found, missed, false alarm, correctly empty."""
     masks = np.zeros((5, 6, 6), int)
     masks[0, 1:4, 1:4] = 1
     masks[1, 2:6, 0:3] = 1
@@ -40,7 +40,7 @@ def inputs():
 
 
 def matthews(masks, probabilities):
-    """Return tfa's MCC of all pixels in two batches, and of a prediction with one class only."""
+    """Return the MCC of tensorflow-addons, of all pixels in two batches and of a prediction with only one class."""
     predicted = (probabilities > 0.5).astype(int)
     streamed = tfa.metrics.MatthewsCorrelationCoefficient(num_classes=2)
     for part in (slice(0, 3), slice(3, 5)):
@@ -51,7 +51,7 @@ def matthews(masks, probabilities):
 
 
 def tfa_focal(masks, probabilities):
-    """Return tfa's focal loss: the mean over pixels, and the sums that it makes of a last axis of pixels."""
+    """Return the focal loss of tensorflow-addons: the mean over pixels, and the sums over a last axis of pixels."""
     true, pred = masks.astype("float32"), probabilities.astype("float32")
     focal = tfa.losses.SigmoidFocalCrossEntropy(reduction=tf.keras.losses.Reduction.NONE)
     other = tfa.losses.SigmoidFocalCrossEntropy(alpha=0.6, gamma=1.5, reduction=tf.keras.losses.Reduction.NONE)
@@ -63,7 +63,7 @@ def tfa_focal(masks, probabilities):
 
 
 def losses_and_scores(masks, probabilities):
-    """Return segmentation-models' losses and metrics."""
+    """Return the losses and metrics of segmentation-models."""
     true = tf.constant(masks[..., None], tf.float32)
     pred = tf.constant(probabilities[..., None], tf.float32)
     functions = {
@@ -83,9 +83,9 @@ def losses_and_scores(masks, probabilities):
 
 
 def weight_averaging(start, period):
-    """Return the weights after each of nine SGD steps, and tfa's average of them so far.
+    """Return the weights after each of nine SGD steps, and the running average of tensorflow-addons.
 
-    With steps counted from 0, the weights after step ``start`` and every ``period`` steps from there on are averaged.
+    Steps are counted from 0. The weights after step ``start`` and after every ``period`` further steps are averaged.
     """
     optimizer = tfa.optimizers.SWA(tf.keras.optimizers.legacy.SGD(0.5), start_averaging=start, average_period=period)
     weights = tf.Variable([1.0, -2.0])
@@ -107,7 +107,7 @@ def weight_averaging(start, period):
 
 
 def plain(value):
-    """Return a value as JSON has it, floats at the nine digits that tell float32 numbers apart."""
+    """Return a value as JSON types, with floats at the nine digits that distinguish float32 numbers."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (str, int)):
@@ -119,7 +119,7 @@ def plain(value):
 
 
 def compute():
-    """Return everything that reference.json holds."""
+    """Return the contents of reference.json."""
     masks, probabilities = inputs()
     computed = {
         "versions": {
@@ -136,7 +136,7 @@ def compute():
 
 
 def flat(value, name=""):
-    """Yield (name, number or text) for everything in nested dictionaries and lists."""
+    """Yield (name, number or text) for every leaf of nested dictionaries and lists."""
     if isinstance(value, (dict, list)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
@@ -146,7 +146,7 @@ def flat(value, name=""):
 
 
 def differences(committed, computed):
-    """Return one line for everything that is not in both or not the same."""
+    """Return one line for every item that is missing on one side or differs."""
     old, new = dict(flat(committed)), dict(flat(computed))
     return [
         f"{name}: committed {old.get(name)}, computed {new.get(name)}"
@@ -156,14 +156,14 @@ def differences(committed, computed):
 
 
 def same(old, new):
-    """Return whether two leaves agree, numbers to within the tolerance."""
+    """Return whether two leaves agree, with a tolerance for numbers."""
     if isinstance(old, (int, float)) and isinstance(new, (int, float)):
         return math.isclose(old, new, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return old == new
 
 
 def written(computed):
-    """Return the text of reference.json, one item a line, so that a change is legible."""
+    """Return the text of reference.json, with one item per line so that diffs are readable."""
     parts = []
     for part, items in computed.items():
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in items.items()]
@@ -172,7 +172,7 @@ def written(computed):
 
 
 def main():
-    """Compare, or write."""
+    """Compare the reference numbers, or write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="rewrite reference.json")
     write = parser.parse_args().write

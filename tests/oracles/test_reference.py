@@ -1,4 +1,4 @@
-"""Losses, metrics and weight averages against numbers of tensorflow-addons and segmentation-models (reference.py)."""
+"""Comparison of losses, metrics and weight averages with tensorflow-addons and segmentation-models (reference.py)."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text())
 TFA, SM = REFERENCE["tensorflow-addons"], REFERENCE["segmentation-models"]
 MASKS = np.array(REFERENCE["inputs"]["masks"])[..., None]
 PROBABILITIES = np.array(REFERENCE["inputs"]["probabilities"], "float32")[..., None]
-# segmentation-models adds this to both sides of a ratio.
+# segmentation-models adds this to the numerator and the denominator.
 SM_SMOOTH = 1e-5
 
 
@@ -41,7 +41,7 @@ def test_focal(theirs):
 
 
 def test_focal_of_each_image():
-    # tensorflow-addons sums the last axis, here an image's 36 pixels; ours is their mean.
+    # tensorflow-addons sums over the last axis, here the 36 pixels of an image; our loss is their mean.
     assert loss_of(FocalLoss(reduction=None)) == pytest.approx(np.array(TFA["focal_sum_by_image"]) / 36, rel=2e-6)
 
 
@@ -52,7 +52,7 @@ def test_dice():
 
 
 def test_focal_and_dice_add_up():
-    # Their Dice is pooled over the batch by default, ours is taken of each image.
+    # By default, their Dice loss is pooled over the batch, and ours is computed per image.
     pooled = DiceLoss(smooth=SM_SMOOTH, per_image=False)
     assert loss_of(FocalLoss() + pooled) == pytest.approx(SM["focal_plus_dice"], rel=2e-6)
     assert loss_of(3 * FocalLoss() + pooled) == pytest.approx(SM["three_focal_plus_dice"], rel=2e-6)
@@ -60,7 +60,7 @@ def test_focal_and_dice_add_up():
 
 @pytest.mark.parametrize("name", ["per_image", "pooled"])
 def test_overlap(name):
-    # Ours has nothing added, and 1 by definition where both are empty; at these sizes the term is worth up to 3e-6.
+    # Our metrics add nothing and score two empty masks as 1. At these sizes their term is worth up to 3e-6.
     per_image = name == "per_image"
     assert metric_of(IoU(per_image=per_image)) == pytest.approx(SM[f"iou_{name}"], abs=3e-6)
     assert metric_of(FBeta(beta=1, per_image=per_image)) == pytest.approx(SM[f"f1_{name}"], abs=3e-6)
@@ -68,7 +68,7 @@ def test_overlap(name):
 
 
 class Weights:
-    """A model of nothing but two weights."""
+    """A model that consists of two weights."""
 
     def __init__(self, values):
         self.values = values
@@ -80,7 +80,7 @@ class Weights:
 @pytest.mark.parametrize("schedule", sorted(REFERENCE["weight averaging"]))
 def test_weights_are_averaged_as_tensorflow_addons_does(schedule):
     reference = REFERENCE["weight averaging"][schedule]
-    # It counts steps from 0, and its first sample is after step `start_averaging`.
+    # tensorflow-addons counts steps from 0 and takes its first sample after step `start_averaging`.
     swa = SWA(reference["start_averaging"] + 1, 9, reference["average_period"])
     for step, weights in enumerate(reference["weights_after_step"]):
         swa.set_model(Weights(weights))
