@@ -185,7 +185,11 @@ def bounds(schema: dict[str, Any]) -> Iterable[str]:
 
 def yaml_value(value: Any) -> str:
     """Return a default as it is written in YAML."""
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, float) else f"{value:g}"
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, float)
+        else f"{value:g}"
+    )
 
 
 def first_line(docstring: str) -> str:
