@@ -19,7 +19,7 @@ EXPERIMENT = {
     "weights": None,
     "batch_size": 8,
     "seed": 0,
-    "split": {"validation_fraction": 0.5, "seed": 0},
+    "split": {"validation_fraction": 0.5, "seed": 0, "group_by_patient": False},
     "phases": [{"epochs": 1, "learning_rate": 0.001, "trainable": "all"}],
 }
 
@@ -97,10 +97,7 @@ def test_package_is_the_installed_one(run, environment):
 
 def test_installed_command_generates_indexes_and_trains(run, tmp_path):
     run("pneumoseg", "synthesize", "data", "--train", "20", "--test", "2", "--seed", "0")
-    indexed = run(
-        "pneumoseg", "index", "data/dicom-images-train", "data/train-rle.csv",
-        "--id-map", "data/nih_id.csv", "--out", "manifest.csv",
-    )  # fmt: skip
+    indexed = run("pneumoseg", "index", "data/dicom-images-train", "data/train-rle.csv", "--out", "manifest.csv")
     assert "20 images" in indexed
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     run("pneumoseg", "train-classifier", "experiment.yaml", "--manifest", "manifest.csv", "--out", "run")
