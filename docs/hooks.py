@@ -67,9 +67,13 @@ def module_page(name: str) -> str:
 def directive(dotted: str, path: Path) -> str:
     """Return the mkdocstrings directive that shows a module's docstring and the names it defines itself."""
     module = griffe.visit(path.stem, path, path.read_text(encoding="utf-8"))
-    own = [name for name, member in module.members.items() if not member.is_alias and not name.startswith("_")]
-    shown = "true" if own else "false"
-    return f"::: {dotted}\n    options: {{show_root_heading: false, members: {own or shown}}}"
+    own = [name for name, member in module.members.items() if is_shown(name, member)]
+    return f"::: {dotted}\n    options: {{show_root_heading: false, members: {own or 'false'}}}"
+
+
+def is_shown(name: str, member: griffe.Object | griffe.Alias) -> bool:
+    """Tell whether a name is public, defined in the module itself, and documented."""
+    return not member.is_alias and not name.startswith("_") and member.has_docstring
 
 
 def export_table() -> str:
@@ -185,11 +189,9 @@ def bounds(schema: dict[str, Any]) -> Iterable[str]:
 
 def yaml_value(value: Any) -> str:
     """Return a default as it is written in YAML."""
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, float)
-        else f"{value:g}"
-    )
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def first_line(docstring: str) -> str:
