@@ -1,4 +1,4 @@
-"""What augmentation costs: milliseconds a technique, and images per second of the classifier's loader with and without.
+"""What augmentation costs: milliseconds a transform, and images per second of the classifier's loader with and without.
 
 Baseline: the same loader without augmentation, in the same run; both decode every file anew. Whether the training waits
 for it, benchmarks/training_step.py tells.
@@ -18,15 +18,15 @@ import pandas as pd
 from loader import BATCH, ROUNDS, films, seconds
 
 from pneumoseg.data import loaders
-from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
+from pneumoseg.data.augmentation import TRANSFORMS, Augmentation
 from pneumoseg.data.sampling import random_epoch
 from pneumoseg.dicom import read_image
 
 PAPER = ("clahe", "optical_distortion", "zoom_in", "zoom_out")
 
 
-def milliseconds(image: np.ndarray, mask: np.ndarray | None, techniques: tuple[str, ...], probability: float) -> float:
-    augment = Augmentation(techniques, probability)
+def milliseconds(image: np.ndarray, mask: np.ndarray | None, transforms: tuple[str, ...], probability: float) -> float:
+    augment = Augmentation(transforms, probability)
     augment(image, mask, seed=0)
     start = time.perf_counter()
     for seed in range(40):
@@ -34,11 +34,11 @@ def milliseconds(image: np.ndarray, mask: np.ndarray | None, techniques: tuple[s
     return (time.perf_counter() - start) / 40 * 1000
 
 
-def techniques(image: np.ndarray) -> None:
+def transforms(image: np.ndarray) -> None:
     mask = np.zeros(image.shape, bool)
     mask[200:500, 200:400] = True
     print(f"milliseconds an image of {image.shape[0]} x {image.shape[1]}      alone   with its mask")
-    for name in TECHNIQUES:
+    for name in TRANSFORMS:
         print(f"{name:36} {milliseconds(image, None, (name,), 1):8.1f} {milliseconds(image, mask, (name,), 1):8.1f}")
     paper = [milliseconds(image, m, PAPER, 0.5) for m in (None, mask)]
     print(f"{'the four of the paper, each at 50%':36} {paper[0]:8.1f} {paper[1]:8.1f}")
@@ -63,5 +63,5 @@ def loader(manifest: pd.DataFrame, cache: str) -> None:
 
 if __name__ == "__main__":
     with films(__doc__) as (manifest, temporary):
-        techniques(read_image(manifest["path"][0]))
+        transforms(read_image(manifest["path"][0]))
         loader(manifest, temporary)

@@ -107,7 +107,7 @@ def main() -> None:
         # As the classifier's with the competition's set: every file is decoded again each time.
         examples = make(manifest, settings.image_size, cache_dir=temporary, decoded_images_gigabytes=0)
         chosen = settings.augmentation
-        augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)] if chosen else []
+        augmentations = [Augmentation(chosen.transforms, chosen.probability, chosen.zoom)] if chosen else []
         labels = manifest["has_pneumothorax"].to_numpy()
         epoch = random_epoch(labels, 0, seed=0, augmented=bool(augmentations))
         measure(options.kind, settings, examples.batches(batch, epoch, augmentations), batch, options.steps)

@@ -71,20 +71,20 @@ class Plateau(Settings):
         return self
 
 
-class Techniques(Settings):
+class AugmentationSettings(Settings):
     """Which changes of an image, see `data.augmentation`; `zoom` is the least and the greatest change of size."""
 
-    techniques: Annotated[list[str], Field(min_length=1)]
+    transforms: Annotated[list[str], Field(min_length=1)]
     zoom: Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
-class RandomAugmentation(Techniques):
-    """Each technique changes each training image with one probability, anew each epoch."""
+class RandomAugmentation(AugmentationSettings):
+    """Each transform changes each training image with one probability, anew each epoch."""
 
     probability: Annotated[float, Field(gt=0, le=1)]
 
 
-class SlidingShare(Settings):
+class PositiveFractionSchedule(Settings):
     """The share of positives that an epoch shows, from the first epoch to the last, see `data.sampling`."""
 
     first: Share
@@ -125,8 +125,8 @@ class ClassifierSettings(Settings):
     phases: Annotated[list[Phase], Field(min_length=1)]
     plateau: Plateau | None = None
     augmentation: RandomAugmentation | None = None
-    enrichment: Techniques | None = None
-    positive_share: SlidingShare | None = None
+    enrichment: AugmentationSettings | None = None
+    positive_fraction: PositiveFractionSchedule | None = None
     loss: Literal["binary_crossentropy"] | FocalLossSettings = "binary_crossentropy"
     class_weights: Literal["balanced"] | ClassWeights | None = None
     precision: Precision = "float32"
@@ -137,8 +137,8 @@ class ClassifierSettings(Settings):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> "ClassifierSettings":
-        if self.enrichment and (self.augmentation or self.positive_share):
-            raise ValueError("enrichment fixes the training set: leave augmentation and positive_share out, or it")
+        if self.enrichment and (self.augmentation or self.positive_fraction):
+            raise ValueError("enrichment fixes the training set: leave augmentation and positive_fraction out, or it")
         if self.plateau and any(phase.cosine for phase in self.phases):
             raise ValueError("a cosine sets the learning rate at each step: leave plateau out, or it")
         if self.deterministic and self.jit_compile:
@@ -146,9 +146,9 @@ class ClassifierSettings(Settings):
         lowest = min(phase.learning_rate for phase in self.phases)
         if self.plateau and self.plateau.minimum > lowest:
             raise ValueError(f"plateau.minimum {self.plateau.minimum} is above learning_rate {lowest}")
-        if self.class_weights == "balanced" and (self.positive_share or self.enrichment):
+        if self.class_weights == "balanced" and (self.positive_fraction or self.enrichment):
             raise ValueError(
-                "class_weights: balanced makes up for the manifest's share of positives, and positive_share and "
+                "class_weights: balanced makes up for the manifest's share of positives, and positive_fraction and "
                 "enrichment show another one: leave class_weights out, or say {negative: ..., positive: ...}"
             )
         return self
@@ -197,7 +197,7 @@ class SegmenterSettings(Settings):
     cross_validate: bool = False
     start_from: str | None = None
     negatives_per_positive: Annotated[float, Field(ge=0)] | None
-    positive_share: SlidingShare | None = None
+    positive_fraction: PositiveFractionSchedule | None = None
     loss: SegmentationLoss
     phases: Annotated[list[Phase], Field(min_length=1)]
     augmentation: RandomAugmentation | None = None
@@ -236,6 +236,21 @@ def load_classifier_settings(path: str | Path) -> ClassifierSettings:
             of the wrong type.
     """
     return _validated(path, ClassifierSettings)
+
+
+def load_experiment(path: str | Path) -> ClassifierSettings | SegmenterSettings:
+    """TEMPORARY."""
+    content, _ = _read(Path(path))
+    return load_classifier_settings(path) if content["kind"] == "classifier" else load_segmenter_settings(path)
+
+
+def experiment_files(path: str | Path) -> list[Path]:
+    """Return an experiment file and the files that it is based on, in order.
+
+    Raises:
+        ConfigError: If one is missing, is not YAML, or is based on itself.
+    """
+    return _read(Path(path))[1]
 
 
 def load_segmenter_settings(path: str | Path) -> SegmenterSettings:

@@ -1,4 +1,4 @@
-"""What networks run on: said when they start, and written down."""
+"""The device that networks run on: found, logged and recorded."""
 
 import logging
 import os
@@ -14,22 +14,27 @@ from tensorflow.python.client import device_lib
 _log = logging.getLogger(__name__)
 _GIBIBYTE = 2**30
 _TF32_CAPABILITY = (8, 0)  # Ampere
-_HIDING = ("", "-1", "NoDevFiles")
+_HIDDEN_VALUES = ("", "-1", "NoDevFiles")
 _DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
 
 
 @dataclass(frozen=True)
 class Device:
-    """What TensorFlow finds, and what the machine has.
+    """The device that TensorFlow finds, and facts about the machine.
 
     Attributes:
         gpus: Names of the GPUs that TensorFlow sees; networks run on the first.
-        memory_bytes: Of that GPU what TensorFlow may take; without a GPU the machine's memory; None if unknown.
-        cores: CPU cores of the machine.
-        tf32: Whether float32 convolutions and products are rounded to TensorFloat-32.
+        memory_bytes: Memory that TensorFlow may take on the first GPU, or without a GPU the machine's memory, in
+            bytes; None if unknown.
+        cores: Number of CPU cores of the machine.
+        tf32: Whether float32 convolutions and matrix products are rounded to TensorFloat-32.
         driver: Whether an NVIDIA driver is installed.
-        tensorflow: TensorFlow's version.
-        visible_devices: `CUDA_VISIBLE_DEVICES`; None if it is not set.
+        tensorflow: Version of TensorFlow.
+        visible_devices: Value of `CUDA_VISIBLE_DEVICES`; None if it is not set.
+
+    Example:
+        >>> Device(("NVIDIA H100",), 78 * 2**30, 16, True, True, "2.21.0", None).name
+        'NVIDIA H100'
     """
 
     gpus: tuple[str, ...]
@@ -42,7 +47,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """The device that networks run on, and why it is not another."""
+        """The device that networks run on, and why it is not another one."""
         if self.gpus:
             others = f" (the first of {len(self.gpus)} GPUs, the others idle)" if len(self.gpus) > 1 else ""
             return self.gpus[0] + others
@@ -51,26 +56,29 @@ class Device:
 
     @property
     def warning(self) -> str | None:
-        """What to do about a GPU that stands idle; None if none does, or if the user wants it so."""
+        """A warning about an idle GPU and its remedy; None if no GPU is idle or the user has hidden it."""
         if self.gpus or not self.driver or self._is_hidden:
             return None
         chosen = "" if self.visible_devices is None else f" CUDA_VISIBLE_DEVICES is {self.visible_devices!r}."
         return (
-            "THE GPU IS NOT USED: an NVIDIA driver is installed, and TensorFlow finds no GPU. Its CUDA libraries come "
-            f'with: pip install "tensorflow[and-cuda]=={self.tensorflow}".{chosen} To compute on the CPU, set '
+            "THE GPU IS NOT USED: an NVIDIA driver is installed but TensorFlow finds no GPU. Install its CUDA "
+            f'libraries: pip install "tensorflow[and-cuda]=={self.tensorflow}".{chosen} To run on the CPU, set '
             "CUDA_VISIBLE_DEVICES=-1"
         )
 
     @property
     def _is_hidden(self) -> bool:
-        return self.visible_devices is not None and self.visible_devices.strip() in _HIDING
+        return self.visible_devices is not None and self.visible_devices.strip() in _HIDDEN_VALUES
 
     def describe(self, precision: str, jit_compile: bool) -> str:
-        """One line for whoever starts a training or a prediction.
+        """Return one line about the device for the log of a training or a prediction.
 
         Args:
             precision: Name of the networks' dtype policy.
-            jit_compile: Whether XLA compiles them.
+            jit_compile: Whether XLA compiles the networks.
+
+        Returns:
+            Device, memory in GiB, precision, and whether XLA compiles.
 
         Example:
             >>> Device(("NVIDIA H100",), 78 * 2**30, 16, True, True, "2.21.0", None).describe("mixed_float16", False)
@@ -82,7 +90,12 @@ class Device:
 
 
 def find_device() -> Device:
-    """Ask TensorFlow and the system."""
+    """Return what TensorFlow and the operating system say about the device.
+
+    Example:
+        >>> find_device().name  # doctest: +SKIP
+        'CPU, 2 cores (no GPU)'
+    """
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capability = details[0].get("compute_capability", (0, 0)) if details else (0, 0)
@@ -93,21 +106,26 @@ def find_device() -> Device:
         memory_bytes=_gpu_memory() if gpus else _machine_memory(),
         cores=os.cpu_count() or 1,
         tf32=allowed and not overridden and capability >= _TF32_CAPABILITY,
-        driver=_has_driver(),
+        driver=_is_driver_installed(),
         tensorflow=tf.__version__,
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
 
 
 def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
-    """Log what networks are about to run on, and warn if a GPU stands idle.
+    """Log the device that networks are about to run on, and warn if a GPU is idle.
 
     Args:
         precision: Name of the networks' dtype policy.
-        jit_compile: Whether XLA compiles them.
+        jit_compile: Whether XLA compiles the networks.
 
     Returns:
-        The same facts, to be kept: `device`, `memory_gibibytes`, `precision`, `jit_compile`, `tf32`.
+        The logged facts, to be recorded with the results: `device`, `memory_gibibytes`, `precision`, `jit_compile`,
+        `tf32`.
+
+    Example:
+        >>> announce_device("float32", jit_compile=False)["device"]  # doctest: +SKIP
+        'CPU, 2 cores (no GPU)'
     """
     device = find_device()
     _log.info(device.describe(precision, jit_compile))
@@ -123,7 +141,8 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
 
 
 def _gpu_memory() -> int | None:
-    tf.config.list_logical_devices("GPU")  # takes the memory as TensorFlow is set to; what follows would take it whole
+    # This call takes memory as TensorFlow is configured to. Without it, the next call would take all of it.
+    tf.config.list_logical_devices("GPU")
     try:
         limits = [device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU"]
     except tf.errors.OpError:
@@ -138,8 +157,8 @@ def _machine_memory() -> int | None:
         return None
 
 
-def _has_driver() -> bool:
-    # On Windows and macOS TensorFlow runs on no NVIDIA GPU, whatever is installed.
+def _is_driver_installed() -> bool:
+    # On Windows and macOS, TensorFlow does not use NVIDIA GPUs, whatever is installed.
     if not sys.platform.startswith("linux"):
         return False
     return shutil.which("nvidia-smi") is not None or any(path.exists() for path in _DRIVER_FILES)

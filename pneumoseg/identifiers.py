@@ -1,4 +1,4 @@
-"""Image ids: from file names, and in the tables that list them; and the names of files that are no one's data."""
+"""Image ids from file names and from tables, and the names of files that hold no data."""
 
 import io
 import os
@@ -8,12 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-# What systems leave in folders, apart from names that begin with a dot: macOS' archives, Synology, Windows.
+# Folders that systems create, in addition to names that begin with a dot: macOS archives, Synology, Windows.
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 
 def image_id_of(path: str | os.PathLike[str]) -> str:
-    """Return the image id that a file's name gives: its stem, in the Unicode form that `normalize` gives.
+    """Return the image id of a file: the stem of its name, in composed Unicode form (see `normalize`).
+
+    Args:
+        path: Path of an image file; it need not exist.
+
+    Returns:
+        The name without folders and without the last suffix.
 
     Example:
         >>> image_id_of("study/1.2.840.dcm")
@@ -23,20 +29,32 @@ def image_id_of(path: str | os.PathLike[str]) -> str:
 
 
 def normalize(text: str) -> str:
-    """Return a text in Unicode's composed form (NFC).
+    r"""Return a text in composed Unicode form (NFC).
 
-    macOS and some archives decompose accents in file names (NFD), so that one name has two spellings.
+    macOS and some archives decompose accents in file names (NFD), so one name can have two spellings.
+
+    Example:
+        >>> len("e\u0301"), len(normalize("e\u0301"))
+        (2, 1)
     """
     return unicodedata.normalize("NFC", text)
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is one that file managers do not show."""
+    """Return whether file managers hide a file or folder of this name.
+
+    Example:
+        >>> is_hidden(".DS_Store"), is_hidden("@eaDir"), is_hidden("1.2.840.dcm")
+        (True, True, False)
+    """
     return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def is_utf8(text: str | os.PathLike[str]) -> bool:
-    """Tell whether a name can be written into a UTF-8 file: not where its bytes on the disk are in another encoding."""
+    """Return whether a name can be written into a UTF-8 file.
+
+    A name whose bytes on disk are in another encoding cannot.
+    """
     try:
         os.fspath(text).encode("utf-8")
     except UnicodeEncodeError:
@@ -50,20 +68,24 @@ def printable(text: str | os.PathLike[str]) -> str:
 
 
 def read_text_table(source: str | os.PathLike[str] | io.BytesIO | io.StringIO, **options: Any) -> pd.DataFrame:
-    """Read a CSV with every value as the text that it is, so that the ids NA, None and 0001 stay ids.
+    r"""Return a CSV table with every value as text, so that ids such as NA, None and 0001 stay unchanged.
 
     Args:
-        source: The file, UTF-8 with or without a byte-order mark, or its content.
+        source: Path or content of the file, UTF-8 with or without a byte-order mark.
         **options: Further arguments of `pandas.read_csv`.
 
     Returns:
-        All columns as str; an empty cell is ''.
+        The table, all columns str; empty cells are ''.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a CSV in UTF-8; the message names it.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a CSV file in UTF-8. The message names the file.
+
+    Example:
+        >>> read_text_table(io.StringIO("image_id,score\n0001,NA\n")).to_dict("records")
+        [{'image_id': '0001', 'score': 'NA'}]
     """
     try:
         return pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source}: not a CSV in UTF-8 ({error})") from error
+        raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error

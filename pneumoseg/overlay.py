@@ -1,4 +1,4 @@
-"""Masks drawn over their image."""
+"""Mask outlines drawn over their image."""
 
 from typing import TYPE_CHECKING
 
@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind readers and bright enough on a radiograph.
+# Colours of Okabe and Ito: colour-blind readers can tell them apart, and they are bright enough on a radiograph.
 COLOURS = {"truth": "#56b4e9", "prediction": "#e69f00"}
 
 
 def outline(axes: "Axes", image: np.ndarray, masks: dict[str, np.ndarray], title: str = "") -> None:
-    """Draw one image and the outlines of its masks.
+    """Plot an image and the outlines of its masks.
 
     Args:
-        axes: Where to draw.
-        image: uint8, (H, W).
-        masks: bool, (H, W) each, by name: "truth", "prediction". An empty one is left out.
-        title: Written above.
+        axes: Matplotlib axes to plot into.
+        image: Image, uint8, (H, W).
+        masks: Masks by name ("truth", "prediction"), each bool, (H, W). Empty masks are left out.
+        title: Text above the image.
     """
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     for name, mask in masks.items():
@@ -30,10 +30,25 @@ def outline(axes: "Axes", image: np.ndarray, masks: dict[str, np.ndarray], title
 
 
 def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray], title: str = "") -> "Figure":
-    """A figure of one image; arguments as `outline`."""
+    """Return a figure of one image and the outlines of its masks.
+
+    Args:
+        image: Image, uint8, (H, W).
+        masks: Masks by name ("truth", "prediction"), each bool, (H, W). Empty masks are left out.
+        title: Text above the image.
+
+    Returns:
+        A Matplotlib figure of 6 x 6 inches, which Jupyter shows once.
+
+    Example:
+        >>> image, mask = np.zeros((64, 64), np.uint8), np.zeros((64, 64), bool)
+        >>> mask[20:40, 30:50] = True
+        >>> figure = draw_outlines(image, {"prediction": mask}, title="patient 7")  # doctest: +SKIP
+        >>> figure.savefig("patient_7.png")  # doctest: +SKIP
+    """
     from matplotlib import pyplot
 
-    # pyplot, since only it tells Jupyter how to show a figure; closed, so that Jupyter does not show it twice.
+    # Only a pyplot figure tells Jupyter how to show it. It is closed so that Jupyter does not show it twice.
     figure = pyplot.figure(figsize=(6, 6), layout="constrained")
     outline(figure.subplots(), image, masks, title)
     pyplot.close(figure)
@@ -41,5 +56,5 @@ def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray], title: str = 
 
 
 def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
-    # The mask was padded by one pixel, so that a region at the image's border has a closed outline.
+    # The mask was padded by one pixel so that a region at the image's border has a closed outline.
     return -1, mask.shape[1], -1, mask.shape[0]

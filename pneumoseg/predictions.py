@@ -22,11 +22,11 @@ import pandas as pd
 from PIL import Image
 from rich.progress import track
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.inference import Pipeline
-from pneumoseg.whole_file import whole_file
 
 _IDENTITY, _MANIFEST, _MAPS = "predictions.json", "manifest.csv", "maps"
 _TABLE, _PARTIAL = "predictions.csv", "partial.csv"
@@ -132,7 +132,7 @@ def predict(
             writer.writerow((row.image_id, probability, round(now - before, 6), error))
             file.flush()
             before = now
-    with whole_file(folder / _TABLE) as temporary:
+    with atomic_write(folder / _TABLE) as temporary:
         _whole_lines(folder / _PARTIAL).set_index("image_id").loc[manifest["image_id"]].to_csv(temporary)
     (folder / _PARTIAL).unlink()
     return load_predictions(folder)
@@ -211,7 +211,7 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
         if present and all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items()):
             rows = _whole_lines(folder / _PARTIAL)
             rows = rows[rows["error"] == ""]  # what could not be read may be readable now
-            with whole_file(folder / _PARTIAL) as temporary:
+            with atomic_write(folder / _PARTIAL) as temporary:
                 rows.to_csv(temporary, index=False)
             return set(rows["image_id"])
         shutil.rmtree(folder)

@@ -1,25 +1,25 @@
-"""The competition's relative run-length code.
+"""The competition's relative run-length encoding of masks.
 
-A mask is read column by column (top to bottom, then left to right) and written as pairs `gap length`: how many
-pixels lie between the end of the run before (for the first pair, the first pixel) and this run, and how many pixels
-the run has. `-1` is the empty mask. The organisers' own encoder loses a run that ends at the last pixel; this one
-does not.
+Pixels are numbered column by column: top to bottom, then left to right. A mask is written as pairs `gap length`. The
+gap is the number of pixels between the end of the previous run (for the first pair, the first pixel) and this run. The
+length is the number of pixels in the run. `-1` stands for an empty mask. The organisers' own encoder loses a run that
+ends at the last pixel; this one keeps it.
 """
 
 import numpy as np
 
 EMPTY = "-1"
-_DIGITS = 12  # no grid has more pixels, and sums of such numbers stay exact in int64
+_DIGITS = 12  # No image has more pixels, and sums of such numbers stay exact in int64.
 
 
 def encode(mask: np.ndarray) -> str:
-    """Write a mask as runs.
+    """Return the run-length code of a mask.
 
     Args:
-        mask: bool, (H, W). Other dtypes are accepted if they hold only 0 and 1.
+        mask: Mask, bool, (H, W). Other dtypes are accepted if they hold only 0 and 1.
 
     Returns:
-        `gap length gap length ...`, or `-1` for a mask without a pixel.
+        The runs as `gap length gap length ...`, or `-1` for an empty mask.
 
     Raises:
         ValueError: If the mask is not two-dimensional or holds values other than 0 and 1.
@@ -28,8 +28,8 @@ def encode(mask: np.ndarray) -> str:
         >>> encode(np.array([[0, 1], [0, 1]], dtype=bool))
         '2 2'
     """
-    mask = _as_mask(mask)
-    edges = _edges(mask)
+    mask = _to_bool(mask)
+    edges = _find_edges(mask)
     if edges.size == 0:
         return EMPTY
     gaps_and_lengths = np.diff(edges, prepend=0)
@@ -37,42 +37,51 @@ def encode(mask: np.ndarray) -> str:
 
 
 def decode(text: str, shape: tuple[int, int] = (1024, 1024)) -> np.ndarray:
-    """Read a mask from its runs.
+    """Return the mask that a run-length code describes.
 
     Args:
-        text: `gap length gap length ...`, or `-1`; surrounding white space is ignored.
-        shape: (H, W) of the mask's grid.
+        text: The runs as `gap length gap length ...`, or `-1`. Surrounding white space is ignored.
+        shape: Shape (H, W) of the mask, in pixels.
 
     Returns:
-        bool, (H, W), C-contiguous.
+        The mask, bool, (H, W), C-contiguous.
 
     Raises:
-        ValueError: If the text is malformed or a run leaves the grid; the message names the pair and the reason.
+        ValueError: If the text is malformed or a run ends outside the mask. The message names the pair and the reason.
+
+    Example:
+        >>> decode("2 2", shape=(2, 2)).astype(int).tolist()
+        [[0, 1], [0, 1]]
     """
     rows, columns = shape
     flat = np.zeros(columns * rows, dtype=bool)
-    starts, ends = spans(text, shape)
+    starts, ends = run_bounds(text, shape)
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         flat[start:end] = True
     if starts.size == 0:
         return flat.reshape(rows, columns)
-    return _transposed(flat, rows, starts[0] // rows, -(-ends[-1] // rows))
+    return _to_row_major(flat, rows, starts[0] // rows, -(-ends[-1] // rows))
 
 
 def decode_rows(texts: list[str], shape: tuple[int, int] = (1024, 1024)) -> np.ndarray:
-    """Read the mask of an image that has several annotation rows: a pixel belongs to it if any row holds it.
+    """Return the mask of an image with several annotation rows, as the union of its rows.
 
-    Rows may overlap (183 images of the competition's training set do), so they are OR-ed, never added.
+    Rows may overlap (those of 183 training images of the competition do), so they are combined with OR and never added.
 
     Args:
-        texts: One run-length text a row.
-        shape: (H, W) of the mask's grid.
+        texts: Run-length codes, one per annotation row.
+        shape: Shape (H, W) of the mask, in pixels.
 
     Returns:
-        bool, (H, W); empty for an empty list.
+        The mask, bool, (H, W); all False for an empty list.
 
     Raises:
-        ValueError: As `decode`, saying in which row.
+        ValueError: If a row is malformed or one of its runs ends outside the mask. The message names the row, the pair
+            and the reason.
+
+    Example:
+        >>> decode_rows(["0 1", "0 2"], shape=(2, 2)).astype(int).tolist()
+        [[1, 0], [1, 0]]
     """
     mask = np.zeros(shape, dtype=bool)
     for number, text in enumerate(texts, start=1):
@@ -83,42 +92,51 @@ def decode_rows(texts: list[str], shape: tuple[int, int] = (1024, 1024)) -> np.n
     return mask
 
 
-def spans(text: str, shape: tuple[int, int] = (1024, 1024)) -> tuple[np.ndarray, np.ndarray]:
-    """Read the runs as absolute positions in the column-major pixel order.
+def run_bounds(text: str, shape: tuple[int, int] = (1024, 1024)) -> tuple[np.ndarray, np.ndarray]:
+    """Return the start and end of each run as absolute positions in column-major pixel order.
 
     Args:
-        text: As for `decode`.
-        shape: (H, W) of the mask's grid.
+        text: The runs as `gap length gap length ...`, or `-1`. Surrounding white space is ignored.
+        shape: Shape (H, W) of the mask, in pixels.
 
     Returns:
-        Two int64 arrays of one length: each run's first pixel, and the pixel after its last. Both empty for `-1`.
+        Two int64 arrays of equal length: the first pixel of each run, and the pixel after its last. Both are empty for
+        `-1`.
 
     Raises:
-        ValueError: As `decode`.
+        ValueError: If the text is malformed or a run ends outside the mask. The message names the pair and the reason.
+
+    Example:
+        >>> starts, ends = run_bounds("1 2 3 1", shape=(3, 3))
+        >>> starts.tolist(), ends.tolist()
+        ([1, 6], [3, 7])
     """
-    numbers = _numbers(text)
+    numbers = _parse_numbers(text)
     edges = np.cumsum(numbers)
     starts, ends = edges[0::2], edges[1::2]
-    _check(numbers[1::2] < 1, numbers, "has a length below 1")
-    _check(ends > shape[0] * shape[1], numbers, f"ends beyond the last of {shape[0]} x {shape[1]} pixels")
+    _refuse_pairs(numbers[1::2] < 1, numbers, "has a length below 1")
+    _refuse_pairs(ends > shape[0] * shape[1], numbers, f"ends beyond the last of {shape[0]} x {shape[1]} pixels")
     return starts, ends
 
 
-def _as_mask(mask: np.ndarray) -> np.ndarray:
+def _to_bool(mask: np.ndarray) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.ndim != 2:
-        raise ValueError(f"a mask has two dimensions (H, W), this array has shape {mask.shape}")
+        raise ValueError(f"mask has shape {mask.shape}, expected two dimensions (H, W)")
     if mask.dtype != bool:
         if not np.isin(mask, (0, 1)).all():
-            raise ValueError("a mask holds only 0 and 1: binarise a probability first, e.g. probability >= 0.5")
+            raise ValueError(
+                "mask has values other than 0 and 1: threshold probabilities first, e.g. probability >= 0.5"
+            )
         mask = mask.astype(bool)
     return np.ascontiguousarray(mask)
 
 
-def _edges(mask: np.ndarray) -> np.ndarray:
-    """Positions, column-major, at which the value changes: start, end, start, end, ...
+def _find_edges(mask: np.ndarray) -> np.ndarray:
+    """Return the column-major positions at which the value changes: start, end, start, end, ...
 
-    Works on the row-major array as it lies in memory, since transposing a megabyte costs more than all the rest.
+    The row-major array is searched as it lies in memory, because transposing it costs more than all other steps
+    together.
     """
     rows, columns = mask.shape
     if mask.size == 0:
@@ -132,15 +150,15 @@ def _edges(mask: np.ndarray) -> np.ndarray:
     return np.append(edges, mask.size) if mask[-1, -1] else edges
 
 
-def _transposed(flat: np.ndarray, rows: int, first: int, last: int) -> np.ndarray:
-    """Column-major pixels as a C-contiguous mask, moving only the columns `first` to `last`, exclusive."""
+def _to_row_major(flat: np.ndarray, rows: int, first: int, last: int) -> np.ndarray:
+    """Return column-major pixels as a C-contiguous mask, moving only the columns `first` to `last` (exclusive)."""
     columns = flat.size // rows
     mask = np.zeros((rows, columns), dtype=bool)
     mask[:, first:last] = flat.reshape(columns, rows)[first:last].T
     return mask
 
 
-def _numbers(text: str) -> np.ndarray:
+def _parse_numbers(text: str) -> np.ndarray:
     words = text.split()
     if words == [EMPTY]:
         return np.zeros(0, dtype=np.int64)
@@ -159,7 +177,7 @@ def _is_count(word: str) -> bool:
     return word.isascii() and word.isdigit() and len(word) <= _DIGITS
 
 
-def _check(wrong: np.ndarray, numbers: np.ndarray, reason: str) -> None:
+def _refuse_pairs(wrong: np.ndarray, numbers: np.ndarray, reason: str) -> None:
     if wrong.any():
         pair = int(np.argmax(wrong))
         gap, length = numbers[2 * pair : 2 * pair + 2]

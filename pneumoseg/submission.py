@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoseg import rle
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.annotations import read_annotations
 from pneumoseg.identifiers import normalize
-from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Result
@@ -83,7 +83,7 @@ def validate_submission(
     problems += [f"{image_id}: {count} rows, expected one" for image_id, count in sorted(counts.items()) if count > 1]
     for image_id, text in zip(table["image_id"], table["rle"], strict=True):
         try:
-            rle.spans(text, shape)
+            rle.run_bounds(text, shape)
         except ValueError as error:
             problems.append(f"{image_id}: {error}")
     return problems
@@ -96,7 +96,7 @@ def _header_problems(path: str | Path) -> list[str]:
 
 
 def _write_rows(path: Path, header: tuple[str, str], rows: Iterable[tuple[object, object]]) -> None:
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

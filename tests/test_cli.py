@@ -17,7 +17,9 @@ import tensorflow as tf
 import yaml
 from typer.testing import CliRunner
 
+import pneumoseg
 from pneumoseg.cli import app, main
+from pneumoseg.config import load_experiment
 from pneumoseg.data.index import load_manifest, save_manifest
 from pneumoseg.data.loaders import classification_examples
 from pneumoseg.models.bundle import load_bundle
@@ -59,10 +61,10 @@ def runs(generated, tmp_path_factory):
     assert "40 images, 9 positive" in out
     for name in ("classifier", "segmenter"):
         experiment = small_experiment(name, runs)
-        invoke(f"train-{name}", experiment, "--manifest", manifest, "--out", runs / name)
+        invoke("train", experiment, "--manifest", manifest, "--out", runs / name)
     invoke(
-        "assemble", "--classifier", runs / "classifier/best", "--segmenter", runs / "segmenter/best",
-        "--out", runs / "pipeline", "--classifier-threshold", 0, "--minimum-area", 0,
+        "assemble", runs / "classifier", runs / "segmenter", "--out", runs / "pipeline",
+        "--classifier-threshold", 0, "--minimum-area", 0,
     )  # fmt: skip
     return runs
 
@@ -72,7 +74,7 @@ def test_run_holds_all_that_was_done(runs, name, monitor):
     run = runs / name
     assert {path.name for path in run.iterdir()} == {
         "settings.yaml", "split.csv", "environment.json", "history.csv", "metrics.json", "curves.png", "tensorboard",
-        "best", *(["predictions.csv"] if name == "classifier" else []),
+        "best", *(["validation_predictions.csv"] if name == "classifier" else []),
     }  # fmt: skip
     assert yaml.safe_load((run / "settings.yaml").read_text())["phases"][1]["epochs"] == 2
     history = pd.read_csv(run / "history.csv")
@@ -93,23 +95,19 @@ def test_both_networks_share_one_split(runs):
     assert sorted(classifier["image_id"]) == manifest["image_id"].tolist()
     both = segmenter.merge(classifier, on="image_id")
     assert len(both) == len(segmenter)
-    assert (both["side_x"] == both["side_y"]).all()
+    assert (both["split_x"] == both["split_y"]).all()
     positive = manifest.set_index("image_id")["has_pneumothorax"]
     assert segmenter["image_id"].map(positive).sum() == 9
 
 
 def test_settings_of_a_run_can_be_run_again(runs):
-    from pneumoseg.config import load_classifier_settings
-
-    assert load_classifier_settings(runs / "classifier/settings.yaml") == load_classifier_settings(
-        runs / "classifier.yaml"
-    )
+    assert load_experiment(runs / "classifier/settings.yaml") == load_experiment(runs / "classifier.yaml")
 
 
 def test_finished_run_is_not_overwritten(runs):
     with pytest.raises(FileExistsError, match="holds a finished run"):
         invoke(
-            "train-classifier",
+            "train",
             runs / "classifier.yaml",
             "--manifest",
             runs / "manifest.csv",
@@ -137,19 +135,18 @@ def test_submission_of_the_test_folder_is_valid(runs, generated, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def kept(runs, generated):
+def cached(runs, generated):
     """Predictions of the test folder, and of the training folder's images that neither network was trained on."""
     test_manifest = runs / "test.csv"
     invoke("index", generated / "dicom-images-test", generated / "test-rle.csv", "--out", test_manifest)
     splits = pd.concat([pd.read_csv(runs / name / "split.csv") for name in ("classifier", "segmenter")])
-    trained_on = set(splits.loc[splits["side"] == "training", "image_id"])
-    excluded = [argument for name in ("classifier", "segmenter") for argument in ("--exclude-training", runs / name)]
+    trained_on = set(splits.loc[splits["split"] == "train", "image_id"])
     for name, manifest in (("test", test_manifest), ("validation", runs / "manifest.csv")):
         out = runs / "predictions" / name
-        said = invoke("predict", "--manifest", manifest, "--pipeline", runs / "pipeline", "--out", out, *excluded)
-        assert "none of them trained on by" in said
+        said = invoke("cache-predictions", "--manifest", manifest, "--pipeline", runs / "pipeline", "--out", out)
         count = 0 if name == "test" else len(trained_on)
-        assert f"({count} images of the manifest were, and are left out)" in said
+        assert f"{count} images of the manifest are left out, the pipeline was trained on them" in said
+        assert not set(load_manifest(out / "manifest.csv")["image_id"]) & trained_on
     return runs / "predictions"
 
 
@@ -159,9 +156,9 @@ def pipeline(runs, tmp_path):
     return Path(shutil.copytree(runs / "pipeline", tmp_path / "pipeline"))
 
 
-def test_scores_stand_beside_the_floor(runs, kept, tmp_path):
+def test_scores_come_with_the_baseline(runs, cached, tmp_path):
     said = invoke(
-        "evaluate", "--predictions", kept / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "scores"
+        "evaluate", "--predictions", cached / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "scores"
     )
     assert "12 images, 3 positive" in said
     arms = pd.read_csv(tmp_path / "scores/arms.csv", index_col=0)
@@ -172,48 +169,37 @@ def test_scores_stand_beside_the_floor(runs, kept, tmp_path):
     assert cases["dice"].mean() == pytest.approx(arms["mean_dice"].iloc[0])
 
 
-def test_tuned_rule_is_used_and_its_images_are_not_scored(runs, pipeline, tmp_path):
-    # All training images: in validation alone are too few positive patients to divide.
-    out = tmp_path / "predictions"
-    invoke("predict", "--manifest", runs / "manifest.csv", "--pipeline", pipeline, "--out", out)
-    validation = ("--predictions", out, "--pipeline", pipeline)
-    said = invoke("tune", *validation, "--share", 0.5)
+def test_tuned_rule_is_used_and_its_images_are_not_scored(cached, pipeline, tmp_path):
+    # The test images: in validation are too few positive patients to divide.
+    options = ("--predictions", cached / "test", "--pipeline", pipeline)
+    said = invoke("tune", *options, "--fraction", 0.5)
     assert "classifier_threshold" in said
     chosen = json.loads((pipeline / "tuning.json").read_text())
-    assert 0 < len(chosen["image_ids"]) < 40
-    result = CliRunner().invoke(app, ["evaluate", *map(str, validation), "--out", str(tmp_path)])
-    assert "images left out: the pipeline's rule was chosen on them" in result.output
+    assert len(chosen["image_ids"]) == 6
+    result = CliRunner().invoke(app, ["evaluate", *map(str, options), "--out", str(tmp_path)])
+    assert "6 images left out: the decision rule was chosen on them" in result.output
     scored = pd.read_csv(tmp_path / "cases.csv")["image_id"]
     assert not set(scored) & set(chosen["image_ids"])
     assert "staged + elimination (tuned)" in result.output
-    invoke("tune", *validation)
-    with pytest.raises(ValueError, match="tune on a share of these"):
-        invoke("evaluate", *validation)
+    invoke("tune", *options)
+    with pytest.raises(ValueError, match="tune on a fraction of these"):
+        invoke("evaluate", *options)
 
 
-def test_predictions_of_other_networks_are_refused(runs, kept, tmp_path):
+def test_predictions_of_other_networks_are_refused(runs, cached, tmp_path):
+    invoke("assemble", runs / "classifier/best", runs / "segmenter/best", "--flip", "--out", tmp_path / "flipped")
+    with pytest.raises(ValueError, match="or another --flip setting"):
+        invoke("evaluate", "--predictions", cached / "test", "--pipeline", tmp_path / "flipped")
+
+
+def test_report_of_runs_and_variants(runs, cached, tmp_path):
     invoke(
-        "assemble", "--classifier", runs / "classifier/best", "--segmenter", runs / "segmenter/best", "--flip",
-        "--out", tmp_path / "flipped",
+        "cache-predictions", "--manifest", runs / "test.csv", "--pipeline", runs / "pipeline", "--out",
+        tmp_path / "flip", "--flip",
     )  # fmt: skip
-    with pytest.raises(ValueError, match="or mirrored otherwise"):
-        invoke("evaluate", "--predictions", kept / "test", "--pipeline", tmp_path / "flipped")
-
-
-def test_report_of_runs_and_variants(runs, kept, tmp_path):
     invoke(
-        "predict",
-        "--manifest",
-        runs / "test.csv",
-        "--pipeline",
-        runs / "pipeline",
-        "--out",
-        tmp_path / "flip",
-        "--flip",
-    )
-    invoke(
-        "report", "--predictions", kept / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "report.html",
-        "--run", runs / "classifier", "--run", runs / "segmenter", "--compare", tmp_path / "flip", "--cases", 5,
+        "report", "--predictions", cached / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "report.html",
+        "--compare", tmp_path / "flip", "--max-images", 5,
     )  # fmt: skip
     page = (tmp_path / "report.html").read_text()
     assert page.count("<li data-dice") == 5
@@ -222,19 +208,20 @@ def test_report_of_runs_and_variants(runs, kept, tmp_path):
 
 
 def test_unreadable_images_are_not_scored_in_silence(runs, tmp_path):
-    manifest = load_manifest(runs / "manifest.csv").head(4)
+    manifest = load_manifest(runs / "test.csv").head(4)
     manifest.loc[1, "path"] = str(tmp_path / "moved.dcm")
     save_manifest(manifest, tmp_path / "manifest.csv")
     said = invoke(
-        "predict", "--manifest", tmp_path / "manifest.csv", "--pipeline", runs / "pipeline", "--out", tmp_path / "p"
-    )
+        "cache-predictions", "--manifest", tmp_path / "manifest.csv", "--pipeline", runs / "pipeline",
+        "--out", tmp_path / "p",
+    )  # fmt: skip
     assert "1 UNREADABLE FILES" in said
     result = CliRunner().invoke(
         app, ["evaluate", "--predictions", str(tmp_path / "p"), "--pipeline", str(runs / "pipeline")]
     )
     assert result.exit_code == 1
     assert "1 UNREADABLE FILES" in result.output
-    with pytest.raises(FileNotFoundError, match=r"1 of 4 files are gone, index anew; the first: .*moved\.dcm"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 4 files are gone, index again; the first: .*moved\.dcm"):
         classification_examples(manifest, 32, cache_dir=tmp_path)
 
 
@@ -267,7 +254,7 @@ def test_epochs_are_averaged_by_command(runs, tmp_path):
     settings = yaml.safe_load((runs / "segmenter.yaml").read_text()) | {"epoch_weights_gigabytes": 1.0}
     (tmp_path / "kept.yaml").write_text(yaml.safe_dump(settings))
     manifest = runs / "manifest.csv"
-    invoke("train-segmenter", tmp_path / "kept.yaml", "--manifest", manifest, "--out", tmp_path / "run")
+    invoke("train", tmp_path / "kept.yaml", "--manifest", manifest, "--out", tmp_path / "run")
     said = invoke("swa", tmp_path / "run", "--epochs", "2-3", "--manifest", manifest)
     assert "swa_2-3: validation IoU" in said
     assert load_bundle(tmp_path / "run/swa_2-3").builder == "segmenter"
@@ -280,9 +267,7 @@ def test_average_below_the_best_epoch_is_told_when_it_is_assembled(runs, tmp_pat
     metrics = json.loads((run / "metrics.json").read_text())
     for average, told in ((0.25, True), (0.75, False)):
         (run / "metrics.json").write_text(json.dumps(metrics | {"val_iou": 0.5, "swa_val_iou": average}))
-        said = invoke(
-            "assemble", "--classifier", runs / "classifier/best", "--segmenter", run / "swa", "--out", tmp_path / "p"
-        )
+        said = invoke("assemble", runs / "classifier", run, "--out", tmp_path / "p")
         assert (
             "swa: the averaged weights have a validation IoU of 0.2500, below the best epoch's 0.5000" in said
         ) == told
@@ -295,7 +280,7 @@ def test_training_that_diverges_ends_with_one_line_and_status_two(runs, tmp_path
     settings["phases"] += [{"epochs": 2, "learning_rate": 1e38, "trainable": "all"}]
     (tmp_path / "wild.yaml").write_text(yaml.safe_dump(settings))
     arguments = (
-        "train-segmenter",
+        "train",
         tmp_path / "wild.yaml",
         "--manifest",
         runs / "manifest.csv",
@@ -316,9 +301,9 @@ def test_training_that_diverges_ends_with_one_line_and_status_two(runs, tmp_path
 def test_cross_validation_by_command(runs, tmp_path):
     settings = yaml.safe_load((runs / "classifier.yaml").read_text()) | {"cross_validate": True}
     (tmp_path / "folds.yaml").write_text(yaml.safe_dump(settings))
-    arguments = ["train-classifier", tmp_path / "folds.yaml", "--manifest", runs / "manifest.csv", "--out"]
+    arguments = ["train", tmp_path / "folds.yaml", "--manifest", runs / "manifest.csv", "--out"]
     invoke(*arguments, tmp_path / "run")
-    assert len(pd.read_csv(tmp_path / "run/predictions.csv")) == 40
+    assert len(pd.read_csv(tmp_path / "run/validation_predictions.csv")) == 40
     assert "mcc_gain" in invoke("compare", tmp_path / "run", tmp_path / "run", "--out", tmp_path / "c.png")
 
 
@@ -348,12 +333,12 @@ def test_a_test_folder_of_doubles_links_and_junk_gives_a_valid_submission(runs, 
 
 
 def test_a_file_replaced_since_indexing_is_not_scored_in_silence(runs, generated, tmp_path):
-    manifest = load_manifest(runs / "manifest.csv").head(3)
+    manifest = load_manifest(runs / "test.csv").head(3)
     write_dicom(tmp_path / "other.dcm", np.zeros((100, 90), np.uint8))
     manifest.loc[1, "path"] = str(tmp_path / "other.dcm")
     save_manifest(manifest, tmp_path / "manifest.csv")
-    out = tmp_path / "kept"
-    said = invoke("predict", "--manifest", tmp_path / "manifest.csv", "--pipeline", runs / "pipeline", "--out", out)
+    out, table = tmp_path / "cached", tmp_path / "manifest.csv"
+    said = invoke("cache-predictions", "--manifest", table, "--pipeline", runs / "pipeline", "--out", out)
     assert "1 UNREADABLE FILES" in said
     table = pd.read_csv(out / "predictions.csv")
     assert "is 100 x 90 pixels and was 128 x 128 when it was indexed" in table["error"][1]
@@ -365,22 +350,21 @@ OUTPUTS = [
     ("index", "absent", "absent", "--out", "{out}"),
     ("show-masks", "--manifest", "absent", "--out", "{out}"),
     ("show-augmentations", "--manifest", "absent", "--out", "{out}"),
-    ("train-classifier", "absent", "--manifest", "absent", "--out", "{out}"),
-    ("train-segmenter", "absent", "--manifest", "absent", "--out", "{out}"),
+    ("train", "absent", "--manifest", "absent", "--out", "{out}"),
     ("swa", "absent", "--epochs", "1-2", "--manifest", "absent", "--out", "{out}"),
     ("compare", "absent", "--out", "{out}"),
-    ("assemble", "--classifier", "absent", "--segmenter", "absent", "--out", "{out}"),
-    ("predict", "--manifest", "absent", "--pipeline", "absent", "--out", "{out}"),
+    ("assemble", "absent", "--out", "{out}"),
+    ("cache-predictions", "--manifest", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("submit", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("evaluate", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("report", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
 ]
-FOLDERS = {"synthesize", "train-classifier", "train-segmenter", "swa", "assemble", "predict", "evaluate"}
+FOLDERS = {"synthesize", "train", "swa", "assemble", "cache-predictions", "evaluate"}
 
 
 def test_every_command_that_writes_is_among_the_outputs():
     names = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
-    assert names - {arguments[0] for arguments in OUTPUTS} == {"validate-submission", "tune"}
+    assert names - {arguments[0] for arguments in OUTPUTS} == {"validate-submission", "tune", "reproduce"}
 
 
 @pytest.mark.parametrize("arguments", OUTPUTS, ids=lambda arguments: arguments[0])
@@ -446,7 +430,7 @@ def run_command(*arguments):
 def test_mistakes_end_with_one_line_and_status_two(tmp_path):
     for arguments, message in [
         (("index", tmp_path / "absent", tmp_path / "rle.csv"), "absent: no such folder"),
-        (("train-classifier", "absent.yaml", "--manifest", "m.csv", "--out", tmp_path), "no such experiment file"),
+        (("train", "absent.yaml", "--manifest", "m.csv", "--out", tmp_path), "no such experiment file"),
         (("submit", tmp_path, "--pipeline", tmp_path), "no .dcm file"),
     ]:
         finished = run_command(*arguments)
@@ -461,6 +445,10 @@ def test_help_does_not_import_tensorflow():
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout == "[]\n"
     assert finished.stderr == ""
+
+
+def test_version():
+    assert invoke("--version") == f"pneumoseg {pneumoseg.__version__}\n"
 
 
 def test_help_lists_every_command():

@@ -48,15 +48,15 @@ def test_classifier_arms_hold_the_papers_numbers(arm):
     assert phases == [(2, 2e-2, "head"), (23, 2e-4, "all")]
     assert (settings.plateau.patience, settings.plateau.factor) == (3, 0.2)
     assert settings.loss == "binary_crossentropy"
-    assert (settings.class_weights, settings.positive_share, settings.cross_validate) == (None, None, False)
+    assert (settings.class_weights, settings.positive_fraction, settings.cross_validate) == (None, None, False)
     assert settings.precision == "float32"
 
 
 def test_arms_differ_in_nothing_but_augmentation_and_enrichment():
     augmentation, enrichment = (classifier(arm).model_dump() for arm in ("augmentation", "enrichment"))
     assert {key for key in augmentation if augmentation[key] != enrichment[key]} == {"augmentation", "enrichment"}
-    assert augmentation["augmentation"] == {"techniques": PAPERS_FOUR, "zoom": [0.05, 0.1], "probability": 0.5}
-    assert enrichment["enrichment"] == {"techniques": PAPERS_FOUR, "zoom": [0.05, 0.1]}
+    assert augmentation["augmentation"] == {"transforms": PAPERS_FOUR, "zoom": [0.05, 0.1], "probability": 0.5}
+    assert enrichment["enrichment"] == {"transforms": PAPERS_FOUR, "zoom": [0.05, 0.1]}
     assert augmentation["enrichment"] is enrichment["augmentation"] is None
 
 
@@ -65,7 +65,7 @@ def test_arms_differ_in_nothing_but_augmentation_and_enrichment():
     [
         ("class_weights", "class_weights", "balanced"),
         ("focal_loss", "loss", {"kind": "focal", "alpha": 0.25, "gamma": 2.0}),
-        ("sliding_sample_rate", "positive_share", {"first": 0.8, "last": 0.4}),
+        ("sliding_sample_rate", "positive_fraction", {"first": 0.8, "last": 0.4}),
         ("mixed_precision", "precision", "mixed_float16"),
         ("patient_grouped", "split", {"validation_fraction": 0.2, "seed": 0, "group_by_patient": True}),
     ],
@@ -128,7 +128,7 @@ def test_classic_swa_samples_the_end_of_each_cycle():
     [
         ("unet", {"architecture"}), ("pspnet", {"architecture", "image_size"}), ("efficientnet", {"backbone"}),
         ("seresnet", {"backbone"}), ("resnext", {"backbone"}), ("tversky", {"loss"}), ("first_place_loss", {"loss"}),
-        ("sliding_sample_rate", {"negatives_per_positive", "positive_share"}), ("distortion", {"augmentation"}),
+        ("sliding_sample_rate", {"negatives_per_positive", "positive_fraction"}), ("distortion", {"augmentation"}),
         ("positives_alone", {"negatives_per_positive"}),
         ("1024", {"start_from", "weights", "image_size", "batch_size", "phases", "swa"}),
     ],
@@ -154,9 +154,9 @@ def test_values_beyond_the_paper():
 
 def test_first_places_share_and_distortions():
     share = segmenter("sliding_sample_rate")
-    assert (share.positive_share.first, share.positive_share.last) == (0.8, 0.4)
+    assert (share.positive_fraction.first, share.positive_fraction.last) == (0.8, 0.4)
     assert share.negatives_per_positive is None
-    assert segmenter("distortion").augmentation.techniques == ["elastic_transform", "grid_distortion"]
+    assert segmenter("distortion").augmentation.transforms == ["elastic_transform", "grid_distortion"]
     assert segmenter("positives_alone").negatives_per_positive == 0
 
 
@@ -267,9 +267,9 @@ def test_wrong_base_is_named(tmp_path, other, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"augmentation": {"techniques": [], "zoom": [0.05, 0.1], "probability": 0.5}}, r"augmentation\.techniques"),
-        ({"augmentation": {"techniques": ["clahe"], "zoom": [0.05], "probability": 0.5}}, r"augmentation\.zoom"),
-        ({"augmentation": {"techniques": ["clahe"], "zoom": [0.05, 0.1], "probability": 0.0}}, "greater than 0"),
+        ({"augmentation": {"transforms": [], "zoom": [0.05, 0.1], "probability": 0.5}}, r"augmentation\.transforms"),
+        ({"augmentation": {"transforms": ["clahe"], "zoom": [0.05], "probability": 0.5}}, r"augmentation\.zoom"),
+        ({"augmentation": {"transforms": ["clahe"], "zoom": [0.05, 0.1], "probability": 0.0}}, "greater than 0"),
         ({"plateau": {"patience": 3, "factor": 1.5}}, r"plateau\.factor: .*less than 1"),
         ({"precision": "float16"}, "precision: .*'mixed_float16'"),
         (
@@ -284,15 +284,18 @@ def test_wrong_base_is_named(tmp_path, other, message):
             r"plateau\.minimum 0\.001 is above learning_rate",
         ),
         ({"plateau": {"patience": 3, "factor": 0.2, "stop_after": 3}}, "stop_after 3 ends the training before"),
-        ({"positive_share": {"first": 0.8, "last": 0.0}}, r"positive_share\.last"),
+        ({"positive_fraction": {"first": 0.8, "last": 0.0}}, r"positive_fraction\.last"),
         (
-            {"enrichment": {"techniques": ["clahe"], "zoom": [0, 0.1]}, "positive_share": {"first": 0.8, "last": 0.4}},
+            {
+                "enrichment": {"transforms": ["clahe"], "zoom": [0, 0.1]},
+                "positive_fraction": {"first": 0.8, "last": 0.4},
+            },
             "zoom",
         ),
         (
             {
-                "enrichment": {"techniques": ["clahe"], "zoom": [0.05, 0.1]},
-                "positive_share": {"first": 0.8, "last": 0.4},
+                "enrichment": {"transforms": ["clahe"], "zoom": [0.05, 0.1]},
+                "positive_fraction": {"first": 0.8, "last": 0.4},
             },
             "enrichment fixes the training set",
         ),
@@ -342,10 +345,10 @@ def test_wrong_runtime_settings_are_named(tmp_path, content, change, message):
         load(tmp_path, content | change)
 
 
-TECHNIQUES = {"techniques": ["clahe"], "zoom": [0.05, 0.1]}
+TRANSFORMS = {"transforms": ["clahe"], "zoom": [0.05, 0.1]}
 
 
-@pytest.mark.parametrize("shown", [{"positive_share": {"first": 0.8, "last": 0.4}}, {"enrichment": TECHNIQUES}])
+@pytest.mark.parametrize("shown", [{"positive_fraction": {"first": 0.8, "last": 0.4}}, {"enrichment": TRANSFORMS}])
 def test_balanced_weights_are_refused_where_other_shares_are_shown(tmp_path, content, shown):
     """They would be off: with 2,669 of 12,047 positive a positive weighs 12047 / (2 x 2669) = 2.257, a negative .642.
 

@@ -1,4 +1,4 @@
-"""What is said of the device, from facts made up for it; and that this machine's facts are found."""
+"""Log lines and warnings about made-up devices, and the facts that are found about this machine."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def test_line(found, precision, jit, line):
     assert found.describe(precision, jit) == line
 
 
-def test_idle_gpu_is_warned_of_with_the_remedy():
+def test_warning_about_an_idle_gpu_names_the_remedy():
     assert 'pip install "tensorflow[and-cuda]==2.21.0"' in IDLE.warning
     assert "CUDA_VISIBLE_DEVICES is" not in IDLE.warning
     assert "CUDA_VISIBLE_DEVICES is '7'" in replace(IDLE, visible_devices="7").warning
@@ -49,12 +49,12 @@ def test_idle_gpu_is_warned_of_with_the_remedy():
 @pytest.mark.parametrize(
     "found", [GPU, CPU, *(replace(IDLE, visible_devices=value) for value in ("", " ", "-1", "NoDevFiles"))]
 )
-def test_no_warning_where_a_gpu_is_used_or_absent_or_hidden_on_purpose(found):
+def test_no_warning_if_a_gpu_is_used_or_absent_or_hidden_on_purpose(found):
     assert found.warning is None
 
 
 @pytest.mark.parametrize("visible", [None, "-1"])
-def test_announced_once_and_kept(visible, monkeypatch, caplog):
+def test_device_is_logged_once_and_returned(visible, monkeypatch, caplog):
     monkeypatch.setattr(device, "find_device", lambda: replace(IDLE, visible_devices=visible))
     with caplog.at_level(logging.INFO, "pneumoseg"):
         kept = announce_device("float32", False)

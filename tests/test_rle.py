@@ -1,4 +1,4 @@
-"""The run-length code against hand-written runs, a brute-force decoder and real annotations."""
+"""The run-length code, compared with hand-written runs, a brute-force decoder and real annotations."""
 
 import csv
 from pathlib import Path
@@ -28,7 +28,7 @@ def brute_force(text, shape):
         ([[0, 0], [0, 0]], "-1"),
         ([[1, 1], [1, 1]], "0 4"),
         ([[1, 0], [0, 0]], "0 1"),
-        ([[0, 0], [0, 1]], "3 1"),  # ends at the last pixel: the organisers' encoder loses it
+        ([[0, 0], [0, 1]], "3 1"),  # ends at the last pixel: the organisers' encoder loses this run
         ([[0, 1], [1, 0]], "1 2"),  # one run across two columns
         ([[1, 1], [0, 0]], "0 1 1 1"),
         ([[0, 1, 0], [1, 0, 1]], "1 2 2 1"),
@@ -41,11 +41,11 @@ def test_hand_written_runs(mask, text):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 1), (5, 8), (13, 4)])
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
-def test_round_trip_and_brute_force(shape, share):
-    rng = np.random.default_rng([*shape, round(100 * share)])
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 0.95])
+def test_round_trip_and_brute_force(shape, fraction):
+    rng = np.random.default_rng([*shape, round(100 * fraction)])
     for _ in range(50):
-        mask = rng.random(shape) < share
+        mask = rng.random(shape) < fraction
         text = rle.encode(mask)
         decoded = rle.decode(text, shape)
         np.testing.assert_array_equal(decoded, mask)
@@ -70,13 +70,13 @@ def test_encode_accepts_views_and_other_dtypes():
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 2, 1)), np.zeros(4), np.full((2, 2), 0.5), np.full((2, 2), 255)])
-def test_encode_refuses_what_is_no_mask(array):
-    with pytest.raises(ValueError, match="a mask"):
+def test_encode_refuses_arrays_that_are_not_masks(array):
+    with pytest.raises(ValueError, match=r"^mask has"):
         rle.encode(array)
 
 
 @pytest.mark.parametrize("text", ["-1", " -1", "-1\n", "  -1  "])
-def test_empty_in_all_its_spellings(text):
+def test_all_spellings_of_the_empty_mask(text):
     assert not rle.decode(text, (3, 5)).any()
     assert rle.decode(text, (3, 5)).shape == (3, 5)
 
@@ -107,7 +107,7 @@ def test_malformed_text_names_the_pair(text, message):
         rle.decode(text, (2, 2))
 
 
-def test_rows_are_united_not_added():
+def test_rows_are_combined_with_or():
     mask = rle.decode_rows(["0 3", "2 3", "-1"], (3, 3))  # pixels 0-2 and 2-4 of the column-major order
     np.testing.assert_array_equal(mask, [[1, 1, 0], [1, 1, 0], [1, 0, 0]])
     assert not rle.decode_rows([], (3, 3)).any()
@@ -115,13 +115,13 @@ def test_rows_are_united_not_added():
         rle.decode_rows(["0 1", "0 99"], (3, 3))
 
 
-def test_spans_are_absolute():
-    starts, ends = rle.spans("1 2 3 1", (3, 3))
+def test_run_bounds_are_absolute():
+    starts, ends = rle.run_bounds("1 2 3 1", (3, 3))
     assert starts.tolist() == [1, 6]
     assert ends.tolist() == [3, 7]
 
 
-@pytest.mark.skipif(not MINI.exists(), reason="the real subset is not beside the checkout")
+@pytest.mark.skipif(not MINI.exists(), reason="the real subset is not next to the checkout")
 def test_real_annotations_round_trip():
     with open(MINI / "train-rle.csv") as file:
         texts = [row[1].strip() for row in list(csv.reader(file))[1:]]

@@ -1,3 +1,5 @@
+"""Synthetic images: the files on disk, and what can and cannot be learned from them."""
+
 import csv
 import hashlib
 import io
@@ -11,12 +13,12 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from scipy import ndimage
 
-from pneumoseg.synthetic import draw_case, write_dataset
+from pneumoseg.synthetic import generate_case, write_dataset
 from pneumoseg.synthetic.anatomy import Anatomy
-from pneumoseg.synthetic.chest import draw_chest, draw_view
+from pneumoseg.synthetic.chest import sample_chest, sample_view
 from pneumoseg.synthetic.dataset import _run_lengths
 from pneumoseg.synthetic.dicom_file import Identity, write_dicom
-from pneumoseg.synthetic.pneumothorax import draw_area, draw_pockets, paint_pneumothorax
+from pneumoseg.synthetic.pneumothorax import paint_pneumothorax, sample_area, sample_pockets
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # ID_xxxxxxxxx, as in the competition
 
@@ -32,8 +34,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cases():
-    """30 positive and 30 negative films of 60 different patients."""
-    return [draw_case(np.random.default_rng(seed), SIZE, positive=seed < 30) for seed in range(60)]
+    """30 positive and 30 negative images of 60 different patients."""
+    return [generate_case(np.random.default_rng(seed), SIZE, positive=seed < 30) for seed in range(60)]
 
 
 def read_rows(path):
@@ -46,7 +48,7 @@ def read_rows(path):
 
 
 def decode(code, size):
-    """One pixel at a time: the slow reading of the competition's text, gap after gap and run after run."""
+    """Decode the competition's code slowly, one pixel at a time, gap after gap and run after run."""
     mask = np.zeros((size, size), bool)
     numbers, position = iter([] if code == "-1" else map(int, code.split())), 0
     for gap in numbers:
@@ -57,7 +59,7 @@ def decode(code, size):
     return mask
 
 
-def films(folder, part):
+def images_of(folder, part):
     return {path.stem: path for path in sorted((folder / f"dicom-images-{part}").rglob("*.dcm"))}
 
 
@@ -71,14 +73,14 @@ def test_run_lengths_of_a_full_mask_reach_the_last_pixel():
     assert _run_lengths(np.ones((3, 3), bool)) == "0 9"
 
 
-def test_folder_has_train_plus_two_and_test_films(folder):
-    assert len(films(folder, "train")) == TRAIN + 2
-    assert len(films(folder, "test")) == TEST
-    assert all(path.parent == folder / "dicom-images-test" for path in films(folder, "test").values())
+def test_folder_has_train_plus_two_and_test_images(folder):
+    assert len(images_of(folder, "train")) == TRAIN + 2
+    assert len(images_of(folder, "test")) == TEST
+    assert all(path.parent == folder / "dicom-images-test" for path in images_of(folder, "test").values())
 
 
-def test_training_films_lie_in_study_and_series(folder):
-    for path in films(folder, "train").values():
+def test_training_images_are_in_study_and_series_folders(folder):
+    for path in images_of(folder, "train").values():
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         expected = (dataset.StudyInstanceUID, dataset.SeriesInstanceUID, f"{dataset.SOPInstanceUID}.dcm")
         assert path.relative_to(folder / "dicom-images-train").parts == expected
@@ -99,14 +101,14 @@ def test_22_percent_are_positive(folder, part, count):
     assert sum(codes != ["-1"] for codes in rows.values()) == round(0.22 * count)
 
 
-def test_one_film_has_no_row_and_one_is_damaged(folder):
-    paths, (_, rows) = films(folder, "train"), read_rows(folder / "train-rle.csv")
+def test_one_image_has_no_row_and_one_is_damaged(folder):
+    paths, (_, rows) = images_of(folder, "train"), read_rows(folder / "train-rle.csv")
     assert len(set(paths) - set(rows)) == 1
     assert set(rows) <= set(paths)
     damaged = [image for image, path in paths.items() if is_damaged(path)]
     assert len(damaged) == 1
     assert rows[damaged[0]] == ["-1"]
-    assert not any(is_damaged(path) for path in films(folder, "test").values())
+    assert not any(is_damaged(path) for path in images_of(folder, "test").values())
 
 
 def is_damaged(path):
@@ -129,25 +131,27 @@ def test_some_masks_have_several_rows_and_some_overlap(folder):
     assert not all(overlaps)
 
 
-def test_sample_submission_lists_every_test_film_as_empty(folder):
+def test_sample_submission_lists_every_test_image_as_empty(folder):
     header, rows = read_rows(folder / "stage_2_sample_submission.csv")
     assert header == ["ImageId", "EncodedPixels"]
-    assert set(rows) == set(films(folder, "test"))
+    assert set(rows) == set(images_of(folder, "test"))
     assert all(codes == ["-1"] for codes in rows.values())
 
 
-def test_patients_have_several_films_and_positives_come_from_few(folder):
+def test_patients_have_several_images_and_positives_come_from_few(folder):
     _, names = read_rows(folder / "nih_id.csv")
     _, rows = read_rows(folder / "train-rle.csv")
-    assert set(names) == set(films(folder, "train"))
+    assert set(names) == set(images_of(folder, "train"))
     assert len({name for (name,) in names.values()}) == TRAIN + 2
     patients = {image: name.removesuffix(".png").split("_")[0] for image, (name,) in names.items()}
     assert max(Counter(patients.values()).values()) > 1
-    assert len({patients[image] for image, codes in rows.items() if codes != ["-1"]}) <= 3  # 7 positives, 3.3 a patient
+    assert (
+        len({patients[image] for image, codes in rows.items() if codes != ["-1"]}) <= 3
+    )  # 7 positives, 3.3 per patient
 
 
 def test_attributes_are_those_of_the_competition(folder):
-    for path in [*films(folder, "train").values(), *films(folder, "test").values()]:
+    for path in [*images_of(folder, "train").values(), *images_of(folder, "test").values()]:
         dataset = pydicom.dcmread(path)
         assert dataset.SOPClassUID.name == "Secondary Capture Image Storage"
         assert (dataset.Modality, dataset.ViewPosition in ("PA", "AP"), dataset.PatientSex in "MF") == (
@@ -160,10 +164,10 @@ def test_attributes_are_those_of_the_competition(folder):
         assert (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel) == (SIZE, SIZE, 1)
 
 
-def test_a_few_films_are_stored_otherwise(folder):
+def test_a_few_images_have_another_encoding(folder):
     for part in ("train", "test"):
         kinds = Counter()
-        for path in films(folder, part).values():
+        for path in images_of(folder, part).values():
             dataset = pydicom.dcmread(path)
             syntax = dataset.file_meta.TransferSyntaxUID
             kinds[syntax, dataset.PhotometricInterpretation, dataset.BitsStored, "WindowCenter" in dataset] += 1
@@ -178,7 +182,7 @@ def write_ramp(path, encoding):
     return ramp.astype(float), pydicom.dcmread(path)
 
 
-def test_twelve_bit_film_shows_the_image_through_its_window(tmp_path):
+def test_twelve_bit_file_shows_the_image_through_its_window(tmp_path):
     ramp, dataset = write_ramp(tmp_path / "a.dcm", "twelve_bit")
     stored = dataset.pixel_array.astype(float)
     assert stored.max() > 255
@@ -188,7 +192,7 @@ def test_twelve_bit_film_shows_the_image_through_its_window(tmp_path):
 
 
 @pytest.mark.parametrize(("encoding", "inverted"), [("jpeg", False), ("monochrome1", True)])
-def test_jpeg_film_holds_the_image(tmp_path, encoding, inverted):
+def test_jpeg_file_holds_the_image(tmp_path, encoding, inverted):
     ramp, dataset = write_ramp(tmp_path / "a.dcm", encoding)
     frame = np.asarray(Image.open(io.BytesIO(next(generate_frames(dataset.PixelData, number_of_frames=1)))))
     # A smooth ramp survives quality 90 to within a few grey levels.
@@ -202,31 +206,31 @@ def fingerprint(folder):
     return digest.hexdigest()
 
 
-def test_same_seed_same_bytes_whatever_the_cores(tmp_path, monkeypatch):
+def test_same_seed_gives_the_same_bytes_for_any_number_of_cores(tmp_path, monkeypatch):
     write_dataset(tmp_path / "a", 5, 2, 64, seed=1)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     write_dataset(tmp_path / "b", 5, 2, 64, seed=1)
     write_dataset(tmp_path / "c", 5, 2, 64, seed=2)
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
-    assert not set(films(tmp_path / "a", "train")) & set(films(tmp_path / "c", "train"))
+    assert not set(images_of(tmp_path / "a", "train")) & set(images_of(tmp_path / "c", "train"))
 
 
 @pytest.mark.parametrize("arguments", [{"train": 0}, {"test": -1}, {"size": 31}, {"seed": -1}])
-def test_write_dataset_refuses_what_it_cannot_write(tmp_path, arguments):
+def test_write_dataset_refuses_impossible_arguments(tmp_path, arguments):
     with pytest.raises(ValueError, match="expected"):
         write_dataset(tmp_path / "data", **arguments)
     assert not (tmp_path / "data").exists()
 
 
-def test_write_dataset_refuses_a_folder_in_use(tmp_path):
+def test_write_dataset_refuses_a_folder_that_is_not_empty(tmp_path):
     (tmp_path / "train-rle.csv").touch()
     with pytest.raises(FileExistsError, match="not empty"):
         write_dataset(tmp_path)
 
 
-def test_draw_case_refuses_a_size_without_a_chest():
+def test_generate_case_refuses_a_size_without_a_chest():
     with pytest.raises(ValueError, match="size is 8, expected 32 or more"):
-        draw_case(np.random.default_rng(0), 8)
+        generate_case(np.random.default_rng(0), 8)
 
 
 def test_mask_is_the_union_of_its_components(cases):
@@ -243,24 +247,24 @@ def test_negative_has_an_empty_mask_and_no_components(cases):
 
 
 def test_mask_is_the_same_at_every_size():
-    small, large = (draw_case(np.random.default_rng(4), size).mask for size in (256, 1024))
-    # Equal but for the pixels that the outline cuts.
+    small, large = (generate_case(np.random.default_rng(4), size).mask for size in (256, 1024))
+    # Equal except for the pixels that the outline crosses.
     assert np.abs(large.reshape(256, 4, 256, 4).mean(axis=(1, 3)) - small).max() < 1
     assert abs(large.mean() / small.mean() - 1) < 0.05
 
 
 def test_pneumothorax_changes_nothing_away_from_it():
-    with_air, without = (draw_case(np.random.default_rng(2), 512, positive) for positive in (True, False))
+    with_air, without = (generate_case(np.random.default_rng(2), 512, positive) for positive in (True, False))
     changed = with_air.image != without.image
     assert changed[with_air.mask].mean() > 0.9
-    # The pleural line and the film's unsharpness reach a few pixels beyond the mask.
+    # The pleural line and the blur extend a few pixels beyond the mask.
     assert not changed[~ndimage.binary_dilation(with_air.mask, iterations=12)].any()
 
 
 def test_pneumothorax_is_visibly_darker_than_the_lung_it_replaces():
     darker = []
     for seed in range(10):
-        air, lung = (draw_case(np.random.default_rng(seed), SIZE, positive) for positive in (True, False))
+        air, lung = (generate_case(np.random.default_rng(seed), SIZE, positive) for positive in (True, False))
         darker.append(float(lung.image[air.mask].mean()) - air.image[air.mask].mean())
     assert min(darker) > 3
     assert 15 < np.median(darker) < 40
@@ -268,13 +272,13 @@ def test_pneumothorax_is_visibly_darker_than_the_lung_it_replaces():
 
 def test_pneumothorax_has_a_bright_border_and_no_vessels():
     rng = np.random.default_rng(0)
-    chest, view = draw_chest(rng), draw_view(rng)
+    chest, view = sample_chest(rng), sample_view(rng)
     polars = [lung.polar(*view.coordinates()) for lung in chest.lungs]
-    pockets = draw_pockets(rng, polars, 0.03, "one")
+    pockets = sample_pockets(rng, polars, 0.03, "one")
     vessels = np.full_like(polars[0].depth, 0.1)
     lungs = Anatomy(solid=np.zeros_like(vessels), air=np.zeros_like(vessels), markings=vessels)
     air, markings = paint_pneumothorax(rng, lungs, pockets)
-    inside = pockets[0].level > 0
+    inside = pockets[0].level_set > 0
     inner, outer = ndimage.binary_erosion(inside, iterations=8), ~ndimage.binary_dilation(inside, iterations=8)
     np.testing.assert_allclose(markings[inner], 0, atol=1e-3)
     np.testing.assert_allclose(markings[outer], 0.1)
@@ -283,15 +287,15 @@ def test_pneumothorax_has_a_bright_border_and_no_vessels():
 
 
 def lung_fields(seed):
-    """The lungs of `draw_case(default_rng(seed))`: an oracle that no threshold has in practice."""
+    """Return the lungs of `generate_case(default_rng(seed))`: knowledge that no threshold has in practice."""
     seeds = np.random.default_rng(seed).integers(2**63, size=2)
-    chest = draw_chest(np.random.default_rng(seeds[0]))
-    view = draw_view(np.random.default_rng([int(seeds[1]), 0]))
+    chest = sample_chest(np.random.default_rng(seeds[0]))
+    view = sample_view(np.random.default_rng([int(seeds[1]), 0]))
     depth = np.maximum(*(lung.polar(*view.coordinates()).depth for lung in chest.lungs))
     return depth[2::4, 2::4] > 0
 
 
-def test_no_pixel_threshold_finds_it(cases):
+def test_no_pixel_threshold_finds_the_pneumothorax(cases):
     lungs = [lung_fields(seed) for seed in range(30)]
     assert all((case.mask & ~lung).sum() < 0.1 * case.mask.sum() + 8 for case, lung in zip(cases, lungs, strict=False))
     mean_dice = []
@@ -312,33 +316,33 @@ def test_no_pixel_threshold_finds_it(cases):
     ],
     ids=["mean", "spread", "darkest tenth", "asymmetry"],
 )
-def test_no_image_wide_feature_gives_it_away(cases, feature):
+def test_no_feature_of_the_whole_image_predicts_a_pneumothorax(cases, feature):
     values = np.array([feature(case.image) for case in cases])
     wins = values[:30, None] > values[None, 30:]
-    # 0.5 is chance; its standard error with 30 and 30 films is 0.075.
+    # 0.5 is chance; its standard error with 30 and 30 images is 0.075.
     assert 0.35 < wins.mean() < 0.65
 
 
 def test_mask_areas_are_distributed_as_in_the_competition():
     rng = np.random.default_rng(0)
-    areas = np.array([draw_area(rng) for _ in range(20000)])
-    # Standard errors at 20,000 draws: 0.009 of the mean, 0.009 of the median, 0.0035 of the shares. Past these, a
-    # log-normal with two parameters cannot meet four numbers (its tail is also cut at 8% of the image).
+    areas = np.array([sample_area(rng) for _ in range(20000)])
+    # Standard errors at 20,000 samples: 0.009 of the mean, 0.009 of the median, 0.0035 of the fractions. The bounds are
+    # wider, because a log-normal with two parameters cannot match four numbers, and its tail is cut at 8% of the image.
     assert areas.mean() == pytest.approx(0.0137, rel=0.07)
     assert np.median(areas) == pytest.approx(0.0082, rel=0.03)
     assert (areas < 0.01).mean() == pytest.approx(0.57, abs=0.02)
     assert (areas * 1024**2 < 3500).mean() == pytest.approx(0.205, abs=0.03)
 
 
-@pytest.mark.parametrize("rows", ["one", "separate", "overlapping"])
+@pytest.mark.parametrize("style", ["one", "separate", "overlapping"])
 @pytest.mark.parametrize("area", [0.0005, 0.0082, 0.05])
-def test_pockets_cover_the_area_asked_for(rows, area):
+def test_pockets_cover_the_requested_area(style, area):
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        chest, view = draw_chest(rng), draw_view(rng)
+        chest, view = sample_chest(rng), sample_view(rng)
         polars = [lung.polar(*view.coordinates()) for lung in chest.lungs]
-        pockets = draw_pockets(rng, polars, area, rows)
-        covered = np.any([pocket.level > 0 for pocket in pockets], axis=0)
+        pockets = sample_pockets(rng, polars, area, style)
+        covered = np.any([pocket.level_set > 0 for pocket in pockets], axis=0)
         largest = 0.3 * sum((polar.depth > 0).mean() for polar in polars)
-        # Ties at the rim, and the two tips where the pocket is thinner than its bound, cost a few pixels.
+        # Ties at the border, and the two tips where the pocket is thinner than its bound, cost a few pixels.
         assert covered.mean() == pytest.approx(min(area, largest), rel=0.03)

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
-from pneumoseg.whole_file import whole_file
+from pneumoseg.atomic_write import atomic_write
 
 
 class CheckpointError(ValueError):
@@ -54,7 +54,7 @@ class Checkpoint(keras.callbacks.Callback):
             for name in values.keys() - counters[-1].keys():
                 arrays |= _values(f"{name} of callback {len(counters)} ", values[name])
         state = {"epochs": epoch + 1, "counters": counters}
-        with whole_file(self._path) as temporary, temporary.open("wb") as file:
+        with atomic_write(self._path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, state=np.array(json.dumps(state, default=float)), **arrays)
 
     def restore_model(self) -> None:

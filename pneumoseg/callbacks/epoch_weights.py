@@ -6,7 +6,7 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
-from pneumoseg.whole_file import whole_file
+from pneumoseg.atomic_write import atomic_write
 
 
 class EpochWeights(keras.callbacks.Callback):
@@ -32,7 +32,7 @@ class EpochWeights(keras.callbacks.Callback):
             ValueError: If the budget does not hold a single epoch.
         """
         arrays = {f"w{number:06}": _compact(values) for number, values in enumerate(self.model.get_weights())}
-        with whole_file(epoch_path(self._folder, epoch + 1)) as temporary, temporary.open("wb") as file:
+        with atomic_write(epoch_path(self._folder, epoch + 1)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, monitored=np.array((logs or {})[self._monitor]), **arrays)
         size = epoch_path(self._folder, epoch + 1).stat().st_size
         if size > self._bytes:

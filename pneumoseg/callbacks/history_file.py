@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from pneumoseg.whole_file import whole_file
+from pneumoseg.atomic_write import atomic_write
 
 
 class HistoryFile(keras.callbacks.Callback):
@@ -57,5 +57,5 @@ class HistoryFile(keras.callbacks.Callback):
         seconds = time.perf_counter() - self._begin
         row = {"epoch": epoch + 1, "seconds": round(seconds, 2), "learning_rate": self._learning_rate}
         self._rows.append(row | {name: float(value) for name, value in (logs or {}).items()})
-        with whole_file(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             self.table.to_csv(temporary, index=False)

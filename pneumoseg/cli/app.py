@@ -1,4 +1,4 @@
-"""The command line's application, and what its commands share."""
+"""The application of the command line, and the options and checks that its commands share."""
 
 import logging
 import os
@@ -11,8 +11,17 @@ from typing import Annotated
 
 import typer
 
+import pneumoseg
+
 # Read when TensorFlow is imported, which happens only inside the commands that need it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pneumoseg {pneumoseg.__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="pneumoseg",
@@ -20,15 +29,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help appears in half the time
-    help="Find and outline pneumothorax on chest X-rays. For research; not for diagnosis.",
 )
 
 
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Find and outline pneumothorax on chest X-rays. For research; not for diagnosis."""
+
+
 def output_file(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Check, before any work is done, that a file can be written, and make its folder; a callback of an option.
+    """Check that a file can be written before any work is done, and make its folder; a callback of an option.
 
     Raises:
-        OSError: If it cannot.
+        OSError: If the file cannot be written.
     """
     if path is None or ctx.resilient_parsing:
         return path
@@ -39,10 +56,10 @@ def output_file(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def output_folder(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Check, before any work is done, that a folder can be made or written to; a callback of an option.
+    """Check that a folder can be made or written to before any work is done; a callback of an option.
 
     Raises:
-        OSError: If it cannot.
+        OSError: If the folder cannot be made or written to.
     """
     if path is None or ctx.resilient_parsing:
         return path
@@ -53,10 +70,10 @@ def output_folder(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def changed_folder(ctx: typer.Context, path: Path) -> Path:
-    """Check, before any work is done, that a folder which is there can be written to; a callback of an option.
+    """Check that an existing folder can be written to before any work is done; a callback of an option.
 
     Raises:
-        OSError: If it cannot.
+        OSError: If the folder cannot be written to.
     """
     if path.is_dir() and not ctx.resilient_parsing:
         _require_writable(path, path)
@@ -72,22 +89,23 @@ def _require_writable(folder: Path, output: Path) -> None:
         raise OSError(f"{output} cannot be written ({error.strerror}: {folder}): name another place") from error
 
 
-Manifest = Annotated[Path, typer.Option(help="Manifest made by `pneumoseg index`.")]
-ExcludedRuns = Annotated[
-    list[Path] | None, typer.Option(help="Run whose training images are left out; can be given several times.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run after its last finished epoch.")]
-PipelinePath = Annotated[Path, typer.Option(help="Folder made by `pneumoseg assemble`.")]
+Manifest = Annotated[Path, typer.Option(metavar="CSV", help="Manifest made by `pneumoseg index`.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume a stopped run after its last finished epoch.")]
+PipelinePath = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg assemble`.")]
 TunedPipeline = Annotated[
-    Path, typer.Option(help="Folder made by `pneumoseg assemble`; gets the rule.", callback=changed_folder)
+    Path,
+    typer.Option(metavar="DIR", help="Folder made by `pneumoseg assemble`; gets the rule.", callback=changed_folder),
 ]
-Assembled = Annotated[bool, typer.Option("--assembled", help="Keep the rule as assembled, even if one was tuned.")]
-KeptPredictions = Annotated[Path, typer.Option(help="Folder made by `pneumoseg predict`.")]
+Assembled = Annotated[
+    bool, typer.Option("--assembled", help="Use the decision rule as assembled, even if another was tuned.")
+]
+CachedPredictions = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg cache-predictions`.")]
+BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user ends it with one clear line and exit status 2."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
+    """Run the command line; report a mistake of the user in one line, with exit status 2."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.showwarning = lambda message, *_, **__: typer.secho(str(message), fg="yellow", err=True)
     logging.getLogger("pneumoseg").setLevel(logging.INFO)
@@ -97,7 +115,7 @@ def main() -> None:
         typer.echo(f"pneumoseg: {error}", err=True)
         raise SystemExit(2) from error
     except Exception as error:
-        # TensorFlow's errors, which are of no built-in class, and whose first line alone tells what is wrong.
+        # TensorFlow has its own error classes; the first line of their messages says what is wrong.
         if not type(error).__module__.startswith("tensorflow"):
             raise
         text = str(getattr(error, "message", error)).strip().partition("\n")[0]
@@ -108,12 +126,12 @@ def main() -> None:
 
 
 def tell_unreadable(errors: Sequence[str]) -> bool:
-    """Say loudly that files could not be read; returns whether there are any."""
+    """Print how many files could not be read, and return whether there are any."""
     unreadable = [error for error in errors if error]
     if unreadable:
         typer.secho(
             f"{len(unreadable)} UNREADABLE FILES are scored as predicted empty, the first: {unreadable[0]}: "
-            "index the data set anew",
+            "index the data set again",
             fg="red",
             err=True,
         )

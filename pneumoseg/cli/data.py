@@ -1,12 +1,12 @@
-"""Commands from files to a manifest, and a look at it."""
+"""Commands that generate and index data sets, and show their images."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pneumoseg.cli.app import Assembled, ExcludedRuns, Manifest, app, output_file, output_folder
-from pneumoseg.whole_file import whole_file
+from pneumoseg.atomic_write import atomic_write
+from pneumoseg.cli.app import Assembled, Manifest, app, output_file, output_folder
 
 
 @app.command()
@@ -14,9 +14,9 @@ def synthesize(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", callback=output_folder)],
     train: Annotated[int, typer.Option(help="Annotated training images.")] = 240,
     test: Annotated[int, typer.Option(help="Test images.")] = 60,
-    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
 ) -> None:
-    """Generate a data set of drawn chests."""
+    """Generate a data set of synthetic chest X-rays in the competition's format."""
     from pneumoseg.synthetic import write_dataset
 
     write_dataset(folder, train=train, test=test, seed=seed)
@@ -30,9 +30,9 @@ def index(
     out: Annotated[
         Path, typer.Option(help="Manifest to write; rejected.csv goes next to it.", callback=output_file)
     ] = Path("manifest.csv"),
-    id_map: Annotated[Path | None, typer.Option(help="CSV from image ids to NIH file names.")] = None,
+    id_map: Annotated[Path | None, typer.Option(help="CSV that maps image ids to NIH file names.")] = None,
 ) -> None:
-    """List the usable DICOM files in a manifest."""
+    """Read the DICOM files and annotations into a manifest."""
     from pneumoseg.data.index import index_dataset, save_manifest
 
     rejected = out.with_name("rejected.csv")
@@ -45,26 +45,30 @@ def index(
 def show_masks(
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="PNG to write.", callback=output_file)],
-    count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 5,
-    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
-    pipeline: Annotated[Path | None, typer.Option(help="Also draw what this pipeline predicts.")] = None,
-    exclude_training: ExcludedRuns = None,
+    count: Annotated[int, typer.Option(help="Number of positive images, chosen at random.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same images.")] = 0,
+    pipeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also draw the predictions of this pipeline, on images that it was not trained on."
+        ),
+    ] = None,
     assembled: Assembled = False,
 ) -> None:
     """Draw masks over their images."""
     from pneumoseg.data.index import load_manifest
-    from pneumoseg.data.splits import without_training_images
     from pneumoseg.report.contact_sheet import draw_contact_sheet
 
-    table = without_training_images(load_manifest(manifest), exclude_training or [])
-    positives = table[table["has_pneumothorax"]]
-    chosen = positives.sample(min(count, len(positives)), random_state=seed)
-    results = None
+    table, networks = load_manifest(manifest), None
     if pipeline is not None:
         from pneumoseg.inference import load_pipeline
 
-        results = list(load_pipeline(pipeline, assembled=assembled).predict_many(chosen["path"]))
-    with whole_file(out) as temporary:
+        networks = load_pipeline(pipeline, assembled=assembled)
+        table = networks.leave_out_training_images(table)
+    positives = table[table["has_pneumothorax"]]
+    chosen = positives.sample(min(count, len(positives)), random_state=seed)
+    results = list(networks.predict_many(chosen["path"])) if networks else None
+    with atomic_write(out) as temporary:
         draw_contact_sheet(chosen, results).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")
 
@@ -73,16 +77,16 @@ def show_masks(
 def show_augmentations(
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="PNG to write.", callback=output_file)],
-    count: Annotated[int, typer.Option(help="How many positives, drawn at random.", min=1)] = 3,
-    seed: Annotated[int, typer.Option(help="Same seed, same images and changes.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of positive images, chosen at random.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same images and changes.")] = 0,
 ) -> None:
-    """Draw images beside what each augmentation technique makes of them."""
+    """Draw images next to their augmented versions, one per transform."""
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.contact_sheet import draw_augmentations
 
     table = load_manifest(manifest)
     positives = table[table["has_pneumothorax"]]
     chosen = positives.sample(min(count, len(positives)), random_state=seed)
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         draw_augmentations(chosen, seed).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")

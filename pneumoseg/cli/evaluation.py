@@ -1,13 +1,14 @@
-"""Commands that choose a pipeline's rule, score it and show it."""
+"""Commands that choose the decision rule of a pipeline, score the pipeline, and write its report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import (
     Assembled,
-    KeptPredictions,
+    CachedPredictions,
     PipelinePath,
     TunedPipeline,
     app,
@@ -15,34 +16,35 @@ from pneumoseg.cli.app import (
     output_folder,
     tell_unreadable,
 )
-from pneumoseg.whole_file import whole_file
 
 if TYPE_CHECKING:
     from pneumoseg.evaluation import Evaluation
-    from pneumoseg.inference import PipelineFolder, Tuning
+    from pneumoseg.inference import PipelineFolder
     from pneumoseg.predictions import Predictions
 
 
 @app.command()
 def tune(
-    predictions: KeptPredictions,
+    predictions: CachedPredictions,
     pipeline: TunedPipeline,
-    share: Annotated[float, typer.Option(help="Choose on this share of the images, the rest is for reporting.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same share of the images.")] = 0,
+    fraction: Annotated[
+        float, typer.Option(help="Fraction of the images to choose on; the rest is left for scoring.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same fraction of the images.")] = 0,
 ) -> None:
-    """Choose the pipeline's thresholds and areas on validation images."""
+    """Choose the thresholds and areas of a pipeline on validation images."""
     import dataclasses
 
     from pneumoseg.evaluation.tuning import tune
     from pneumoseg.inference import PipelineFolder, save_tuning
 
     record = PipelineFolder.read(pipeline)
-    tuning = tune(_predictions_of(record, predictions, pipeline), record.assembled, share=share, seed=seed)
+    tuning = tune(_predictions_of(record, predictions, pipeline), record.assembled, fraction=fraction, seed=seed)
     save_tuning(pipeline, tuning)
     scores = tuning.scores
     typer.echo(
         f"{pipeline}: rule chosen on {len(tuning.image_ids)} images, {scores['positives']} positive: mean Dice there "
-        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, all empty {scores['floor']:.4f}"
+        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, all empty {scores['baseline']:.4f}"
     )
     before = dataclasses.asdict(record.assembled)
     for name, value in dataclasses.asdict(tuning.rule).items():
@@ -51,36 +53,33 @@ def tune(
 
 @app.command()
 def evaluate(
-    predictions: KeptPredictions,
+    predictions: CachedPredictions,
     pipeline: PipelinePath,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write all tables to, as CSV.", callback=output_folder)
+        Path | None, typer.Option(metavar="DIR", help="Folder for all tables as CSV.", callback=output_folder)
     ] = None,
     assembled: Assembled = False,
-    run: Annotated[
-        list[Path] | None, typer.Option(help="Run that trained it, to check its images; can be repeated.")
-    ] = None,
 ) -> None:
-    """Score a pipeline on kept predictions: every table, in seconds.
+    """Score a pipeline on cached predictions: every table, in seconds.
 
-    Beside it stand its segmenter alone, both without elimination, and the floor of predicting nothing.
+    Next to the pipeline it scores the segmenter alone, both without elimination, and the all-empty baseline.
     """
+    from pneumoseg.evaluation.caveats import caveats
     from pneumoseg.report.comparison import segmenter_scores
-    from pneumoseg.report.page import warnings_about
 
-    evaluation, _ = _evaluated(predictions, pipeline, assembled)
-    cases, table_1 = evaluation.cases, segmenter_scores(run or [])
+    evaluation, record = _evaluated(predictions, pipeline, assembled)
+    cases, table_1 = evaluation.cases, segmenter_scores(record.runs)
     tables, summaries = evaluation.tables(), evaluation.summaries()
     if len(table_1):
         tables["table_1"], summaries["Segmenter on its validation images (table 1)"] = table_1, table_1
     typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; {evaluation.intervals}\n")
-    for text in warnings_about(evaluation, run or []):
+    for text in caveats(evaluation, record):
         typer.secho(text, fg="yellow", err=True)
     for title, table in summaries.items():
         typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
     if out is not None:
         for name, table in tables.items():
-            with whole_file(out / f"{name}.csv") as temporary:
+            with atomic_write(out / f"{name}.csv") as temporary:
                 table.to_csv(temporary)
         typer.echo(f"{out}: all tables")
     if tell_unreadable(evaluation.predictions.errors):
@@ -89,45 +88,44 @@ def evaluate(
 
 @app.command()
 def report(
-    predictions: KeptPredictions,
+    predictions: CachedPredictions,
     pipeline: PipelinePath,
     out: Annotated[Path, typer.Option(help="HTML page to write.", callback=output_file)] = Path("report.html"),
-    run: Annotated[
-        list[Path] | None, typer.Option(help="Run whose curves and scores to show; can be repeated.")
-    ] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Other predictions of the same images to set beside; can be repeated.")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Other predictions of the same images to compare with; repeatable."),
     ] = None,
     assembled: Assembled = False,
-    cases: Annotated[int, typer.Option(help="Most images in the gallery.", min=0)] = 500,
+    max_images: Annotated[int, typer.Option(help="Maximum number of images in the gallery.", min=0)] = 500,
 ) -> None:
-    """Write one page with every score, table and curve, and a gallery of the images."""
+    """Write one HTML page with every score, table and curve, and a gallery of the images."""
     from pneumoseg.evaluation import compare_predictions
     from pneumoseg.predictions import load_predictions
     from pneumoseg.report.page import write_report
 
-    evaluation, tuning = _evaluated(predictions, pipeline, assembled)
+    evaluation, record = _evaluated(predictions, pipeline, assembled)
     names = [path.name for path in compare or []]
     others = {path.name if names.count(path.name) == 1 else str(path): load_predictions(path) for path in compare or []}
     variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
-    write_report(evaluation, out, tuning=tuning, runs=run or [], variants=variants, cases=cases)
+    write_report(evaluation, out, pipeline=record, variants=variants, max_images=max_images)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def _predictions_of(record: "PipelineFolder", predictions: Path, pipeline: Path) -> "Predictions":
-    """Kept predictions, refused if they are another pipeline's."""
+    """Load cached predictions; refuse those of another pipeline."""
     from pneumoseg.predictions import load_predictions
 
-    kept = load_predictions(predictions)
-    if (dict(kept.networks), kept.flip) != (record.networks, record.flip):
+    cached = load_predictions(predictions)
+    if (dict(cached.networks), cached.flip) != (record.networks, record.flip):
         raise ValueError(
-            f"{predictions} holds what other networks than those in {pipeline} say, or mirrored otherwise: predict anew"
+            f"{predictions} was made with other networks or another --flip setting than {pipeline}: run "
+            "`pneumoseg cache-predictions` again"
         )
-    return kept
+    return cached
 
 
-def _evaluated(predictions: Path, pipeline: Path, assembled: bool) -> tuple["Evaluation", "Tuning | None"]:
-    """Kept predictions scored, without the images that the rule was chosen on; and what it was chosen on."""
+def _evaluated(predictions: Path, pipeline: Path, assembled: bool) -> tuple["Evaluation", "PipelineFolder"]:
+    """Score cached predictions without the images that the rule was chosen on."""
     import dataclasses
 
     from pneumoseg.evaluation import evaluate
@@ -137,9 +135,9 @@ def _evaluated(predictions: Path, pipeline: Path, assembled: bool) -> tuple["Eva
     record = PipelineFolder.read(pipeline)
     if assembled:
         record = dataclasses.replace(record, tuning=None)
-    kept = _predictions_of(record, predictions, pipeline)
-    scored = without_tuning_images(kept, record.tuning)
-    left_out = len(kept.manifest) - len(scored.manifest)
+    cached = _predictions_of(record, predictions, pipeline)
+    scored = without_tuning_images(cached, record.tuning)
+    left_out = len(cached.manifest) - len(scored.manifest)
     if left_out:
-        typer.echo(f"{left_out} images left out: the pipeline's rule was chosen on them, or their patients", err=True)
-    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None), record.tuning
+        typer.echo(f"{left_out} images left out: the decision rule was chosen on them or on their patients", err=True)
+    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None), record

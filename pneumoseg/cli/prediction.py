@@ -1,4 +1,4 @@
-"""Commands that join networks to a pipeline and let it predict."""
+"""Commands that assemble pipelines, run them, and check submissions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from pneumoseg.cli.app import (
     Assembled,
-    ExcludedRuns,
+    BatchSize,
     Manifest,
     PipelinePath,
     app,
@@ -28,59 +28,77 @@ _STAGES = {
 
 @app.command()
 def assemble(
-    classifier: Annotated[list[Path], typer.Option(help="The classifier's bundle; of several the mean is taken.")],
-    segmenter: Annotated[list[Path], typer.Option(help="The segmenter's bundle; of several the mean is taken.")],
-    out: Annotated[Path, typer.Option(help="The pipeline's folder.", callback=output_folder)],
-    classifier_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
-    mask_threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Finished runs of a classifier and of a segmenter, or folders of bundles; several are averaged.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pipeline.", callback=output_folder)],
+    classifier_threshold: Annotated[float | None, typer.Option(help="Replaces the one that the runs chose.")] = None,
+    mask_threshold: Annotated[float | None, typer.Option(help="Replaces the one that the runs chose.")] = None,
     minimum_area: Annotated[float, typer.Option(help="Smallest component kept, in pixels at 1024 x 1024.")] = 3500,
-    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirrored image, too.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Also average over the mirrored image.")] = False,
 ) -> None:
-    """Join a classifier and a segmenter."""
-    from pneumoseg.inference import assemble_pipeline
-    from pneumoseg.training.averaging import worse_average
+    """Join trained networks to a pipeline.
 
+    Of a run the averaged weights are taken if there are any, otherwise those of the best epoch; of a cross-validated
+    run those of every fold.
+    """
+    from pneumoseg.inference import assemble_pipeline
+    from pneumoseg.models.bundle import builder_of
+    from pneumoseg.training.averaging import worse_average
+    from pneumoseg.training.run import Run
+
+    bundles = [bundle for source in sources for bundle in Run(source).deployable()]
+    kinds = {bundle: builder_of(bundle) for bundle in bundles}
+    classifiers, segmenters = (
+        [path for path in bundles if kinds[path] == kind] for kind in ("classifier", "segmenter")
+    )
     assemble_pipeline(
-        classifier,
-        segmenter,
+        classifiers,
+        segmenters,
         out,
         classifier_threshold=classifier_threshold,
         mask_threshold=mask_threshold,
         minimum_area=minimum_area,
         flip=flip,
+        runs=[],
     )
-    for text in filter(None, map(worse_average, segmenter)):
+    for text in filter(None, map(worse_average, segmenters)):
         typer.secho(text, fg="yellow", err=True)
-    typer.echo(f"{out}: pipeline of {', '.join(map(str, [*classifier, *segmenter]))}")
+    typer.echo(f"{out}: pipeline of {', '.join(map(str, bundles))}")
 
 
 @app.command()
-def predict(
+def cache_predictions(
     manifest: Manifest,
     pipeline: PipelinePath,
-    out: Annotated[Path, typer.Option(help="Folder of predictions to write.", callback=output_folder)],
-    exclude_training: ExcludedRuns = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirrored image, too.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", callback=output_folder)],
+    flip: Annotated[bool, typer.Option("--flip", help="Also average over the mirrored image.")] = False,
+    batch_size: BatchSize = 4,
 ) -> None:
-    """Run both networks once over annotated images and keep what they say."""
+    """Run both networks once over annotated images and keep their outputs.
+
+    Images that the pipeline was trained on are left out.
+    """
     import dataclasses
 
     from pneumoseg.data.index import load_manifest
-    from pneumoseg.data.splits import without_training_images
     from pneumoseg.inference import load_pipeline
-    from pneumoseg.predictions import predict
+    from pneumoseg.predictions import cache_predictions
 
-    runs = exclude_training or []
-    everything = load_manifest(manifest)
-    table = without_training_images(everything, runs)
+    table = load_manifest(manifest)
     networks = load_pipeline(pipeline, batch_size)
     networks = dataclasses.replace(networks, flip=networks.flip or flip)
-    kept = predict(networks, table, out, progress=True)
-    left_out = f" ({len(everything) - len(table)} images of the manifest were, and are left out)"
-    trained = f", none of them trained on by {', '.join(map(str, runs))}{left_out}" if runs else ""
-    typer.echo(f"{out}: {len(table)} images, {table['has_pneumothorax'].sum()} positive{trained}")
-    tell_unreadable(kept.errors)
+    cached = cache_predictions(networks, table, out, progress=True)
+    positive = cached.manifest["has_pneumothorax"].sum()
+    typer.echo(
+        f"{out}: {len(cached.manifest)} images, {positive} positive; {len(table) - len(cached.manifest)} images of the "
+        "manifest are left out, the pipeline was trained on them"
+    )
+    tell_unreadable(cached.errors)
 
 
 @app.command()
@@ -89,7 +107,7 @@ def submit(
     pipeline: PipelinePath,
     out: Annotated[Path, typer.Option(help="Submission to write.", callback=output_file)] = Path("submission.csv"),
     assembled: Assembled = False,
-    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 4,
+    batch_size: BatchSize = 4,
 ) -> None:
     """Write a submission for a folder of DICOM files."""
     from rich.progress import track
@@ -124,10 +142,7 @@ def validate_submission(
     rows: Annotated[int, typer.Option(help="Height of every mask.")] = 1024,
     columns: Annotated[int, typer.Option(help="Width of every mask.")] = 1024,
 ) -> None:
-    """Check a submission, list its problems.
-
-    Exits with status 1 if there are any.
-    """
+    """Check a submission and list its problems; exit with status 1 if there are any."""
     from pneumoseg.data.annotations import read_annotations
     from pneumoseg.submission import validate_submission
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Manifest, Resume, app, changed_folder, output_file, output_folder
-from pneumoseg.whole_file import whole_file
 
 
 @app.command()
@@ -88,7 +88,7 @@ def swa(
     rates = learning_rates(load_segmenter_settings(run / "settings.yaml").phases)
     averaged = range(metrics["start_epoch"], metrics["end_epoch"] + 1)
     figure = draw_curves(history, "iou", averaged=averaged, learning_rates=rates)
-    with whole_file(folder.with_name(f"{folder.name}.png")) as temporary:
+    with atomic_write(folder.with_name(f"{folder.name}.png")) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     typer.echo(json.dumps(metrics, indent=2))
     typer.echo(f"{folder}: validation IoU {metrics['val_iou']:.4f}, best single epoch {history['val_iou'].max():.4f}")
@@ -105,9 +105,9 @@ def compare(
     from pneumoseg.report.comparison import compare_runs, draw_comparison
 
     table = compare_runs(runs)
-    with whole_file(out.with_suffix(".csv")) as temporary:
+    with atomic_write(out.with_suffix(".csv")) as temporary:
         table.to_csv(temporary)
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         draw_comparison(runs).savefig(temporary, dpi=120, format="png")
     typer.echo(table.T.to_string(float_format="{:.4g}".format))
     typer.echo(f"{out} and {out.with_suffix('.csv')}")

@@ -1,4 +1,4 @@
-"""Random changes of training images (section 4.1.1); the one room that knows albumentations."""
+"""Random changes of training images (section 4.1.1); the one module that knows albumentations."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import albumentations
 
 ZOOM = (0.05, 0.10)  # section 4.1.1
 # From the probability, the zoom, and the image's side as a share of 1024 pixels.
-_TRANSFORMS: dict[str, Callable[[float, tuple[float, float], float], albumentations.BasicTransform]] = {
+_MAKERS: dict[str, Callable[[float, tuple[float, float], float], albumentations.BasicTransform]] = {
     # The paper's four. It does not tell the strength of the first two, which is chosen.
     "clahe": lambda p, zoom, share: albumentations.CLAHE(clip_limit=(1, 4), tile_grid_size=(8, 8), p=p),
     "optical_distortion": lambda p, zoom, share: albumentations.OpticalDistortion(distort_limit=0.3, p=p),
@@ -24,11 +24,11 @@ _TRANSFORMS: dict[str, Callable[[float, tuple[float, float], float], albumentati
     "elastic_transform": lambda p, zoom, share: _elastic(max(1.0, 6 * share), 20 * share, p),
     "grid_distortion": lambda p, zoom, share: albumentations.GridDistortion(distort_limit=0.3, p=p),
 }
-TECHNIQUES = tuple(_TRANSFORMS)
+TRANSFORMS = tuple(_MAKERS)
 
 
 class Augmentation:
-    """Change images, and masks with them, by techniques in a fixed order, each with the same probability.
+    """Change images, and masks with them, by transforms in a fixed order, each with the same probability.
 
     - "clahe": contrast limited adaptive histogram equalization, clip limit 1 to 4, 8 x 8 tiles. Masks stay.
     - "optical_distortion": barrel or pincushion distortion of a lens.
@@ -39,22 +39,22 @@ class Augmentation:
     Masks are resampled by nearest neighbour. The same seed gives the same change, in whatever thread.
 
     Args:
-        techniques: Names from `TECHNIQUES`.
+        transforms: Names from `TRANSFORMS`.
         probability: Of each, in (0, 1].
         zoom: Least and greatest change of size.
 
     Raises:
-        ValueError: An unknown technique, or numbers out of range.
+        ValueError: An unknown transform, or numbers out of range.
     """
 
-    def __init__(self, techniques: Sequence[str], probability: float = 0.5, zoom: Sequence[float] = ZOOM) -> None:
-        if not techniques or not set(techniques) <= set(TECHNIQUES):
-            raise ValueError(f"techniques={list(techniques)}: expected some of {', '.join(TECHNIQUES)}.")
+    def __init__(self, transforms: Sequence[str], probability: float = 0.5, zoom: Sequence[float] = ZOOM) -> None:
+        if not transforms or not set(transforms) <= set(TRANSFORMS):
+            raise ValueError(f"transforms={list(transforms)}: expected some of {', '.join(TRANSFORMS)}.")
         if not 0 < probability <= 1:
             raise ValueError(f"probability={probability}: expected above 0 and at most 1.")
         if len(zoom) != 2 or not 0 <= zoom[0] <= zoom[1] < 1:
             raise ValueError(f"zoom={list(zoom)}: expected the least and the greatest change, from 0 to below 1.")
-        self.techniques, self.probability, self.zoom = tuple(techniques), probability, (zoom[0], zoom[1])
+        self.transforms, self.probability, self.zoom = tuple(transforms), probability, (zoom[0], zoom[1])
         # A Compose keeps its random state in itself, so that no two calls may use one at the same time. A thread cannot
         # keep one of its own: to Python each call from tf.data is a new thread.
         self._idle: dict[int, SimpleQueue[albumentations.Compose]] = {}
@@ -75,9 +75,9 @@ class Augmentation:
         try:
             compose = idle.get_nowait()
         except Empty:
-            transforms = [_TRANSFORMS[name](self.probability, self.zoom, side / 1024) for name in self.techniques]
+            transforms = [_MAKERS[name](self.probability, self.zoom, side / 1024) for name in self.transforms]
             compose = albumentations.Compose(transforms)
-        # Its set_random_seed would give every technique the same random numbers: all would be applied, or none.
+        # Its set_random_seed would give every transform the same random numbers: all would be applied, or none.
         compose.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
         targets = {"image": image} if mask is None else {"image": image, "mask": mask.astype(np.uint8)}
         changed = compose(**targets)

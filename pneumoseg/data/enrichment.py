@@ -6,21 +6,21 @@ import pandas as pd
 from pneumoseg.data.sampling import SEEDS
 
 
-def enrich(labels: np.ndarray, techniques: int, *, seed: int) -> pd.DataFrame:
+def enrich(labels: np.ndarray, transform_count: int, *, seed: int) -> pd.DataFrame:
     """Choose the copies that balance a training set.
 
-    Equation 1: ``sdif = negatives - positives``. Equation 2: each technique adds ``sdif / techniques`` changed
-    positives; of a remainder the first techniques add one more each, so that the set ends balanced. Over all
-    techniques together each positive is copied equally often, or once more than another.
+    Equation 1: ``sdif = negatives - positives``. Equation 2: each transform adds ``sdif / transform_count`` changed
+    positives; of a remainder the first transforms add one more each, so that the set ends balanced. Over all
+    transforms together each positive is copied equally often, or once more than another.
 
     Args:
         labels: bool, (n,): which training images are positive. Copies are made of these images alone, so split first.
-        techniques: How many there are, 1 or more.
+        transform_count: How many transforms there are, 1 or more.
         seed: Same seed, same copies.
 
     Returns:
-        One row a copy, sdif in all: `row`, the position of the image it is made of, `technique`, the position of the
-        technique that changes it, and `seed`, of the technique's random choices; int64.
+        One row a copy, sdif in all: `row`, the position of the image it is made of, `transform`, the position of the
+        transform that changes it, and `seed`, of the transform's random choices; int64.
 
     Raises:
         ValueError: If no image is positive, or more are positive than negative.
@@ -33,12 +33,12 @@ def enrich(labels: np.ndarray, techniques: int, *, seed: int) -> pd.DataFrame:
             "images are positive: leave enrichment out"
         )
     rng = np.random.default_rng(seed)
-    support, remainder = divmod(sdif, techniques)
-    counts = [support + (number < remainder) for number in range(techniques)]
+    support, remainder = divmod(sdif, transform_count)
+    counts = [support + (number < remainder) for number in range(transform_count)]
     return pd.DataFrame(
         {
             "row": np.resize(rng.permutation(positive), sdif),
-            "technique": np.repeat(np.arange(techniques), counts),
+            "transform": np.repeat(np.arange(transform_count), counts),
             "seed": rng.integers(SEEDS, size=sdif),
         }
     )

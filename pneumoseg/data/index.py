@@ -13,13 +13,13 @@ import pandas as pd
 from rich.progress import track
 
 from pneumoseg import rle
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.annotations import read_annotations, read_id_map
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_dicoms
 from pneumoseg.data.manifest import Manifest
 from pneumoseg.data.patients import ID_MAP, doubts_about_patients
 from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
 from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
-from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def index_dataset(
 
 def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
     """Write a manifest as CSV, whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         manifest.to_csv(temporary, index=False)
 
 
@@ -196,7 +196,7 @@ def _report(left_out: list[dict], path: str | Path | None) -> str:
     """List what was left out, warn of it, and give the summary in the warning."""
     table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
     if path is not None:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)
     reasons = table["reason"].str.split(":").str[0].value_counts()
     summary = ", ".join(f"{count} {reason}" for reason, count in reasons.items())

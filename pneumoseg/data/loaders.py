@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from pneumoseg import rle
 from pneumoseg.data.augmentation import Augmentation
-from pneumoseg.data.sampling import UNCHANGED, Epoch
+from pneumoseg.data.sampling import UNCHANGED, EpochPlan
 from pneumoseg.data.transcoding import check_files, encoded_frames
 
 _log = logging.getLogger(__name__)
@@ -44,34 +44,34 @@ class Examples:
         self._decoded: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def batches(
-        self, batch_size: int, epoch: Epoch | None = None, augmentations: Sequence[Augmentation] = ()
+        self, batch_size: int, epoch: EpochPlan | None = None, augmentations: Sequence[Augmentation] = ()
     ) -> tf.data.Dataset:
         """Batch the examples.
 
         Args:
             batch_size: Images a batch; the last batch may be smaller.
             epoch: Which ones, in which order, and how each is changed; None for all, in order, as they are.
-            augmentations: What the techniques of `epoch` are positions in.
+            augmentations: What the transforms of `epoch` are positions in.
 
         Returns:
             Batches of images, uint8 (batch, size, size, 1), and targets.
         """
         if epoch is None:
             positions = np.arange(self._count)
-            epoch = Epoch(positions, np.full(self._count, UNCHANGED), positions)
+            epoch = EpochPlan(positions, np.full(self._count, UNCHANGED), positions)
         load = self._from_memory() if self._fits else self._load
 
-        def example(row: tf.Tensor, technique: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def example(row: tf.Tensor, transform: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             image, target = load(row)
             if not augmentations:
                 return image, target
             return tf.cond(
-                technique == UNCHANGED,
+                transform == UNCHANGED,
                 lambda: (image, target),
-                lambda: self._changed(image, target, technique, seed, augmentations),
+                lambda: self._changed(image, target, transform, seed, augmentations),
             )
 
-        order = tf.data.Dataset.from_tensor_slices((epoch.rows, epoch.techniques, epoch.seeds))
+        order = tf.data.Dataset.from_tensor_slices((epoch.rows, epoch.transforms, epoch.seeds))
         examples = order.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
@@ -86,16 +86,16 @@ class Examples:
         self,
         image: tf.Tensor,
         target: tf.Tensor,
-        technique: tf.Tensor,
+        transform: tf.Tensor,
         seed: tf.Tensor,
         augmentations: Sequence[Augmentation],
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        def change(image: np.ndarray, mask: np.ndarray, technique: int, seed: int) -> list[np.ndarray]:
-            changed = augmentations[technique](image, mask if self._has_masks else None, seed=seed)
+        def change(image: np.ndarray, mask: np.ndarray, transform: int, seed: int) -> list[np.ndarray]:
+            changed = augmentations[transform](image, mask if self._has_masks else None, seed=seed)
             return [changed["image"], changed.get("mask", mask)]
 
         # The seed decides everything: a function without state, which may run in parallel.
-        changed = tf.numpy_function(change, [image, target, technique, seed], [image.dtype, target.dtype], False)
+        changed = tf.numpy_function(change, [image, target, transform, seed], [image.dtype, target.dtype], False)
         return tf.ensure_shape(changed[0], image.shape), tf.ensure_shape(changed[1], target.shape)
 
 
@@ -220,7 +220,9 @@ def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
 
 def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
     shapes = manifest[["rows", "columns"]].to_numpy(np.int64)
-    spans = [rle.spans(text, (rows, columns)) for text, (rows, columns) in zip(manifest["rle"], shapes, strict=True)]
+    spans = [
+        rle.run_bounds(text, (rows, columns)) for text, (rows, columns) in zip(manifest["rle"], shapes, strict=True)
+    ]
     splits = np.cumsum([0] + [len(starts) for starts, _ in spans])
     starts, ends = (np.concatenate([span[side] for span in spans]) for side in (0, 1))
     runs = {

@@ -14,23 +14,23 @@ SEEDS = 2**31
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochPlan:
     """The examples of one epoch, in order.
 
     Attributes:
         rows: int64, (n,): positions in the manifest; one can occur several times.
-        techniques: int64, (n,): which augmentation of a list changes the example, `UNCHANGED` for none.
+        transforms: int64, (n,): which augmentation of a list changes the example, `UNCHANGED` for none.
         seeds: int64, (n,): of that augmentation's random choices.
     """
 
     rows: np.ndarray
-    techniques: np.ndarray
+    transforms: np.ndarray
     seeds: np.ndarray
 
 
 def random_epoch(
-    labels: np.ndarray, number: int, *, seed: int, augmented: bool = False, positive_share: float | None = None
-) -> Epoch:
+    labels: np.ndarray, number: int, *, seed: int, augmented: bool = False, positive_fraction: float | None = None
+) -> EpochPlan:
     """Shuffle the images of an epoch.
 
     Args:
@@ -38,7 +38,7 @@ def random_epoch(
         number: The epoch's, from 0.
         seed: Same seed and same number, same epoch.
         augmented: Whether augmentation 0 changes every example, with a random seed each.
-        positive_share: None shows every image once. A share shows every positive once, and so many negatives, drawn
+        positive_fraction: None shows every image once. A share shows every positive once, and so many negatives, drawn
             without replacement, that the positives have this share; all negatives, if there are too few. This is the
             sample rate of the competition's first place (section 4.2).
 
@@ -47,36 +47,36 @@ def random_epoch(
     """
     rng = np.random.default_rng([seed, number])
     rows = np.arange(len(labels))
-    if positive_share is not None:
+    if positive_fraction is not None:
         positive, negative = np.flatnonzero(labels), np.flatnonzero(~labels)
         if not positive.size:
-            raise ValueError(f"cannot show a share of {positive_share} positives: none of {len(labels)} is positive")
-        wanted = round(positive.size * (1 - positive_share) / positive_share)
+            raise ValueError(f"cannot show a share of {positive_fraction} positives: none of {len(labels)} is positive")
+        wanted = round(positive.size * (1 - positive_fraction) / positive_fraction)
         rows = np.concatenate([positive, rng.choice(negative, min(wanted, negative.size), replace=False)])
     rows = rng.permutation(rows)
-    techniques = np.full(rows.size, 0 if augmented else UNCHANGED)
-    return Epoch(rows, techniques, rng.integers(SEEDS, size=rows.size))
+    transforms = np.full(rows.size, 0 if augmented else UNCHANGED)
+    return EpochPlan(rows, transforms, rng.integers(SEEDS, size=rows.size))
 
 
-def enriched_epoch(count: int, copies: pd.DataFrame, number: int, *, seed: int) -> Epoch:
+def enriched_epoch(count: int, copies: pd.DataFrame, number: int, *, seed: int) -> EpochPlan:
     """Shuffle all images and the changed copies that `enrichment.enrich` chose; the copies look the same each epoch.
 
     Args:
         count: How many images there are.
-        copies: `row`, `technique` (both positions) and `seed` of each copy.
+        copies: `row`, `transform` (both positions) and `seed` of each copy.
         number: The epoch's, from 0.
         seed: Same seed and same number, same epoch.
     """
     unchanged = np.full(count, UNCHANGED)
     order = np.random.default_rng([seed, number]).permutation(count + len(copies))
-    return Epoch(
+    return EpochPlan(
         np.concatenate([np.arange(count), copies["row"]])[order],
-        np.concatenate([unchanged, copies["technique"]])[order],
+        np.concatenate([unchanged, copies["transform"]])[order],
         np.concatenate([np.zeros(count, np.int64), copies["seed"]])[order],
     )
 
 
-def sliding_share(first: float, last: float, number: int, epochs: int) -> float:
+def scheduled_fraction(first: float, last: float, number: int, epochs: int) -> float:
     """Go from one share to another in equal steps.
 
     Args:

@@ -14,9 +14,9 @@ import pandas as pd
 from PIL import Image
 from rich.progress import track
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import STATE_COLUMNS, file_state, size_changed
 from pneumoseg.dicom import DicomError, read_dicom, read_image
-from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +114,6 @@ def _transcode(source: Path, cache_dir: Path) -> Path:
     target = cache_dir / f"{hashlib.sha256(os.fsencode(state)).hexdigest()[:32]}.png"
     if not target.exists():
         image = Image.fromarray(read_image(source))
-        with whole_file(target) as temporary:
+        with atomic_write(target) as temporary:
             image.save(temporary, format="PNG", compress_level=1)
     return target

@@ -1,11 +1,11 @@
-"""From the bytes of one frame to its stored values: native, run-length, and the JPEG family.
+"""Decoders of one frame: native, run-length, and the JPEG family.
 
-Decoders are called directly, all of permissive licence: simplejpeg (libjpeg-turbo) for JPEG of 8 bits, gdcm, in a
-process of its own, for JPEG of 12 bits and JPEG lossless, pyjpegls (CharLS) for JPEG-LS, openjpeg for JPEG 2000. Which
-of the JPEG decoders is the frame's own business, for writers confuse the four transfer syntaxes. Before one of them
-sees a frame, the frame's own header has been compared with the DICOM header, so that none allocates more than was
-checked, and the frame has been seen to end as a codestream ends, for some decoders fill up what is missing. What
-happens to decode to the right number of pixels passes: a JPEG with a few bytes changed may.
+The decoders are called directly, and all have permissive licences: simplejpeg (libjpeg-turbo) for 8-bit JPEG, gdcm in a
+separate process for 12-bit JPEG and lossless JPEG, pyjpegls (CharLS) for JPEG-LS, and openjpeg for JPEG 2000. The frame
+itself decides which JPEG decoder is used, because writers confuse the four transfer syntaxes. Before decoding, the
+frame's own header is compared with the DICOM header, so that no decoder allocates more memory than was checked, and the
+frame must end as a codestream ends, because some decoders fill in missing data. Damage that still decodes to the right
+number of pixels is not detected; a JPEG with a few changed bytes may be such a case.
 """
 
 import os
@@ -35,15 +35,15 @@ NATIVE = frozenset(
         uid.DeflatedExplicitVRLittleEndian,
     }
 )
-"""Transfer syntaxes whose Pixel Data are not encapsulated."""
+"""Transfer syntaxes with Pixel Data that are not encapsulated."""
 GDCM_SECONDS = 120
-"""Longest time that gdcm is given for a frame; the largest take a few seconds."""
+"""Longest time that gdcm may take for a frame, in seconds. The largest frames take a few seconds."""
 MAX_SCANS = 100
-"""Most scans of a JPEG frame: progressive ones have about ten, and each takes as long as the image is large."""
+"""Largest number of scans of a JPEG frame. Progressive frames have about ten; each takes as long as a whole image."""
 MAX_SURPLUS_BYTES = 16
-"""How many bytes of any value may follow the pixels or the end of a frame."""
+"""Largest number of bytes of any value that may follow the pixels or the end of a frame."""
 
-_ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"  # pydicom does not name it
+_ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"  # not named by pydicom
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _LS = 0xC0, 0xC1, 0xC2, gdcm_process.LOSSLESS, 0xF7
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), _LS}) - {0xC4, 0xC8, 0xCC}
 _SCAN, _START_OF_TILE, _CODING, _COMPONENT_CODING = 0xDA, 0x90, 0x52, 0x53
@@ -55,11 +55,17 @@ _JPEG_2000_START = b"\xff\x4f\xff\x51"
 
 
 class Codestream(NamedTuple):
-    """What a frame of the JPEG family says of itself; `process` is its start-of-frame marker, 0 for JPEG 2000.
+    """Header of a frame of the JPEG family.
 
-    `lossy`: whether its kind of coding loses, as all but JPEG lossless, JPEG-LS with a tolerance (NEAR) of 0 and the
-    reversible transformation of JPEG 2000 do. `cropped`: whether its pixels begin elsewhere than its grid of reference,
-    as in JPEG 2000 they may.
+    Attributes:
+        process: Start-of-frame marker; 0 for JPEG 2000.
+        precision: Number of bits of a sample.
+        rows: Height in pixels.
+        columns: Width in pixels.
+        components: Number of colour components.
+        lossy: Whether the coding loses information. It does not in lossless JPEG, JPEG-LS with a tolerance (NEAR) of 0,
+            and JPEG 2000 with the reversible transformation.
+        cropped: Whether the pixels begin away from the origin of the reference grid, as JPEG 2000 allows.
     """
 
     process: int
@@ -72,21 +78,21 @@ class Codestream(NamedTuple):
 
 
 def decode_native(elements: Elements, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Read uncompressed pixels.
+    """Return the stored values of uncompressed pixels.
 
     Args:
-        elements: The elements of the file.
-        pixels: How they are stored.
+        elements: Data elements of the file.
+        pixels: Storage format of the pixels.
 
     Returns:
-        uint8 or uint16, (rows, columns), as `stored.mask` returns them.
+        The stored values, uint8 or uint16, (rows, columns), see `stored.mask_bits`.
 
     Raises:
-        DamagedError: Fewer bytes than the header announces, or, past `MAX_SURPLUS_BYTES`, more that are not zeros; or
-            Pixel Data that are encapsulated.
+        DamagedError: If there are fewer bytes than the header announces, or more that are not zero beyond
+            `MAX_SURPLUS_BYTES`, or if the Pixel Data are encapsulated.
     """
     if elements.found["PixelData"].length == UNDEFINED_LENGTH:
-        reason = "its Pixel Data are encapsulated but its transfer syntax is an uncompressed one"
+        reason = "its Pixel Data are encapsulated but its transfer syntax is uncompressed"
         raise DamagedError(pixels.path, reason)
     raw = elements.value("PixelData")
     if pixels.bits_allocated == 8 and not elements.little and elements.found["PixelData"].vr == b"OW":
@@ -97,56 +103,55 @@ def decode_native(elements: Elements, pixels: PixelFormat) -> NDArray[np.unsigne
 def _read_native(raw: bytes, little: bool, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
     expected = pixels.rows * pixels.columns * pixels.bits_allocated // 8
     if len(raw) < expected or raw[expected + MAX_SURPLUS_BYTES :].strip(b"\0"):
-        raise DamagedError(pixels.path, f"holds {len(raw)} bytes of pixels where its header says {expected}")
+        raise DamagedError(pixels.path, f"holds {len(raw)} bytes of pixels, its header announces {expected}")
     dtype = np.dtype(f"{'<' if little else '>'}u{pixels.bits_allocated // 8}")
     values = np.frombuffer(raw, dtype, pixels.rows * pixels.columns).astype(dtype.newbyteorder("="), copy=False)
-    return stored.mask(values.reshape(pixels.rows, pixels.columns), pixels.bits_allocated, pixels)
+    return stored.mask_bits(values.reshape(pixels.rows, pixels.columns), pixels.bits_allocated, pixels)
 
 
 def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np.unsignedinteger], bool]:
-    """Decode the frame of an encapsulated image.
+    """Return the stored values of an encapsulated frame.
 
     Args:
-        encoded: Its bytes.
-        syntax: UID of its transfer syntax.
-        pixels: How the decoded pixels are stored.
+        encoded: Bytes of the frame.
+        syntax: UID of the transfer syntax.
+        pixels: Storage format of the pixels.
 
     Returns:
-        uint8 or uint16, (rows, columns), as `stored.mask` or, where the codec is a lossy one, `stored.clamp` returns
-        them; and whether the frame is one of 8-bit sequential JPEG, which TensorFlow decodes to the same values before
-        either.
+        The stored values, uint8 or uint16, (rows, columns), from `stored.mask_bits`, or from `stored.clamp` if the
+        codec is lossy; and whether the frame is sequential 8-bit JPEG, which TensorFlow decodes to the same samples.
 
     Raises:
-        UnsupportedError: A transfer syntax, or a process or precision within it, that is not read here.
-        DamagedError: The frame is cut short, broken, or not of the size the header says.
+        UnsupportedError: If the transfer syntax, or the frame's process or precision, is not supported.
+        DamagedError: If the frame is cut short, broken, or of another size than the DICOM header announces.
     """
     if syntax == _ENCAPSULATED_UNCOMPRESSED:
         return _read_native(encoded, True, pixels), False
     if syntax == uid.RLELossless:
-        return stored.mask(_decode_rle(encoded, pixels), pixels.bits_allocated, pixels), False
+        return stored.mask_bits(_decode_rle(encoded, pixels), pixels.bits_allocated, pixels), False
     if syntax not in _PROCESSES:
         name = uid.UID(syntax, config.IGNORE).name
-        raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not read here")
+        raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not supported")
     encoded, stream = _find_codestream(encoded, syntax, pixels.path)
     _check_codestream(stream, syntax, pixels)
     try:
-        values = _decoder(stream)(encoded, stream)
-    except Exception as error:  # four native libraries, each with errors of its own kind
+        values = _choose_decoder(stream)(encoded, stream)
+    except Exception as error:  # Each of the four native libraries raises errors of its own.
         raise DamagedError(pixels.path, f"its compressed pixels cannot be decoded ({error})") from error
     if values.shape != (pixels.rows, pixels.columns):
-        raise DamagedError(pixels.path, f"its pixels decode to {values.shape}")
-    # Under .91 a reversible codestream may be cut to a rate, and does not say so.
-    may_be_cut = syntax == uid.JPEG2000
-    keep = stored.clamp if stream.lossy else stored.mask_or_clamp if may_be_cut else stored.mask
+        raise DamagedError(pixels.path, f"its pixels decode to {values.shape}, another shape than announced")
+    # With this transfer syntax a reversible codestream may have been truncated to a bit rate without saying so.
+    may_be_truncated = syntax == uid.JPEG2000
+    keep = stored.clamp if stream.lossy else stored.mask_or_clamp if may_be_truncated else stored.mask_bits
     sequential = stream.process in (_BASELINE, _EXTENDED) and stream.precision == 8
     return keep(values, stream.precision, pixels), sequential
 
 
 def _find_codestream(encoded: bytes, syntax: str, path: str) -> tuple[bytes, Codestream]:
-    """Take the codestream out of a frame, without boxes around it and bytes behind it, and read its header."""
+    """Return the codestream of a frame, without boxes around it or bytes after it, and its header."""
     try:
         if syntax in _JPEG_2000:
-            encoded = _unboxed(encoded)
+            encoded = _extract_codestream(encoded)
             stream = _jpeg_2000_header(encoded)
         else:
             stream = _jpeg_header(encoded)
@@ -161,42 +166,42 @@ def _find_codestream(encoded: bytes, syntax: str, path: str) -> tuple[bytes, Cod
 
 
 def _check_codestream(stream: Codestream, syntax: str, pixels: PixelFormat) -> None:
-    """Compare a codestream of the JPEG family with the DICOM header."""
+    """Compare the header of a codestream with the DICOM header."""
     path = pixels.path
     if (stream.rows, stream.columns) != (pixels.rows, pixels.columns):
-        sizes = f"{stream.rows} x {stream.columns} pixels where its header says {pixels.rows} x {pixels.columns}"
+        sizes = f"{stream.rows} x {stream.columns} pixels, its header announces {pixels.rows} x {pixels.columns}"
         raise DamagedError(path, f"its frame holds {sizes}")
     if stream.cropped:
-        # openjpeg's binding allocates what lies before the pixels too, and misplaces them.
+        # openjpeg's binding also allocates the area before the pixels, and misplaces them.
         raise UnsupportedError(path, "its JPEG 2000 image does not begin at the origin")
     if stream.components != 1:
         raise UnsupportedError(path, f"its frame has {stream.components} colour components")
     deep_progressive = stream.process == _PROGRESSIVE and stream.precision != 8
     if stream.process not in _PROCESSES[syntax] or deep_progressive:
-        raise UnsupportedError(path, f"its frame is of JPEG process {stream.process:#x}, not read here with {syntax}")
+        raise UnsupportedError(path, f"its frame has JPEG process {stream.process:#x}, not supported with {syntax}")
     if not 2 <= stream.precision <= pixels.bits_allocated:
-        raise DamagedError(path, f"its frame has {stream.precision} bits where {pixels.bits_allocated} are allocated")
+        raise DamagedError(path, f"its frame has {stream.precision} bits, its header allocates {pixels.bits_allocated}")
 
 
 def _jpeg_header(encoded: bytes) -> Codestream:
-    """Find the start of frame among the marker segments (ITU-T T.81 section B.2.2, T.87 section C.2.2)."""
+    """Return the start of frame from the marker segments (ITU-T T.81 section B.2.2, T.87 section C.2.2)."""
     segments = _segments(encoded) if encoded[:2] == _START_OF_IMAGE else iter(())
     for marker, start in segments:
         if marker in _START_OF_FRAME:
             precision, rows, columns, components = struct.unpack_from(">BHHB", encoded, start)
-            lossy = _near(encoded, segments) > 0 if marker == _LS else marker != _LOSSLESS
+            lossy = _read_tolerance(encoded, segments) > 0 if marker == _LS else marker != _LOSSLESS
             return Codestream(marker, precision, rows, columns, components, lossy)
     raise IndexError("no start of frame")
 
 
-def _near(encoded: bytes, segments: Iterator[tuple[int, int]]) -> int:
-    """Return how far a value decoded from JPEG-LS may be off, from the header of its scan (T.87 section C.2.3)."""
+def _read_tolerance(encoded: bytes, segments: Iterator[tuple[int, int]]) -> int:
+    """Return the largest error of a value decoded from JPEG-LS, from the header of its scan (T.87 section C.2.3)."""
     start = next((start for marker, start in segments if marker == _SCAN), len(encoded))
     return encoded[start + 1 + 2 * encoded[start]]
 
 
 def _jpeg_2000_header(encoded: bytes) -> Codestream:
-    """Read the SIZ segment that begins a codestream (ITU-T T.800 section A.5.1)."""
+    """Return the header from the SIZ segment that begins a codestream (ITU-T T.800 section A.5.1)."""
     right, bottom, left, top = struct.unpack_from(">4L", encoded, 8)
     components, depth, step_across, step_down = struct.unpack_from(">H3B", encoded, 40)
     if not encoded.startswith(_JPEG_2000_START) or (step_across, step_down) != (1, 1):
@@ -206,7 +211,7 @@ def _jpeg_2000_header(encoded: bytes) -> Codestream:
 
 
 def _is_irreversible(encoded: bytes) -> bool:
-    """Tell a codestream's transformation from its COD segment, or the COC one of its component (T.800 section A.6)."""
+    """Return whether the transformation is irreversible, from the COD segment or else the COC (T.800 section A.6)."""
     transformations: dict[int, int] = {}
     for marker, start in _segments(encoded):
         if marker in (_CODING, _COMPONENT_CODING):
@@ -217,18 +222,18 @@ def _is_irreversible(encoded: bytes) -> bool:
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the marker segments behind the marker that begins a codestream: marker, position behind the length."""
+    """Yield the marker segments after the marker that begins a codestream: marker, and position after the length."""
     offset = 2
     while encoded[offset] == 0xFF:
         marker = encoded[offset + 1]
         if marker != 0xFF:
             yield marker, offset + 4
-        # Any number of 0xFF may fill the space before a marker.
+        # Any number of 0xFF may precede a marker.
         offset += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", encoded, offset + 2)[0]
 
 
-def _unboxed(encoded: bytes) -> bytes:
-    """Return the codestream of a JP2 file, which some writers take for a frame (ITU-T T.800 section I.4)."""
+def _extract_codestream(encoded: bytes) -> bytes:
+    """Return the codestream of a JP2 file, which some writers store as a frame (ITU-T T.800 section I.4)."""
     if not encoded.startswith(_JP2_START):
         return encoded
     offset = 0
@@ -245,7 +250,7 @@ def _unboxed(encoded: bytes) -> bytes:
         offset = end
 
 
-def _decoder(stream: Codestream) -> Callable[[bytes, Codestream], NDArray[np.integer]]:
+def _choose_decoder(stream: Codestream) -> Callable[[bytes, Codestream], NDArray[np.integer]]:
     if stream.process == 0:
         return _decode_jpeg_2000
     if stream.process == _LS:
@@ -254,7 +259,7 @@ def _decoder(stream: Codestream) -> Callable[[bytes, Codestream], NDArray[np.int
 
 
 def _decode_jpeg(encoded: bytes, stream: Codestream) -> NDArray[np.integer]:
-    # The accurate integer DCT, as TensorFlow's under INTEGER_ACCURATE; strict: libjpeg only warns of corrupt data.
+    # The accurate integer DCT equals TensorFlow's INTEGER_ACCURATE. By default libjpeg only warns of corrupt data.
     return simplejpeg.decode_jpeg(encoded, "GRAY", fastdct=False, fastupsample=False, strict=True)[..., 0]
 
 
@@ -268,14 +273,14 @@ def _decode_jpeg_ls(encoded: bytes, stream: Codestream) -> NDArray[np.integer]:
 
 
 def _decode_with_gdcm(encoded: bytes, stream: Codestream) -> NDArray[np.integer]:
-    """Decode in a process of its own, because gdcm ends its process on some broken frames."""
+    """Decode in a separate process, because gdcm ends its process on some broken frames."""
     frame = (stream.process, stream.precision, stream.rows, stream.columns)
     command = [sys.executable, "-I", gdcm_process.__file__, os.pathsep.join(sys.path), *map(str, frame)]
     try:
         done = subprocess.run(command, input=encoded, capture_output=True, timeout=GDCM_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"gdcm takes more than {GDCM_SECONDS} s") from None
-    # gdcm fills up what it cannot read, and only prints that it did.
+        raise ValueError(f"gdcm took more than {GDCM_SECONDS} s") from None
+    # gdcm fills in data that it cannot read, and only prints that it did.
     if done.returncode or b"Corrupt JPEG data" in done.stderr:
         raise ValueError("gdcm finds them corrupt")
     dtype = "<u1" if stream.precision <= 8 else "<u2"
@@ -283,7 +288,7 @@ def _decode_with_gdcm(encoded: bytes, stream: Codestream) -> NDArray[np.integer]
 
 
 def _decode_rle(encoded: bytes, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Decode run-length pixels (PS3.5 annex G): one segment a byte of the pixel, the most significant first."""
+    """Decode run-length pixels (PS3.5 annex G): one segment per byte of a pixel, most significant byte first."""
     count = pixels.bits_allocated // 8
     if len(encoded) < 64 or encoded[0] != count:
         raise DamagedError(pixels.path, f"its run-length pixels do not begin with a header of {count} segments")
@@ -292,16 +297,16 @@ def _decode_rle(encoded: bytes, pixels: PixelFormat) -> NDArray[np.unsignedinteg
     for start, end in zip(starts, (*starts[1:], len(encoded)), strict=True):
         plane = _unpack_bits(encoded[start:end], values.size)
         if plane is None:
-            raise DamagedError(pixels.path, "its run-length pixels are not of the size its header says")
+            raise DamagedError(pixels.path, "its run-length pixels do not have the size that its header announces")
         values = values << 8 | np.frombuffer(plane, np.uint8, values.size)
     return values.reshape(pixels.rows, pixels.columns)
 
 
 def _unpack_bits(segment: bytes, size: int) -> bytearray | None:
-    """Decode a PackBits segment (PS3.5 section G.3.2), None where it is not of `size` bytes.
+    """Decode a PackBits segment (PS3.5 section G.3.2); return None if it does not decode to `size` bytes.
 
-    One byte too much passes, decoded or not: some writers make lengths even before they encode. Written out because the
-    library for it panics on a segment that is longer than announced.
+    One extra byte is accepted, encoded or not: some writers make lengths even before they encode. The decoder is
+    written here because the library function for it panics on a segment that is longer than announced.
     """
     plane = bytearray(size + 128)
     decoded = offset = 0

@@ -1,8 +1,8 @@
-"""From a path to the data elements that matter: bounded in size, no pixel decoded, no value trusted.
+"""Data elements of a DICOM file: size-limited reading without decoding pixels or trusting any value.
 
-pydicom's dictionary names the elements, but its reader is not used: it warns about every value that breaks the standard
-(the ages and UIDs of the competition do), inflates without bound, recurses into nested sequences, and takes a file cut
-short for a whole one. The walk below needs only tags and lengths, and the tests compare its outcome with pydicom's.
+pydicom's dictionary names the elements, but its reader is not used: it warns about values that break the standard (the
+UIDs of the competition's test images do), inflates without a limit, recurses into nested sequences, and accepts a file
+that is cut short. The functions here need only tags and lengths, and the tests compare their results with pydicom's.
 """
 
 import os
@@ -32,12 +32,12 @@ from pneumoseg.dicom.errors import (
 )
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Largest file read, in bytes; a radiograph of 16 bits is 10 to 40 MB uncompressed."""
+"""Largest file that is read, in bytes. An uncompressed radiograph of 16 bits has 10 to 40 MB."""
 MAX_INFLATED_BYTES = 256 * 2**20
-"""Largest size, in bytes, that the data set of a deflated file may expand to."""
+"""Largest size that the data set of a deflated file may expand to, in bytes."""
 
 MAX_TEXT_BYTES = 1024
-"""How much of a text value is read; the standard's limits for those used here are far lower."""
+"""Largest part of a text value that is read, in bytes. The standard's limits for these elements are far lower."""
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
@@ -53,14 +53,22 @@ _KEYWORDS = """
 """
 _KEYWORD_OF = {tag_for_keyword(keyword): keyword for keyword in _KEYWORDS.split()}
 _BINARY = {b"FD": "f8", b"FL": "f4", b"SL": "i4", b"SS": "i2", b"UL": "u4", b"US": "u2"}
-# Groups 0002 and 0008, the latter in either byte order.
+# Group 0002, and group 0008 in either byte order.
 _USUAL_STARTS = (b"\x02\0", b"\x08\0", b"\0\x08")
-# PS3.5 section 7.1.2: with these value representations an explicit length takes four bytes, after two reserved ones.
+# With these value representations an explicit length takes four bytes, after two reserved ones (PS3.5 section 7.1.2).
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
 
 class Element(NamedTuple):
-    """Where a data element's value lies: its tag, value representation (b'' if implicit), position and length."""
+    """Location of the value of one data element.
+
+    Attributes:
+        tag: Tag, group and element number in one integer.
+        vr: Value representation, b'' if implicit.
+        implicit: Whether the element was written without its value representation.
+        offset: Position of the value, in bytes.
+        length: Length of the value, in bytes, or `UNDEFINED_LENGTH`.
+    """
 
     tag: int
     vr: bytes
@@ -71,13 +79,13 @@ class Element(NamedTuple):
 
 @dataclass
 class Elements:
-    """The data elements of one data set that matter here, by keyword, each converted on request.
+    """Data elements of one data set, limited to those that are needed here. Values are converted on request.
 
     Attributes:
-        path: The file, for messages.
-        content: The bytes that the positions refer to: the whole file, or the inflated data set of a deflated one.
+        path: Path of the file, for messages.
+        content: Bytes that the positions refer to: the whole file, or the inflated data set of a deflated file.
         little: Whether numbers are little endian.
-        found: The elements, by keyword.
+        found: Elements by keyword.
     """
 
     path: str
@@ -86,14 +94,17 @@ class Elements:
     found: dict[str, Element] = field(default_factory=dict)
 
     def value(self, keyword: str) -> bytes:
-        """Return the bytes of a value, b'' where it is absent or of undefined length."""
+        """Return the bytes of a value; b'' if it is absent or has an undefined length."""
         element = self.found.get(keyword)
         if element is None or element.length == UNDEFINED_LENGTH:
             return b""
         return self.content[element.offset : element.offset + element.length]
 
     def text(self, keyword: str) -> str:
-        """Return the value as stripped text, '' where absent: UTF-8, else Latin-1, whatever character set is named."""
+        """Return a value as stripped text; '' if it is absent.
+
+        The text is decoded as UTF-8, or as Latin-1 if that fails, whatever character set the file names.
+        """
         value = self.value(keyword)[:MAX_TEXT_BYTES]
         try:
             text = value.decode()
@@ -102,9 +113,9 @@ class Elements:
         return text.strip(" \0\r\n\t")
 
     def numbers(self, keyword: str) -> list[float]:
-        """Return the values of a decimal string, [] where absent; one that is no number is NaN.
+        """Return the values of a decimal string; [] if it is absent. A value that is not a number becomes NaN.
 
-        Decimal commas, which some locales write, and the binary representations that some writers use pass too.
+        Decimal commas, written in some locales, and binary value representations, used by some writers, are accepted.
         """
         element = self.found.get(keyword)
         if element is not None and element.vr in _BINARY:
@@ -115,16 +126,16 @@ class Elements:
         return [_number(part) for part in text.split("\\")] if text else []
 
     def integers(self, keyword: str, signed: bool = False) -> list[int]:
-        """Return the values of a 16-bit binary element, the first three at most, [] where absent."""
+        """Return up to three values of a 16-bit binary element; [] if it is absent."""
         value = self.value(keyword)[:6]
         count, code = len(value) // 2, "h" if signed else "H"
         return list(struct.unpack_from(f"{'<' if self.little else '>'}{count}{code}", value))
 
     def first_item(self, keyword: str) -> "Elements | None":
-        """Return the first item of a sequence, None where the sequence is absent or empty.
+        """Return the first item of a sequence; None if the sequence is absent or empty.
 
         Raises:
-            DamagedError: The sequence does not begin with an item, or the item is cut short.
+            DamagedError: If the sequence does not begin with an item, or the item is cut short.
         """
         element = self.found.get(keyword)
         if element is None or element.length == 0:
@@ -141,10 +152,15 @@ class Elements:
         return item
 
     def collect(self, offset: int, end: int, implicit: bool) -> None:
-        """Keep the elements between two positions that matter here, up to and including Pixel Data.
+        """Keep the needed elements between two positions, up to and including Pixel Data.
+
+        Args:
+            offset: Position of the first element, in bytes.
+            end: Position after the last element, in bytes.
+            implicit: Whether value representations are omitted.
 
         Raises:
-            DamagedError: An element reaches beyond `end` or beyond the bytes there are.
+            DamagedError: If an element extends beyond `end` or beyond the content.
         """
         try:
             for element in walk(self.content, offset, end, implicit, self.little):
@@ -157,23 +173,27 @@ class Elements:
 
 
 def walk(content: bytes, offset: int, end: int, implicit: bool, little: bool) -> Iterator[Element]:
-    """Yield the elements of a data set in turn, passing over what is nested in sequences without recursion.
+    """Yield the elements of a data set in order, skipping the contents of sequences without recursion.
 
     Args:
-        content: The bytes.
-        offset: Position of the first element.
-        end: Position behind the last one; a delimiter that closes nothing ends the walk too.
-        implicit: Whether value representations are left out.
+        content: Bytes that hold the data set.
+        offset: Position of the first element, in bytes.
+        end: Position after the last element, in bytes. A delimiter that closes nothing also ends the walk.
+        implicit: Whether value representations are omitted.
         little: Whether numbers are little endian.
 
+    Yields:
+        The elements outside of sequences; a sequence is one element.
+
     Raises:
-        EOFError: An element or a sequence does not end before `end`.
+        EOFError: If an element or a sequence does not end before `end`.
     """
     order = "<" if little else ">"
     unpack, unpack_length = struct.Struct(f"{order}HHL").unpack_from, struct.Struct(f"{order}L").unpack_from
     unpack_short = struct.Struct(f"{order}H").unpack_from
-    whole = implicit
-    outside: list[bool] = []  # for each open sequence or item of undefined length: was it written in implicit VR?
+    all_implicit = implicit
+    # For each open sequence or item of undefined length: whether the data around it are in implicit VR.
+    enclosing: list[bool] = []
     while offset + 8 <= end:
         group, number, length = unpack(content, offset)
         tag, vr, value = group << 16 | number, b"", offset + 8
@@ -183,27 +203,27 @@ def walk(content: bytes, offset: int, end: int, implicit: bool, little: bool) ->
             if vr in _LONG_VRS and value + 4 <= end:
                 (length,), value = unpack_length(content, value), value + 4
         if tag in (ITEM_END, SEQUENCE_END):
-            if not outside:
+            if not enclosing:
                 return
-            implicit, offset = outside.pop(), value
+            implicit, offset = enclosing.pop(), value
             continue
         undefined = length == UNDEFINED_LENGTH
         offset = value if undefined else value + length
         if offset > min(end, len(content)):
-            raise EOFError(f"the element at byte {value} says it is {length} bytes long")
-        if not outside:
+            raise EOFError(f"the element at byte {value} is announced as {length} bytes long")
+        if not enclosing:
             yield Element(tag, vr, implicit, value, length)
         if undefined:
-            outside.append(implicit)
-            # An element of VR UN should hold implicit items (PS3.5 section 6.2.2), but some writers disagree.
-            if tag == ITEM and not whole:
+            enclosing.append(implicit)
+            # An element of VR UN should hold implicit items (PS3.5 section 6.2.2), but some writers make them explicit.
+            if tag == ITEM and not all_implicit:
                 implicit = _is_implicit(content, offset)
-    if outside or offset < end:
-        raise EOFError(f"a sequence or an element is open at byte {offset}")
+    if enclosing or offset < end:
+        raise EOFError(f"a sequence or an element is still open at byte {offset}")
 
 
 def read_item(content: bytes, offset: int, little: bool = True) -> tuple[int, int]:
-    """Return the tag and length of an item or delimiter, (0, 0) where the bytes end before it."""
+    """Return the tag and length of an item or delimiter; (0, 0) if the content ends before it."""
     if offset + 8 > len(content):
         return 0, 0
     group, number, length = struct.unpack_from("<HHL" if little else ">HHL", content, offset)
@@ -211,17 +231,18 @@ def read_item(content: bytes, offset: int, little: bool = True) -> tuple[int, in
 
 
 def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
-    """Read a file's data elements up to its pixels, without decoding these.
+    """Read the data elements of a file up to its pixels, without decoding these.
 
     Args:
-        path: A DICOM file, with or without preamble and meta information.
+        path: Path of a DICOM file, with or without preamble and meta information.
 
     Returns:
-        The elements, Pixel Data among them; the UID of the transfer syntax, told from the bytes where the file does
-        not name it; and whether positions in the elements' content are positions in the file.
+        The elements, including Pixel Data; the UID of the transfer syntax, inferred from the bytes if the file does not
+        name it; and whether positions in the elements' content are positions in the file.
 
     Raises:
-        DicomError: The file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or too large.
+        DicomError: If the file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or is too
+            large.
     """
     name = os.fsdecode(path)
     content = _read_file(name)
@@ -239,7 +260,7 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
     try:
         elements.collect(begin, len(content), implicit)
     except DamagedError as error:
-        # Bytes that begin neither as a file nor as most data sets do are more likely none than a damaged one.
+        # Content that begins neither like a file nor like most data sets is probably not a damaged DICOM file.
         if start or content[:2] in _USUAL_STARTS:
             raise
         raise NotDicomError(name, "is not DICOM") from error
@@ -249,23 +270,27 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
 
 
 def _read_file(path: str) -> bytes:
-    """Return the bytes of a regular file of bounded size."""
+    """Return the content of a regular file of limited size."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise DicomError(path, "is a folder or a device, not a file")
         if status.st_size > MAX_FILE_BYTES:
-            raise TooLargeError(path, f"is {status.st_size} bytes long; at most {MAX_FILE_BYTES} are read")
+            raise TooLargeError(path, f"is {status.st_size} bytes long, expected at most {MAX_FILE_BYTES}")
         with open(path, "rb") as file:
             return file.read(status.st_size)
     except DicomError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+    except (OSError, ValueError) as error:  # ValueError: the name has a null byte
         raise DicomError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _collect_meta(meta: Elements, start: int) -> int:
-    """Keep the file meta information (group 0002, always explicit little endian); return where the data set begins."""
+    """Keep the file meta information (group 0002, always explicit little endian).
+
+    Returns:
+        The position at which the data set begins.
+    """
     content = meta.content
     try:
         while content[start : start + 2] == b"\x02\0":
@@ -279,7 +304,7 @@ def _collect_meta(meta: Elements, start: int) -> int:
 
 
 def _inflate(path: str, deflated: bytes) -> bytes:
-    """Return the data set of a deflated file, never expanded beyond the limit."""
+    """Return the data set of a deflated file without expanding it beyond the limit."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = stream.decompress(deflated, MAX_INFLATED_BYTES + 1)
@@ -293,10 +318,10 @@ def _inflate(path: str, deflated: bytes) -> bytes:
 
 
 def _encoding(content: bytes, offset: int, syntax: str) -> tuple[bool, bool]:
-    """Tell whether the data set leaves out its value representations, and whether it is little endian.
+    """Return whether the data set omits its value representations, and whether it is little endian.
 
-    The bytes decide about the former, for some writers name the wrong transfer syntax, and about both where none is
-    named: group 0008 reads as 0800 in the wrong byte order.
+    The bytes decide about the value representations, because some writers name the wrong transfer syntax. They also
+    decide about the byte order if no transfer syntax is named: in the wrong byte order, group 0008 reads as 0800.
     """
     implicit = _is_implicit(content, offset)
     wrong_order = not implicit and content[offset : offset + 1] == b"\0"
@@ -304,7 +329,7 @@ def _encoding(content: bytes, offset: int, syntax: str) -> tuple[bool, bool]:
 
 
 def _require_pixels(elements: Elements, named: bool) -> None:
-    """Refuse a data set without Pixel Data, saying why there is none."""
+    """Raise the error that says why a data set has no Pixel Data, if it has none."""
     path, found = elements.path, elements.found
     if "PixelData" in found:
         return
@@ -318,7 +343,7 @@ def _require_pixels(elements: Elements, named: bool) -> None:
 
 
 def _is_implicit(content: bytes, offset: int) -> bool:
-    """Tell whether the element at a position leaves out its value representation."""
+    """Return whether the element at a position omits its value representation."""
     return not _is_vr(content[offset + 4 : offset + 6])
 
 

@@ -1,59 +1,95 @@
-"""What can be wrong with a DICOM file: one error a cause."""
+"""Errors for DICOM files that give no image: one class per cause."""
 
 
 class DicomError(ValueError):
-    """A DICOM file that gives no image. Its message names the file, the reason and the remedy.
+    """Error of a DICOM file that gives no image. Its message names the file, the reason and the remedy.
 
-    Raised itself where the file cannot be opened at all; each other cause has a subclass. It survives pickling, so it
-    can cross a process pool.
+    The class itself is raised if the file cannot be opened; every other cause has a subclass. Errors survive pickling,
+    so they can cross process pools.
 
     Attributes:
-        path: The file, as the caller named it.
-        reason: What is wrong with it, without a full stop.
-        remedy: What to do about it.
+        path: Path of the file, as the caller gave it.
+        reason: What is wrong with the file, without a full stop.
+        remedy: What to do about it, without a full stop.
+
+    Example:
+        >>> print(DicomError("chest.dcm", "cannot be opened (Permission denied)"))
+        chest.dcm: cannot be opened (Permission denied). Check that the path is right and that the file may be read
     """
 
     default_remedy = "Check that the path is right and that the file may be read"
 
     def __init__(self, path: str, reason: str, remedy: str = "") -> None:
-        """Say what is wrong with a file; the remedy is by default the one of the class."""
+        """Create the error.
+
+        Args:
+            path: Path of the file.
+            reason: What is wrong with the file, without a full stop.
+            remedy: What to do about it, without a full stop; by default the remedy of the class.
+        """
         self.path = path
         self.reason = reason
         self.remedy = remedy or self.default_remedy
-        # The arguments are what pickling calls the class with again.
+        # Unpickling calls the class with these arguments.
         super().__init__(self.path, self.reason, self.remedy)
 
     def __str__(self) -> str:
-        """The file, the reason and the remedy."""
-        text = f"{self.path}: {self.reason}. {self.remedy}."
-        return text.encode("utf-8", "backslashreplace").decode()  # a path need not be UTF-8, what says it is written
+        """Return the file, the reason and the remedy."""
+        text = f"{self.path}: {self.reason}. {self.remedy}"
+        # A path need not be UTF-8, but a message is written as UTF-8.
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 class NotDicomError(DicomError):
-    """The bytes are not a DICOM data set: text, a PNG, an empty file."""
+    """Error of a file that is not DICOM: text, a PNG image, an empty file.
 
-    default_remedy = "Give a DICOM file; other image formats are not read here"
+    Example:
+        >>> print(NotDicomError("notes.txt", "is not DICOM"))
+        notes.txt: is not DICOM. Give a DICOM file; other image formats are not supported
+    """
+
+    default_remedy = "Give a DICOM file; other image formats are not supported"
 
 
 class NoPixelsError(DicomError):
-    """A DICOM data set without an image: a report, a plan, a directory, a presentation state."""
+    """Error of a DICOM file without an image: a report, a plan, a directory, a presentation state.
 
-    default_remedy = "Give the image this object belongs to, or leave the file out"
+    Example:
+        >>> NoPixelsError("report.dcm", "holds no pixels").remedy
+        'Give the image that this object belongs to, or leave the file out'
+    """
+
+    default_remedy = "Give the image that this object belongs to, or leave the file out"
 
 
 class UnsupportedError(DicomError):
-    """A DICOM image of a kind that is not a single greyscale radiograph of up to 16 bits, or a codec not read here."""
+    """Error of an image that is not a single greyscale frame of at most 16 bits, or whose codec is not supported.
+
+    Example:
+        >>> UnsupportedError("cine.dcm", "holds 30 frames").reason
+        'holds 30 frames'
+    """
 
     default_remedy = "Export the file as a single-frame MONOCHROME2 image of 8 to 16 bits, uncompressed"
 
 
 class DamagedError(DicomError):
-    """A DICOM file that is cut short or contradicts itself."""
+    """Error of a DICOM file that is cut short or contradicts itself.
+
+    Example:
+        >>> print(DamagedError("chest.dcm", "Rows is absent"))
+        chest.dcm: Rows is absent. Fetch the file again from its source
+    """
 
     default_remedy = "Fetch the file again from its source"
 
 
 class TooLargeError(DicomError):
-    """A file, an image or an inflated data set over the limits, refused before it is decoded."""
+    """Error of a file, an image or an inflated data set that exceeds the size limits; raised before decoding.
+
+    Example:
+        >>> TooLargeError("chest.dcm", "is 600000000 bytes long").path
+        'chest.dcm'
+    """
 
     default_remedy = "Check that the file is a radiograph; real ones are far smaller"

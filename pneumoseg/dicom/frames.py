@@ -1,4 +1,4 @@
-"""Where the bytes of the one frame of an encapsulated image lie (PS3.5 section A.4)."""
+"""Location of the single frame of encapsulated Pixel Data (PS3.5 section A.4)."""
 
 from typing import NamedTuple
 
@@ -6,68 +6,74 @@ from pneumoseg.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, Eleme
 from pneumoseg.dicom.errors import DamagedError
 
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
-"""How frames of the JPEG family and of JPEG 2000 begin, and no other fragment does."""
+"""First bytes of a JPEG frame and of a JPEG 2000 frame. No other fragment begins with them."""
 
 
 class Frame(NamedTuple):
-    """The encoded bytes of a frame; their position in the content, 0 where they come from several fragments."""
+    """Encoded bytes of a frame.
+
+    Attributes:
+        encoded: The bytes.
+        offset: Position of the bytes in the content; 0 if they come from several fragments.
+    """
 
     encoded: bytes
     offset: int
 
 
 def find_frame(elements: Elements) -> Frame:
-    """Follow the items of Pixel Data to its frame: an offset table, empty or not, then one or more fragments.
+    """Return the frame of encapsulated Pixel Data: an offset table, empty or not, followed by one or more fragments.
 
-    Read too: items without an offset table, and Pixel Data that give their length instead of a delimiter at the end.
+    Items without an offset table are also accepted, as are Pixel Data with an explicit length in place of a final
+    delimiter.
 
     Args:
-        elements: The elements of a file in an encapsulated transfer syntax, with one frame.
+        elements: Data elements of a file in an encapsulated transfer syntax, with one frame.
 
     Returns:
         The frame, its fragments joined.
 
     Raises:
-        DamagedError: The items are not as the standard has them, are cut short, or hold more frames than one.
+        DamagedError: If the items break the standard, are cut short, or hold more than one frame.
     """
     path = elements.path
-    spans = _item_spans(elements)
-    if spans and _is_offset_table(elements, spans):
-        (_, table_length), *spans = spans
+    items = _find_items(elements)
+    if items and _is_offset_table(elements, items):
+        (_, table_length), *items = items
         if table_length > 4:
-            raise DamagedError(path, f"its offset table lists {table_length // 4} frames where its header says 1")
-    if not spans:
+            raise DamagedError(path, f"its offset table lists {table_length // 4} frames, its header announces 1")
+    if not items:
         raise DamagedError(path, "its Pixel Data hold no frame")
-    frames = 1 + sum(elements.content.startswith(_STARTS, offset) for offset, _ in spans[1:])
+    frames = 1 + sum(elements.content.startswith(_STARTS, offset) for offset, _ in items[1:])
     if frames > 1:
-        raise DamagedError(path, f"its Pixel Data hold {frames} frames where its header says 1")
-    encoded = b"".join(elements.content[offset : offset + length] for offset, length in spans)
-    return Frame(encoded, spans[0][0] if len(spans) == 1 else 0)
+        raise DamagedError(path, f"its Pixel Data hold {frames} frames, its header announces 1")
+    encoded = b"".join(elements.content[offset : offset + length] for offset, length in items)
+    return Frame(encoded, items[0][0] if len(items) == 1 else 0)
 
 
-def _is_offset_table(elements: Elements, spans: list[tuple[int, int]]) -> bool:
-    """Tell whether the first item is an offset table, which some writers leave out, and not the frame's first fragment.
+def _is_offset_table(elements: Elements, items: list[tuple[int, int]]) -> bool:
+    """Return whether the first item is an offset table. Some writers omit it and begin with the first fragment.
 
-    A table is empty or begins with the offset 0; no compressed frame does, and a frame that is not compressed has one
-    item only.
+    A table is empty or begins with the offset 0. No compressed frame begins so, and an uncompressed frame is a single
+    item.
     """
-    offset, length = spans[0]
-    return length <= 4 or (len(spans) > 1 and elements.content[offset : offset + 4] == bytes(4))
+    offset, length = items[0]
+    return length <= 4 or (len(items) > 1 and elements.content[offset : offset + 4] == bytes(4))
 
 
-def _item_spans(elements: Elements) -> list[tuple[int, int]]:
-    """Position and length of the value of each item.
+def _find_items(elements: Elements) -> list[tuple[int, int]]:
+    """Return the position and length of the value of each item.
 
-    The items end with the delimiter that must close them, or where Pixel Data of explicit length do.
+    The items end at their delimiter, or at the end of Pixel Data with an explicit length.
     """
     content, path = elements.content, elements.path
     _, _, _, offset, total = elements.found["PixelData"]
     explicit = total != UNDEFINED_LENGTH
     end = offset + total if explicit else len(content)
     if explicit and total and read_item(content, offset)[0] != ITEM:
-        reason = "its transfer syntax is a compressed one but its Pixel Data are not encapsulated in items"
+        reason = "its transfer syntax is compressed but its Pixel Data are not encapsulated in items"
         raise DamagedError(path, reason)
-    spans: list[tuple[int, int]] = []
+    items: list[tuple[int, int]] = []
     while offset < end or not explicit:
         tag, length = read_item(content, offset)
         offset += 8
@@ -75,6 +81,6 @@ def _item_spans(elements: Elements) -> list[tuple[int, int]]:
             break
         if tag != ITEM or offset + length > end:
             raise DamagedError(path, f"its Pixel Data are cut short or broken at byte {offset - 8}")
-        spans.append((offset, length))
+        items.append((offset, length))
         offset += length
-    return spans
+    return items

@@ -1,4 +1,4 @@
-"""What a manifest keeps of a DICOM header, and the checks a header passes before its pixels are decoded."""
+"""Header of a DICOM image: the part that a manifest keeps, and the checks before pixels are decoded."""
 
 import math
 import re
@@ -8,9 +8,9 @@ from pneumoseg.dicom.elements import Elements
 from pneumoseg.dicom.errors import DamagedError, TooLargeError, UnsupportedError
 
 MAX_PIXEL_BYTES = 80 * 2**20
-"""Largest decoded size, rows x columns x frames x samples x bytes: 6476 x 6476 at 16 bits."""
+"""Largest decoded size in bytes (rows x columns x frames x samples x bytes per sample): 6476 x 6476 at 16 bits."""
 OLDEST_AGE = 130.0
-"""Ages beyond it, in years, are typing errors: public chest X-ray collections hold ages such as 413."""
+"""Largest credible age, in years. Public chest X-ray collections hold typing errors such as 413."""
 
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _UNITS_PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
@@ -18,24 +18,29 @@ _UNITS_PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What is known of an image beside its pixels; text is '' where the file is silent.
+    """Facts about an image in addition to its pixels. Text is '' if the file does not give it.
 
     Attributes:
         sop_instance_uid: SOP Instance UID.
         patient_id: Patient ID.
         view: View Position, such as PA or AP.
         sex: Patient's Sex: F, M or O.
-        age: Patient's Age in years; None where it is absent, no age, or over `OLDEST_AGE`.
+        age: Patient's Age in years; None if it is absent, not an age, or above `OLDEST_AGE`.
         rows: Height in pixels.
         columns: Width in pixels.
-        photometric: MONOCHROME1 or MONOCHROME2, as stored; the image is always given white where dense.
-        bits_stored: Bits a stored value has, 1 to 16.
+        photometric: MONOCHROME1 or MONOCHROME2, as stored. The image that is returned always shows dense tissue white.
+        bits_stored: Number of bits of a stored value, 1 to 16.
         transfer_syntax: UID of the transfer syntax.
-        pixel_spacing: Distance between rows and between columns, in mm; None where absent or not positive.
-        frame_offset: Position in the file, in bytes, of the one JPEG frame that
-            `tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")` turns into exactly this image;
-            0 where there is no such frame.
-        frame_length: Length of that frame in bytes, or 0.
+        pixel_spacing: Distance between rows and between columns, in mm; None if absent or not positive.
+        frame_offset: Position in the file, in bytes, of the single JPEG frame that
+            `tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")` decodes to exactly this image; 0 if
+            the file has none.
+        frame_length: Length of that frame in bytes; 0 if the file has none.
+
+    Example:
+        >>> header = read_dicom("chest.dcm")[1]  # doctest: +SKIP
+        >>> header.rows, header.columns, header.pixel_spacing  # doctest: +SKIP
+        (1024, 1024, (0.171, 0.171))
     """
 
     sop_instance_uid: str
@@ -55,9 +60,18 @@ class DicomHeader:
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How the pixels of a single greyscale image are stored (PS3.3 section C.7.6.3), already checked.
+    """Storage format of the pixels of a single greyscale image (PS3.3 section C.7.6.3), already checked.
 
-    `padding`: smallest and largest value that pads (PS3.3 section C.7.5.1.1.2), None where none does.
+    Attributes:
+        path: Path of the file, for messages.
+        rows: Height in pixels.
+        columns: Width in pixels.
+        photometric: MONOCHROME1 or MONOCHROME2.
+        bits_allocated: Number of bits that a stored word takes, 8 or 16.
+        bits_stored: Number of bits of a stored value, 1 to 16.
+        high_bit: Number of the highest stored bit, counted from 0.
+        signed: Whether stored values are signed, in two's complement.
+        padding: Smallest and largest padding value (PS3.3 section C.7.5.1.1.2); None if there is none.
     """
 
     path: str
@@ -72,63 +86,66 @@ class PixelFormat:
 
     @property
     def stored_range(self) -> tuple[int, int]:
-        """Return the smallest and the largest value that the stored bits can hold."""
+        """The smallest and the largest value that the stored bits can hold."""
         low = -(2 ** (self.bits_stored - 1)) if self.signed else 0
         return low, low + 2**self.bits_stored - 1
 
     @property
     def padding_code(self) -> int:
-        """Return what stands, among stored bits, for a padding value that these cannot hold: the code behind them."""
+        """The code that marks padding outside the stored range: one above the largest code of the stored bits."""
         return 2**self.bits_stored
 
 
 def read_format(elements: Elements) -> PixelFormat:
-    """Read and check how the pixels are stored, before any of them is decoded.
+    """Return the storage format of the pixels, checked before any pixel is decoded.
 
     Args:
-        elements: The elements of the file.
+        elements: Data elements of the file.
 
     Returns:
         The format of one greyscale frame.
 
     Raises:
-        UnsupportedError: Colour, several frames, or more than 16 bits.
-        TooLargeError: The header announces more than `MAX_PIXEL_BYTES`.
-        DamagedError: A needed element is absent or impossible.
+        UnsupportedError: If the image has colour, several frames or more than 16 bits.
+        TooLargeError: If the header announces more than `MAX_PIXEL_BYTES`.
+        DamagedError: If a required element is absent or impossible.
     """
     path = elements.path
     rows, columns = _required(elements, "Rows"), _required(elements, "Columns")
     allocated, stored = _required(elements, "BitsAllocated"), _required(elements, "BitsStored")
     samples = (elements.integers("SamplesPerPixel") or [1])[0]
-    frames = _frames(elements)
+    frames = _frame_count(elements)
     if min(rows, columns, samples, allocated) < 1:
-        raise DamagedError(path, f"says that its image is {rows} x {columns}, {samples} x {allocated} bits")
+        raise DamagedError(path, f"its header announces {rows} x {columns} pixels of {samples} x {allocated} bits")
     size = rows * columns * samples * frames * math.ceil(allocated / 8)
     if size > MAX_PIXEL_BYTES:
-        raise TooLargeError(path, f"says that its pixels take {size} bytes; at most {MAX_PIXEL_BYTES} are decoded")
+        raise TooLargeError(path, f"its pixels take {size} bytes, expected at most {MAX_PIXEL_BYTES}")
     photometric = elements.text("PhotometricInterpretation").upper()
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UnsupportedError(path, f"is not greyscale ({photometric or 'unnamed'}, {samples} samples a pixel)")
+        raise UnsupportedError(path, f"is not greyscale ({photometric or 'unnamed'}, {samples} samples per pixel)")
     if frames != 1:
-        raise UnsupportedError(path, f"holds {frames} frames", "Export the wanted frame as an image of its own")
+        raise UnsupportedError(path, f"holds {frames} frames", "Export the wanted frame as a separate image")
     if allocated not in (8, 16):
-        raise UnsupportedError(path, f"allocates {allocated} bits a pixel; 8 and 16 are read")
+        raise UnsupportedError(path, f"allocates {allocated} bits per pixel, expected 8 or 16")
     high_bit = (elements.integers("HighBit") or [stored - 1])[0]
     if not 1 <= stored <= high_bit + 1 <= allocated:
-        raise DamagedError(path, f"stores {stored} bits up to bit {high_bit} in {allocated}")
+        raise DamagedError(path, f"stores {stored} bits up to bit {high_bit} in words of {allocated} bits")
     signed = (elements.integers("PixelRepresentation") or [0])[0] == 1
-    padding = _padding(elements, signed)
+    padding = _padding_range(elements, signed)
     return PixelFormat(path, rows, columns, photometric, allocated, stored, high_bit, signed, padding)
 
 
-def describe(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[int, int]) -> DicomHeader:
-    """Gather the header of an image.
+def build_header(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[int, int]) -> DicomHeader:
+    """Return the header of an image.
 
     Args:
-        elements: The elements of the file.
-        pixels: How its pixels are stored.
-        syntax: UID of its transfer syntax.
-        frame: Position and length in the file of the frame that TensorFlow decodes to the image, or zeros.
+        elements: Data elements of the file.
+        pixels: Storage format of the pixels.
+        syntax: UID of the transfer syntax.
+        frame: Position and length in the file, in bytes, of the frame that TensorFlow decodes to the image, or zeros.
+
+    Returns:
+        The header.
     """
     return DicomHeader(
         sop_instance_uid=elements.text("SOPInstanceUID"),
@@ -141,20 +158,24 @@ def describe(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[
         photometric=pixels.photometric,
         bits_stored=pixels.bits_stored,
         transfer_syntax=syntax,
-        pixel_spacing=_spacing(elements.numbers("PixelSpacing")),
+        pixel_spacing=_pixel_spacing(elements.numbers("PixelSpacing")),
         frame_offset=frame[0],
         frame_length=frame[1],
     )
 
 
 def parse_age(text: str) -> float | None:
-    """Turn an age string (PS3.5 section 6.2, VR AS) into years.
+    """Return the age in years of an age string (PS3.5 section 6.2, VR AS).
 
     Args:
-        text: Digits and one of D, W, M, Y; bare digits, as in the competition, are years.
+        text: Digits and one of D, W, M, Y. Bare digits, as in the competition's files, are years.
 
     Returns:
-        Years, a month being 1/12 and a day 1/365.25 of one; None for anything else and beyond `OLDEST_AGE`.
+        The age; a month is 1/12 year and a day 1/365.25 year. None for any other text and above `OLDEST_AGE`.
+
+    Example:
+        >>> parse_age("038Y"), parse_age("51"), parse_age("06M"), parse_age("413")
+        (38.0, 51.0, 0.5, None)
     """
     match = _AGE.fullmatch(text.strip().upper())
     if match is None:
@@ -170,16 +191,16 @@ def _required(elements: Elements, keyword: str) -> int:
     return values[0]
 
 
-def _frames(elements: Elements) -> int:
-    """Return Number of Frames, 1 where it is absent, empty or 0."""
+def _frame_count(elements: Elements) -> int:
+    """Return Number of Frames; 1 if it is absent, empty or 0."""
     text = elements.text("NumberOfFrames") or "1"
     if not re.fullmatch(r"\+?\d{1,10}", text):
         raise DamagedError(elements.path, f"NumberOfFrames is {text[:20]!r}")
     return int(text) or 1
 
 
-def _padding(elements: Elements, signed: bool) -> tuple[int, int] | None:
-    """Return the ends of what pads: one value, or a range whose ends some writers swap."""
+def _padding_range(elements: Elements, signed: bool) -> tuple[int, int] | None:
+    """Return the smallest and the largest padding value; some writers swap the ends of the range."""
     first = elements.integers("PixelPaddingValue", signed)
     if not first:
         return None
@@ -187,7 +208,7 @@ def _padding(elements: Elements, signed: bool) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def _spacing(values: list[float]) -> tuple[float, float] | None:
+def _pixel_spacing(values: list[float]) -> tuple[float, float] | None:
     if len(values) != 2 or not all(math.isfinite(value) and value > 0 for value in values):
         return None
     return values[0], values[1]

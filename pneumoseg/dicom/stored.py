@@ -1,8 +1,8 @@
-"""From the words that a decoder gives to stored values: which bits count, and which pixels are padding.
+"""Stored values from decoded words: the bits that count, and the pixels that are padding.
 
-Native and lossless words hold what was written, so that what lies outside the stored bits is an overlay or garbage, and
-is masked. A lossy codec knows nothing of Bits Stored: where its samples are deeper, it overshoots white and black by a
-few values, and these are clamped, for masking them would turn white into black.
+Native and lossless words are exactly what was written. Bits outside the stored bits are an overlay or garbage and are
+masked. A lossy codec does not know Bits Stored: where its samples are deeper, values overshoot white and black by a
+little. These are clamped, because masking would turn white into black.
 """
 
 from typing import Any
@@ -13,76 +13,79 @@ from numpy.typing import NDArray
 from pneumoseg.dicom.header import PixelFormat
 
 
-def mask(words: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Keep the bits from High Bit downward; old files put overlays or nothing above and below them.
+def mask_bits(words: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
+    """Return the stored bits of words, from High Bit downward; old files have overlays or nothing above and below them.
 
     Args:
-        words: (rows, columns), as decoded without loss.
-        precision: Bits that a word has. One of fewer bits than High Bit announces holds the stored bits alone.
-        pixels: How the pixels are stored.
+        words: Words decoded without loss, integer, (rows, columns).
+        precision: Number of bits of a word. A word of fewer bits than High Bit announces holds only the stored bits.
+        pixels: Storage format of the pixels.
 
     Returns:
-        uint8 or uint16, (rows, columns): the stored bits, two's complement where signed, and `pixels.padding_code`
-        where a word is a Pixel Padding Value that the stored bits cannot hold.
+        The stored bits, uint8 or uint16, (rows, columns), in two's complement if signed. A word that is a Pixel Padding
+        Value that the stored bits cannot hold becomes `pixels.padding_code`.
     """
     unsigned: NDArray[np.unsignedinteger] = words.view(f"u{words.dtype.itemsize}")
     shift = _shift(precision, pixels)
     codes = _keep_bits(unsigned >> shift if shift else unsigned, pixels)
-    if not _may_be_padded(precision, pixels):
+    if not _can_hold_padding(precision, pixels):
         return codes
     numbers = unsigned.astype(np.int32) & (2**precision - 1)
-    return _with_padding(codes, _twos_complement(numbers, precision) if pixels.signed else numbers, pixels)
+    return _mark_padding(codes, _twos_complement(numbers, precision) if pixels.signed else numbers, pixels)
 
 
 def clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Bring what a lossy codec overshot back to the nearest value that the stored bits can hold.
+    """Return the stored bits of samples after clamping the overshoot of a lossy codec to the nearest stored value.
 
     Args:
-        samples: (rows, columns), as decoded, of the sign that the codestream says.
-        precision: Bits that a sample has.
-        pixels: How the pixels are stored.
+        samples: Decoded samples, integer, (rows, columns), with the sign that the codestream announces.
+        precision: Number of bits of a sample.
+        pixels: Storage format of the pixels.
 
     Returns:
-        As `mask` does, padding being the samples nearer to it than to the stored bits.
+        The stored bits, uint8 or uint16, (rows, columns), in two's complement if signed. A sample that is nearer to a
+        Pixel Padding Value outside the stored range than to that range becomes `pixels.padding_code`.
     """
     if precision <= pixels.bits_stored and (pixels.signed or samples.dtype.kind == "u"):
-        return mask(samples, precision, pixels)
-    numbers = _meant(samples, precision, pixels)
+        return mask_bits(samples, precision, pixels)
+    numbers = _apply_sign(samples, precision, pixels)
     shift = _shift(precision, pixels)
     clamped = np.clip(numbers >> shift, *pixels.stored_range)
     codes = _keep_bits(clamped.astype(f"u{samples.dtype.itemsize}"), pixels)
-    # Shifted values fill the word, and leave no room for padding that could be told from them once blurred.
-    if shift or not _may_be_padded(precision, pixels):
+    # Shifted values fill the word, so lossy compression makes padding indistinguishable from them.
+    if shift or not _can_hold_padding(precision, pixels):
         return codes
-    return _with_padding(codes, numbers, pixels, near=True)
+    return _mark_padding(codes, numbers, pixels, near=True)
 
 
 def mask_or_clamp(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Mask samples of which nothing says whether their codec was a lossy one, unless clamping gives a smoother seam.
+    """Return the stored bits of samples that may or may not come from a lossy codec.
 
-    What overshoots lies next to white or black, and masking tears it away; what lies under an overlay or garbage is
-    like the pixels around it, and masking brings it back. So the seam decides: the neighbours of which one is within
-    the stored bits and the other is not. Where there is none, a constant high bit say, the samples are masked.
+    Overshoot lies next to white or black, and masking separates it from its neighbours. Pixels under an overlay or
+    garbage resemble their neighbours, and masking restores this. The decision uses neighbours of which only
+    one is inside the stored range: the samples are clamped only if this makes the steps between them smaller. Without
+    such neighbours, for example under a constant high bit, the samples are masked.
 
     Args:
-        samples: (rows, columns), as decoded, of the sign that the codestream says.
-        precision: Bits that a sample has.
-        pixels: How the pixels are stored.
+        samples: Decoded samples, integer, (rows, columns), with the sign that the codestream announces.
+        precision: Number of bits of a sample.
+        pixels: Storage format of the pixels.
 
     Returns:
-        As `mask` or `clamp` does.
+        The result of `mask_bits` or `clamp`, uint8 or uint16, (rows, columns).
     """
-    masked = mask(samples, precision, pixels)
-    numbers, (low, high) = _meant(samples, precision, pixels) >> _shift(precision, pixels), pixels.stored_range
+    masked = mask_bits(samples, precision, pixels)
+    numbers, (low, high) = _apply_sign(samples, precision, pixels) >> _shift(precision, pixels), pixels.stored_range
     outside = (numbers < low) | (numbers > high)
-    if not outside.any():  # as in most files: then there is no seam
+    if not outside.any():  # The usual case.
         return masked
     clamped = clamp(samples, precision, pixels)
-    return clamped if _seam(clamped, outside, pixels) < _seam(masked, outside, pixels) else masked
+    smoother = _sum_border_steps(clamped, outside, pixels) < _sum_border_steps(masked, outside, pixels)
+    return clamped if smoother else masked
 
 
-def _seam(codes: NDArray[np.unsignedinteger], outside: NDArray[np.bool_], pixels: PixelFormat) -> int:
-    """Add up how far neighbouring pixels differ where one is outside the stored bits and the other is not."""
+def _sum_border_steps(codes: NDArray[np.unsignedinteger], outside: NDArray[np.bool_], pixels: PixelFormat) -> int:
+    """Return the sum of the steps between neighbouring pixels of which only one is in the stored range."""
     numbers = codes.astype(np.int32)
     numbers = _twos_complement(numbers, pixels.bits_stored) if pixels.signed else numbers
     return sum(
@@ -100,18 +103,19 @@ def _keep_bits(words: NDArray[Any], pixels: PixelFormat) -> NDArray[np.unsignedi
 
 
 def _twos_complement(numbers: NDArray[np.int32], bits: int) -> NDArray[np.int32]:
-    """Read the lowest bits as a signed number."""
+    """Return the lowest bits as a signed number."""
     half = 2 ** (bits - 1)
     return ((numbers & (2 * half - 1)) ^ half) - half
 
 
-def _meant(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.int32]:
-    """Give samples the sign of Pixel Representation where the codestream says another.
+def _apply_sign(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) -> NDArray[np.int32]:
+    """Return samples with the sign of Pixel Representation if the codestream announces the other sign.
 
-    Signed values in unsigned samples are two's complement, of the samples' bits or of the stored bits alone. In the
-    former case some sample has the top bit, or none is negative and none goes much beyond the largest stored value;
-    in the latter the values just below zero lie close to the top of the stored bits. Unsigned values in signed samples
-    are the same numbers, those below zero overshot, unless some are so low that they must be large ones wrapped.
+    Signed values in unsigned samples are in two's complement, either of all bits of the sample or of the stored bits
+    alone. In the first case some sample has its top bit set, or no value is negative and none is far above the largest
+    stored value. In the second case the values just below zero lie close to the top of the stored bits. Unsigned values
+    in signed samples are the same numbers, and those below zero are overshoot, unless some are so low that they must be
+    large numbers that wrapped around.
     """
     numbers = samples.astype(np.int32)
     if pixels.signed and samples.dtype.kind == "u":
@@ -125,17 +129,20 @@ def _meant(samples: NDArray[np.integer], precision: int, pixels: PixelFormat) ->
     return numbers
 
 
-def _may_be_padded(precision: int, pixels: PixelFormat) -> bool:
-    """Tell whether words have room for a padding value that the stored bits have not."""
+def _can_hold_padding(precision: int, pixels: PixelFormat) -> bool:
+    """Return whether words can hold a padding value that the stored bits cannot."""
     low, high = pixels.stored_range
     padding = pixels.padding
     return padding is not None and precision > pixels.bits_stored and (padding[0] < low or padding[1] > high)
 
 
-def _with_padding(
+def _mark_padding(
     codes: NDArray[np.unsignedinteger], numbers: NDArray[np.int32], pixels: PixelFormat, near: bool = False
 ) -> NDArray[np.unsignedinteger]:
-    """Mark the words outside the stored bits that are padding, or, if `near`, closer to it than to the stored bits."""
+    """Return the codes with padding marked: words outside the stored range that are padding values.
+
+    With `near`, words outside the stored range that are closer to a padding value than to this range are padding too.
+    """
     assert pixels.padding is not None
     (low, high), (first, last) = pixels.stored_range, pixels.padding
     if near and first > high:

@@ -1,7 +1,10 @@
-"""A pipeline on disk: the bundles, how they are joined, and the rule that was chosen for them."""
+"""Pipelines on disk: the bundles, how they are joined, and the decision rule chosen for them."""
 
+import functools
 import hashlib
 import json
+import logging
+import operator
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,29 +14,39 @@ from typing import Any
 
 import keras
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
-from pneumoseg.models.bundle import SPEC_NAME, Bundle, BundleError, load_bundle
+from pneumoseg.models.bundle import (
+    SPEC_NAME,
+    Bundle,
+    BundleError,
+    BundleSpec,
+    DataSplit,
+    load_bundle,
+    read_bundle_spec,
+)
 from pneumoseg.postprocessing import DecisionRule
-from pneumoseg.whole_file import whole_file
 
+_log = logging.getLogger(__name__)
 _JOINT = "pipeline.json"
 _TUNING = "tuning.json"
+_RUNS = "runs"
 _KINDS = ("classifier", "segmenter")
-_SCORES = ("images", "positives", "mean_dice", "mean_dice_before", "floor")
+_SCORES = ("images", "positives", "mean_dice", "mean_dice_before", "baseline")
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A rule chosen on validation images, and on which ones, so that no score is reported on them.
+    """A decision rule chosen on validation images, and the ids of these images, so that they are never scored.
 
     Attributes:
         rule: The chosen numbers.
-        image_ids: The images it was chosen on.
-        patient_ids: Their patients, where they are known.
-        scores: What the choice rests on: `images`, `positives`, and mean Dice on them with this rule (`mean_dice`), the
-            rule before (`mean_dice_before`) and predicting nothing (`floor`).
+        image_ids: The images that the rule was chosen on.
+        patient_ids: The patients of these images, where they are known.
+        scores: The number of `images` and of `positives`, and the mean Dice on them with this rule (`mean_dice`), with
+            the rule before it (`mean_dice_before`) and with all masks empty (`baseline`).
     """
 
     rule: DecisionRule
@@ -44,32 +57,36 @@ class Tuning:
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """What can be known of a pipeline's folder without building its networks.
+    """The content of a pipeline's folder that can be read without building the networks.
 
     Attributes:
-        assembled: The rule it was assembled with.
+        assembled: The decision rule that the pipeline was assembled with.
         tuning: The rule that was chosen for it later; None if there is none.
         flip: See `Pipeline`.
-        networks: SHA-256 of each bundle's spec, which holds its weights' own, by the bundle's folder: "classifier_1"
-            and so on.
+        networks: SHA-256 of each bundle's spec, which contains the SHA-256 of its weights, by the name of the bundle's
+            folder: "classifier_1" and so on.
+        specs: What each bundle is and which images it was trained on, by the same names.
+        runs: Folders with the histories and scores of the runs that trained the networks.
     """
 
     assembled: DecisionRule
     tuning: Tuning | None
     flip: bool
     networks: dict[str, str]
+    specs: dict[str, BundleSpec]
+    runs: tuple[Path, ...] = ()
 
     @property
     def rule(self) -> DecisionRule:
-        """The one in force."""
+        """The decision rule in force."""
         return self.assembled if self.tuning is None else self.tuning.rule
 
     @classmethod
     def read(cls, folder: str | Path) -> "PipelineFolder":
-        """Read what `assemble_pipeline` and `save_tuning` wrote.
+        """Read a folder that `assemble_pipeline` wrote, with the rule that `save_tuning` may have added.
 
         Raises:
-            BundleError: If something is missing or damaged.
+            BundleError: If a file is missing or damaged.
         """
         folder = Path(folder)
         joint = _read_json(folder / _JOINT)
@@ -80,30 +97,51 @@ class PipelineFolder:
                 raise ValueError("expected classifiers and segmenters, whole numbers from 1, and flip, true or false")
             assembled = DecisionRule.from_numbers(joint)
         except (ValueError, TypeError, KeyError) as error:
-            raise BundleError(f"{folder / _JOINT}: {error!r}; assemble the pipeline anew") from error
+            raise BundleError(f"{folder / _JOINT}: {error!r}; assemble the pipeline again") from error
         names = [f"{kind}_{number}" for kind, count in counts.items() for number in range(1, count + 1)]
-        return cls(assembled, _read_tuning(folder / _TUNING), flip, {name: _sum_of(folder / name) for name in names})
+        sums = {name: _sum_of(folder / name) for name in names}
+        specs = {name: read_bundle_spec(folder / name) for name in names}
+        runs = sorted(path for path in (folder / _RUNS).glob("*") if path.is_dir() and not is_hidden(path.name))
+        return cls(assembled, _read_tuning(folder / _TUNING), flip, sums, specs, tuple(runs))
 
     def bundles(self, kind: str) -> list[str]:
-        """The names of the bundles of one kind, "classifier" or "segmenter"."""
+        """Return the names of the bundles of one kind, "classifier" or "segmenter"."""
         return [name for name in self.networks if name.startswith(kind)]
+
+    def images(self, kind: str = "") -> DataSplit:
+        """Return the images that the networks of one kind, or all networks, were trained and validated on.
+
+        An image that one network was trained on and another was validated on counts as trained on.
+        """
+        known = [self.specs[name].images for name in self.bundles(kind)]
+        return functools.reduce(operator.or_, filter(None, known), DataSplit())
+
+    @property
+    def untold(self) -> list[str]:
+        """The names of the bundles that do not say which images they were trained on."""
+        return [name for name, spec in self.specs.items() if spec.images is None]
 
 
 def load_pipeline(
     folder: str | Path, batch_size: int = 4, *, assembled: bool = False, jit_compile: bool = False
 ) -> Pipeline:
-    """Load a pipeline that `assemble_pipeline` wrote, with the rule that was tuned for it, if any.
+    """Load a pipeline that `assemble_pipeline` wrote, with the decision rule that was tuned for it, if any.
 
-    Logs on what it will predict, see `device`.
+    Logs the device that it will run on, see `pneumoseg.device`.
 
     Args:
-        folder: Holds `pipeline.json`, the bundles `classifier_1/` and so on, and `tuning.json` if it was tuned.
-        batch_size: Images a batch, in both stages.
-        assembled: Whether to keep to the rule it was assembled with, even if another was tuned.
-        jit_compile: Whether XLA is to compile the networks: minutes at first, for full batches alone.
+        folder: Folder with `pipeline.json`, the bundles `classifier_1/` and so on, and `tuning.json` if it was tuned.
+        batch_size: Number of images per batch, in both stages.
+        assembled: Whether to use the rule that the pipeline was assembled with, even if another was tuned.
+        jit_compile: Whether XLA compiles the networks. The first full batch then takes minutes.
 
     Raises:
-        BundleError: If something is missing, damaged or changed.
+        BundleError: If a file is missing, damaged or changed.
+
+    Example:
+        >>> pipeline = load_pipeline("runs/pipeline")  # doctest: +SKIP
+        >>> pipeline.predict("chest.dcm").has_pneumothorax  # doctest: +SKIP
+        True
     """
     record = PipelineFolder.read(folder)
     if assembled:
@@ -116,7 +154,14 @@ def load_pipeline(
     if record.tuning is not None:
         chosen = f"on {len(record.tuning.image_ids)} images, mean Dice there {record.tuning.scores['mean_dice']:.3f}"
     origin = {"folder": str(folder), "rule chosen": chosen}
-    return Pipeline(classifiers, segmenters, record.rule, record.flip, batch_size, record.networks, origin)
+    if record.untold:
+        _log.warning(
+            f"NOT CHECKED: {folder}: {', '.join(record.untold)} does not say which images it was trained on. If it was "
+            "trained on images that are scored, the scores are too good"
+        )
+    return Pipeline(
+        classifiers, segmenters, record.rule, record.flip, batch_size, record.networks, origin, record.images().training
+    )
 
 
 def assemble_pipeline(
@@ -128,26 +173,32 @@ def assemble_pipeline(
     mask_threshold: float | None = None,
     minimum_area: float = 3500,
     flip: bool = False,
+    records: Mapping[str, Path] | None = None,
 ) -> None:
-    """Put bundles and the deciding numbers into one folder that `load_pipeline` reads.
+    """Write a pipeline: copies of the bundles and the decision rule, in one folder that `load_pipeline` reads.
 
     Args:
-        classifiers: The classifier's bundle, or several, whose probabilities are averaged, such as those of folds.
-        segmenters: Likewise.
-        folder: Replaced if it holds a pipeline, with what was tuned for that one.
-        classifier_threshold: None takes the one in the bundle, the mean of several; likewise `mask_threshold`.
-        mask_threshold: See `DecisionRule`.
-        minimum_area: See `DecisionRule`.
-        flip: See `Pipeline`.
+        classifiers: Bundle of the classifier, or several whose probabilities are averaged, such as those of folds.
+        segmenters: Bundle of the segmenter, or several whose probability maps are averaged.
+        folder: Folder to write. A pipeline in it is replaced, together with the rule tuned for that pipeline.
+        classifier_threshold: Threshold of the classifier in [0, 1]; None takes the mean of the bundles' thresholds.
+        mask_threshold: Threshold of the mask in [0, 1]; None takes the mean of the bundles' thresholds.
+        minimum_area: Area of the smallest component kept, in pixels on a 1024 x 1024 grid.
+        flip: Whether the pipeline averages over the mirrored image.
+        records: Files of the runs that trained the networks, to be copied along for reports, by their path below
+            `runs/` in the pipeline's folder, such as "my_classifier/history.csv".
 
     Raises:
-        BundleError: If a bundle is missing, damaged, changed, or of the other network, or has no threshold.
+        BundleError: If a bundle is missing, damaged or changed, holds the other network, or has no threshold.
         FileExistsError: If the folder holds anything but a pipeline.
-        ValueError: If a number is out of its range, or segmenters are of several image sizes.
+        ValueError: If a number is out of its range, or the segmenters have different image sizes.
+
+    Example:
+        >>> assemble_pipeline("runs/xception/best", "runs/fpn/swa", "runs/pipeline")  # doctest: +SKIP
     """
     folder = Path(folder)
     if folder.exists() and not _is_pipeline(folder):
-        raise FileExistsError(f"{folder} exists and holds something else than a pipeline: choose another folder")
+        raise FileExistsError(f"{folder} exists and does not hold a pipeline: choose another folder")
     sources = {"classifier": _several(classifiers), "segmenter": _several(segmenters)}
     bundles = {kind: [_bundle_of(path, kind) for path in paths] for kind, paths in sources.items()}
     thresholds = {
@@ -164,6 +215,9 @@ def assemble_pipeline(
         for kind, paths in sources.items():
             for number, path in enumerate(paths, start=1):
                 shutil.copytree(path, whole / f"{kind}_{number}")
+        for name, source in (records or {}).items():
+            (whole / _RUNS / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, whole / _RUNS / name)
         (whole / _JOINT).write_text(json.dumps(joint, indent=2), encoding="utf-8")
         if folder.exists():
             folder.rename(Path(temporary) / "replaced")
@@ -171,7 +225,7 @@ def assemble_pipeline(
 
 
 def save_tuning(folder: str | Path, tuning: Tuning) -> None:
-    """Write a chosen rule into a pipeline's folder, with the data it was chosen on; `load_pipeline` uses it then.
+    """Write a chosen rule and the ids of its images into a pipeline's folder, where `load_pipeline` finds it.
 
     Raises:
         BundleError: If the folder holds no pipeline.
@@ -183,7 +237,7 @@ def save_tuning(folder: str | Path, tuning: Tuning) -> None:
         "image_ids": list(tuning.image_ids),
         "patient_ids": list(tuning.patient_ids),
     }
-    with whole_file(Path(folder) / _TUNING) as temporary:
+    with atomic_write(Path(folder) / _TUNING) as temporary:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
@@ -197,7 +251,7 @@ def _several(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 def _is_pipeline(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {_JOINT, _TUNING}
+    names = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {_JOINT, _TUNING, _RUNS}
     return (folder / _JOINT).is_file() and all(name.rpartition("_")[0] in _KINDS for name in names)
 
 
@@ -221,7 +275,7 @@ def _sum_of(bundle: Path) -> str:
     try:
         return hashlib.sha256((bundle / SPEC_NAME).read_bytes()).hexdigest()
     except OSError as error:
-        raise BundleError(f"{bundle} has no {SPEC_NAME}: assemble the pipeline anew") from error
+        raise BundleError(f"{bundle} has no {SPEC_NAME}: assemble the pipeline again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -232,9 +286,9 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent}: no pipeline, it has no {path.name}; make one with `pneumoseg assemble`"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: {error}; assemble the pipeline anew") from error
+        raise BundleError(f"{path}: {error}; assemble the pipeline again") from error
     if not isinstance(content, dict):
-        raise BundleError(f"{path}: holds no object; assemble the pipeline anew")
+        raise BundleError(f"{path}: holds no object; assemble the pipeline again")
     return content
 
 
@@ -249,5 +303,5 @@ def _read_tuning(path: Path) -> Tuning | None:
         if not all(type(name) is str for name in images + patients) or not isinstance(content["image_ids"], list):
             raise ValueError("expected image_ids and patient_ids, lists of text")
     except (ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{path}: {error!r}; tune the pipeline anew, or remove the file") from error
+        raise BundleError(f"{path}: {error!r}; tune the pipeline again, or remove the file") from error
     return Tuning(rule, images, patients, scores)

@@ -110,13 +110,13 @@ class Pipeline:
                 probability, levels = (math.nan, None) if read.error is not None else next(answers)
                 yield Probabilities(read.image_id, probability, levels, read.error, read.image.shape)
 
-    def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_Read"]]:
+    def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_LoadedImage"]]:
         if isinstance(sources, str | Path):
             raise ValueError(f"this takes many sources, got one: predict({str(sources)!r}) takes one")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from _read_ahead(sources, 8 * self.batch_size, pool)
 
-    def _decide(self, chunk: list["_Read"]) -> list[Result]:
+    def _decide(self, chunk: list["_LoadedImage"]) -> list[Result]:
         readable = [number for number, read in enumerate(chunk) if read.error is None]
         probabilities = dict(zip(readable, self._classify([chunk[n].image for n in readable]), strict=True))
         threshold = self.rule.classifier_threshold
@@ -182,29 +182,29 @@ class Pipeline:
         return f"<p><b>Pipeline</b>{lines}</p><table><tr>{header}</tr>{rows}</table>"
 
 
-class _Read(NamedTuple):
+class _LoadedImage(NamedTuple):
     image_id: str
     source: Source
     image: np.ndarray
     error: DicomError | None
 
 
-def _read(source: Source) -> _Read:
+def _read(source: Source) -> _LoadedImage:
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype != np.uint8 or source.size == 0:
             raise ValueError(f"an image is uint8, (H, W), this array is {source.dtype}, {source.shape}")
-        return _Read("", source, source, None)
+        return _LoadedImage("", source, source, None)
     try:
-        return _Read(image_id_of(source), source, read_image(source), None)
+        return _LoadedImage(image_id_of(source), source, read_image(source), None)
     except DicomError as error:
-        return _Read(image_id_of(source), source, np.zeros((0, 0), np.uint8), error)
+        return _LoadedImage(image_id_of(source), source, np.zeros((0, 0), np.uint8), error)
 
 
-def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_Read]]:
+def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_LoadedImage]]:
     """Chunks of images; the next one is being read while the caller works on this one."""
     remaining = iter(sources)
 
-    def submit() -> list[Future[_Read]]:
+    def submit() -> list[Future[_LoadedImage]]:
         return [pool.submit(_read, source) for source in itertools.islice(remaining, size)]
 
     pending = submit()

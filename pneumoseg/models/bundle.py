@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,23 +23,49 @@ from typing import Any
 
 import keras
 
+from pneumoseg.atomic_write import flush
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.models.weights import UNREADABLE
-from pneumoseg.whole_file import flush
 
 SPEC_NAME = "spec.json"
 WEIGHTS_NAME = "model.weights.h5"
 _BUILDERS: dict[str, Callable[..., keras.Model]] = {"classifier": build_classifier, "segmenter": build_segmenter}
 _PACKAGES = ("pneumoseg", "keras", "tensorflow", "segmentation-models", "efficientnet")
-_FORMAT = 1
-_SPEC_KEYS = {"format", "builder", "arguments", "thresholds", "versions", "weights_sha256", "spec_sha256"}
-_MAX_SPEC_BYTES = 1_000_000
+_FORMAT = 2
+_SPEC_KEYS = {"format", "builder", "arguments", "thresholds", "images", "versions", "weights_sha256", "spec_sha256"}
+_MAX_SPEC_BYTES = 100_000_000  # a million image ids take about 60 MB
 
 
 class BundleError(ValueError):
     """A bundle cannot be written or read. The message names the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """The image ids that a network was trained and validated on.
+
+    Attributes:
+        training: Images that the weights were fitted to, those of a network that the training started from included.
+        validation: Images that chose the epoch and the threshold, none of which is among `training`.
+
+    Example:
+        >>> DataSplit({"a", "b"}, {"c"}) | DataSplit({"c"}, {"d"}) == DataSplit({"a", "b", "c"}, {"d"})
+        True
+    """
+
+    training: frozenset[str]
+    validation: frozenset[str]
+
+    def __init__(self, training: Iterable[str] = (), validation: Iterable[str] = ()) -> None:
+        """Take any iterables of ids; an id in both counts as trained on."""
+        object.__setattr__(self, "training", frozenset(training))
+        object.__setattr__(self, "validation", frozenset(validation) - self.training)
+
+    def __or__(self, other: "DataSplit") -> "DataSplit":
+        """Return the split of two networks that work together: what either was trained on is trained on."""
+        return DataSplit(self.training | other.training, self.validation | other.validation)
 
 
 @dataclass(frozen=True)
@@ -52,6 +78,7 @@ class Bundle:
         arguments: What the builder was called with, without `weights`.
         thresholds: Named numbers chosen on validation data, such as `{"probability": 0.5}`.
         versions: Package versions the bundle was written with.
+        images: The images it was trained and validated on; None if whoever saved it did not say.
     """
 
     model: keras.Model
@@ -59,6 +86,7 @@ class Bundle:
     arguments: dict[str, Any]
     thresholds: dict[str, float]
     versions: dict[str, str]
+    images: DataSplit | None
 
 
 def save_bundle(
@@ -67,6 +95,7 @@ def save_bundle(
     builder: str,
     arguments: Mapping[str, Any],
     thresholds: Mapping[str, float] | None = None,
+    images: DataSplit | None = None,
 ) -> None:
     """Write a bundle whole or not at all, replacing the bundle that may be there.
 
@@ -79,6 +108,7 @@ def save_bundle(
         builder: "classifier" or "segmenter".
         arguments: The builder's arguments. What is left out gets the builder's default, `weights` is dropped.
         thresholds: Named finite numbers to keep with the network.
+        images: The images that the network was trained and validated on, so that it is never scored on the former.
 
     Raises:
         BundleError: An unknown builder or argument, an argument of a wrong type or that does not fit the model, a
@@ -92,7 +122,8 @@ def save_bundle(
         raise BundleError(f"{folder} holds other files than a bundle's. Choose another folder or empty this one.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_sibling(folder) as draft:
-        _write(draft, model, {"builder": builder, "arguments": kept, "thresholds": checked_thresholds})
+        choices = {"builder": builder, "arguments": kept, "thresholds": checked_thresholds}
+        _write(draft, model, choices | {"images": _listed(images)})
         _move_into_place(draft, folder)
     flush(folder.parent)
 
@@ -124,7 +155,62 @@ def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
     except UNREADABLE as error:
         cause = str(error).partition("\n")[0]
         raise BundleError(f"{folder} cannot be rebuilt: {cause} Save the bundle again from its model.") from error
-    return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"])
+    return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"], _split_of(folder, spec))
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """The part of a bundle that can be read without building its network.
+
+    Attributes:
+        builder: "classifier" or "segmenter".
+        thresholds: Named numbers chosen on validation data.
+        images: The images it was trained and validated on; None if whoever saved it did not say.
+    """
+
+    builder: str
+    thresholds: dict[str, float]
+    images: DataSplit | None
+
+
+def read_bundle_spec(folder: str | Path) -> BundleSpec:
+    """Read what a bundle is, without building its network.
+
+    Raises:
+        BundleError: If the folder holds no bundle, or its spec is damaged.
+    """
+    folder = Path(folder)
+    spec = _read_spec(folder)
+    return BundleSpec(spec["builder"], _finite(folder, spec["thresholds"]), _split_of(folder, spec))
+
+
+def read_data_split(folder: str | Path) -> DataSplit | None:
+    """Read which images a bundle was trained and validated on, without building its network.
+
+    Returns:
+        The ids; None if whoever saved the bundle did not say.
+
+    Raises:
+        BundleError: If the folder holds no bundle, or its spec is damaged.
+    """
+    folder = Path(folder)
+    return _split_of(folder, _read_spec(folder))
+
+
+def _listed(images: DataSplit | None) -> dict[str, list[str]] | None:
+    if images is None:
+        return None
+    return {"training": sorted(images.training), "validation": sorted(images.validation)}
+
+
+def _split_of(folder: Path, spec: Mapping[str, Any]) -> DataSplit | None:
+    images = spec["images"]
+    if images is None:
+        return None
+    lists = list(images.values()) if isinstance(images, dict) and set(images) == {"training", "validation"} else [None]
+    if not all(isinstance(ids, list) and all(isinstance(each, str) for each in ids) for ids in lists):
+        raise BundleError(f"{folder}: images must list training and validation image ids. Save the bundle again.")
+    return DataSplit(**images)
 
 
 def _check_fit(folder: Path, model: keras.Model, builder: str, arguments: dict[str, Any]) -> None:

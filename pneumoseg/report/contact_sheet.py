@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pneumoseg import rle
-from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
+from pneumoseg.data.augmentation import TRANSFORMS, Augmentation
 from pneumoseg.data.files import size_changed
 from pneumoseg.dicom import read_image
 from pneumoseg.overlay import COLOURS, outline
@@ -51,11 +51,11 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
 
 
 def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
-    """Draw the images of a manifest beside what each augmentation technique makes of them, with the true masks.
+    """Draw the images of a manifest beside what each augmentation transform makes of them, with the true masks.
 
     Args:
         manifest: One row an image, see `index_dataset`.
-        seed: Of the techniques' random choices, another one for each image.
+        seed: Of the transforms' random choices, another one for each image.
 
     Raises:
         DicomError: If an image cannot be read.
@@ -63,7 +63,7 @@ def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
     """
     if manifest.empty:
         raise ValueError("the manifest has no row: nothing to draw")
-    augmentations = {name: Augmentation([name], probability=1) for name in TECHNIQUES}
+    augmentations = {name: Augmentation([name], probability=1) for name in TRANSFORMS}
     columns = 1 + len(augmentations)
     figure = Figure(figsize=(2.6 * columns, 2.8 * len(manifest) + 0.3), layout="constrained")
     for number, (row, cells) in enumerate(

@@ -8,8 +8,8 @@ import keras
 import pandas as pd
 import tensorflow as tf
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.report.curves import draw_curves
-from pneumoseg.whole_file import whole_file
 
 
 class LiveCurves(keras.callbacks.Callback):
@@ -31,7 +31,7 @@ class LiveCurves(keras.callbacks.Callback):
         picture = io.BytesIO()
         figure = draw_curves(pd.read_csv(self._run / "history.csv"), self._monitor, **self._further)
         figure.savefig(picture, dpi=120, format="png")
-        with whole_file(self._run / "curves.png") as temporary:
+        with atomic_write(self._run / "curves.png") as temporary:
             temporary.write_bytes(picture.getvalue())
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(str(self._run / "tensorboard" / "curves"))

@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 import pneumoseg
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.patients import knows_all_patients, patient_ids
 from pneumoseg.data.splits import images_of_run
 from pneumoseg.evaluation import STAGED, TUNED, Evaluation
@@ -18,7 +19,6 @@ from pneumoseg.inference import Tuning
 from pneumoseg.report import charts, gallery
 from pneumoseg.report.comparison import histories, metrics_of, segmenter_scores
 from pneumoseg.report.curves import draw_curves
-from pneumoseg.whole_file import whole_file
 
 _TITLES = {
     "mean_dice": "mean Dice",
@@ -80,7 +80,7 @@ def write_report(
         shown=len(shown),
         cards=gallery.cards(shown, evaluation.predictions, evaluation.rule),
     )
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         page.dump(str(temporary), encoding="utf-8")
 
 

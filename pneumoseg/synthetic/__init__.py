@@ -1,6 +1,6 @@
-"""A small data set in the competition's own format, painted from random numbers: for the demo and the tests."""
+"""Generator of a small random data set in the competition's format, for the demo and the tests."""
 
-from pneumoseg.synthetic.case import SyntheticCase, draw_case
+from pneumoseg.synthetic.case import SyntheticCase, generate_case
 from pneumoseg.synthetic.dataset import write_dataset
 
-__all__ = ["SyntheticCase", "draw_case", "write_dataset"]
+__all__ = ["SyntheticCase", "generate_case", "write_dataset"]

@@ -1,6 +1,6 @@
-"""Paint a chest: soft tissue, heart, spine and bones, and the two lungs with their vessels.
+"""Anatomy of a synthetic chest: soft tissue, heart, spine, bones, and the two lungs with their vessels.
 
-Densities are in units of the film's whole range, before exposure: 0 is open air, 1 the densest bone.
+Densities are fractions of the image's full range before exposure: 0 is open air, 1 the densest bone.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,12 @@ from pneumoseg.synthetic.chest import Chest, Lung
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The painted layers, each (GRID, GRID) float32.
+    """Painted layers of one patient.
 
-    `solid` is what does not change with the lung's state, `air` (0 to about 0.4) what the aerated lung takes away
-    from it, `markings` the vessels and the fine texture of lung tissue.
+    Attributes:
+        solid: Density that does not depend on the state of the lungs, (GRID, GRID) float32.
+        air: Density that aerated lung subtracts from `solid`, 0 to about 0.4, (GRID, GRID) float32.
+        markings: Density of the vessels and the fine texture of lung tissue, (GRID, GRID) float32.
     """
 
     solid: Field
@@ -25,9 +27,16 @@ class Anatomy:
 
 
 def paint_anatomy(rng: np.random.Generator, chest: Chest, view: View, depth: Field) -> Anatomy:
-    """Paint one patient under one view, `depth` being that of either lung (see `Lung.polar`).
+    """Paint one patient in one view.
 
-    `rng` decides what no geometry does, such as the course of the vessels.
+    Args:
+        rng: Source of randomness for what the geometry leaves open, such as the course of the vessels.
+        chest: Geometry of the patient.
+        view: Placement of the chest in the image.
+        depth: Depth of each pixel in the lung nearest to it, (GRID, GRID) float32, see `Polar`.
+
+    Returns:
+        The painted layers.
     """
     x, y = view.coordinates()
     inside = step(depth, -0.01, 0.03)
@@ -51,12 +60,12 @@ def _soft_tissue(chest: Chest, view: View, x: Field, y: Field) -> Field:
 def _breasts(x: Field, y: Field, stoutness: float) -> Field:
     across, low = (np.abs(x) - 0.46) / 0.3, 0.34 + 0.16 * stoutness
     radius = np.sqrt(across**2 + ((y - low) / 0.34) ** 2)
-    # The lower margin is a sharp fold, the upper one fades into the chest wall.
+    # The lower margin is a sharp fold; the upper margin fades into the chest wall.
     return (0.03 + 0.05 * stoutness) * step(radius, 1.05, 0.9) * step(y, low - 0.35, low + 0.2)
 
 
 def _air(rng: np.random.Generator, depth: Field) -> Field:
-    """Lung takes density away by its thickness along the beam: steep at the border, level in the middle."""
+    """Return the density that lung subtracts along the beam: steep at the border, flat in the middle."""
     amount = rng.uniform(0.27, 0.36)
     bowl = np.sqrt(1 - (1 - np.clip(depth + 0.01, 0, 1)) ** 5)
     return amount * bowl * (1 + 0.07 * clouds(rng, 5))
@@ -65,22 +74,22 @@ def _air(rng: np.random.Generator, depth: Field) -> Field:
 def _bones(rng: np.random.Generator, chest: Chest, view: View, x: Field, y: Field) -> Field:
     posterior, anterior = chest.ribs
     strength = rng.uniform(0.7, 1.3)
-    # The spine hides where the ribs begin.
+    # The spine hides the beginning of the ribs.
     ribs = _bone(view, posterior, 0.05, 0.075) * step(np.abs(x), 0.08, 0.2) + _bone(view, anterior, 0.06, 0.04)
-    levels = 0.5 + 0.5 * np.cos(y * (2 * np.pi / 0.15) + rng.uniform(0, 6))
-    spine = step(np.abs(x), 0.1, 0.075) * (0.045 + 0.025 * levels)
+    vertebrae = 0.5 + 0.5 * np.cos(y * (2 * np.pi / 0.15) + rng.uniform(0, 6))
+    spine = step(np.abs(x), 0.1, 0.075) * (0.045 + 0.025 * vertebrae)
     trachea = np.exp(-(((x - 0.01) / 0.045) ** 2)) * step(y, -0.25, -0.4)
     return strength * (ribs + _shoulders(rng, view)) + spine - 0.12 * trachea
 
 
 def _bone(view: View, lines: list[Points], width: float, density: float) -> Field:
-    """Hollow bars: the cortex at both edges is denser than the marrow between."""
+    """Paint hollow bars: the cortex at both edges is denser than the marrow in between."""
     bar = blur(stroke(view, lines, [width] * len(lines), [1] * len(lines)), 0.006)
     return density * (0.8 * bar + 2.2 * bar * (1 - bar))
 
 
 def _shoulders(rng: np.random.Generator, view: View) -> Field:
-    """Collar bones, and shoulder blades whose inner border crosses the lung as a pleural line would."""
+    """Paint the clavicles and the shoulder blades, whose medial border crosses the lung as a pleural line would."""
     turn = np.linspace(0, 1, 24)
     rise, reach = rng.uniform(0.02, 0.16), rng.uniform(-0.06, 0.1)
     collars, blades, borders = [], [], []
@@ -110,7 +119,11 @@ def _vessels(rng: np.random.Generator, chest: Chest, view: View) -> Field:
 
 
 def _branches(rng: np.random.Generator, lung: Lung) -> list[tuple[Points, float]]:
-    """Fork every vessel six times on its way out: per generation, segments (n, 2, 2) and their width."""
+    """Fork every vessel six times on its way out.
+
+    Returns:
+        For each generation, its segments (n, 2, 2) in chest coordinates and their width.
+    """
     angles = np.linspace(-1.45, 1.45, 9) + rng.normal(0, 0.1, 9)
     tips = lung.hilum + np.stack([np.zeros(9), 0.12 * np.sin(angles)], 1)
     width, generations = 0.024, []

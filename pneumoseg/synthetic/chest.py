@@ -1,4 +1,4 @@
-"""The geometry of one patient's chest, drawn at random: lungs, heart, outline, ribs."""
+"""Geometry of one patient's chest, sampled at random: lungs, heart, body outline and ribs."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from scipy.interpolate import CubicSpline
 
 from pneumoseg.synthetic.canvas import Field, Points, View
 
-# Control points (x above y) of the lung on the viewer's left: from the apex down the chest wall, and on from the
-# costophrenic angle along the diaphragm and up the mediastinum. The other lung is mirrored; there the heart pushes
-# the medial border aside.
+# Control points (x in the first row, y in the second) of the lung on the viewer's left: from the apex down the chest
+# wall, then from the costophrenic angle along the diaphragm and up the mediastinum. The other lung is mirrored, and the
+# heart pushes its medial border aside.
 _WALL = np.array([[-0.31, -0.48, -0.62, -0.69, -0.72, -0.72], [-0.80, -0.68, -0.42, -0.08, 0.27, 0.48]])
 _RIGHT_BASE = np.array(
     [
@@ -36,10 +36,12 @@ _BODY = np.array(
 
 
 class Polar(NamedTuple):
-    """Points of a film seen from the centre of a lung, each (GRID, GRID) float32.
+    """Position of every pixel as seen from the centre of a lung.
 
-    `depth` is 1 at the centre, 0 on the outline and below 0 outside; `direction` an angle in radians, 0 towards the
-    chest wall and pi / 2 towards the apex, on either side.
+    Attributes:
+        depth: Relative depth, (GRID, GRID) float32: 1 at the centre, 0 on the outline, negative outside.
+        direction: Direction in radians, (GRID, GRID) float32: 0 towards the chest wall and pi / 2 towards the apex, for
+            either lung.
     """
 
     depth: Field
@@ -48,23 +50,28 @@ class Polar(NamedTuple):
 
 @dataclass(frozen=True)
 class Lung:
-    """One lung: `side` -1 on the viewer's left (the patient's right), +1 on the other; `outline` (n, 2) closed."""
+    """One lung.
+
+    Attributes:
+        side: -1 on the viewer's left (the patient's right), +1 on the viewer's right.
+        outline: Closed curve, (n, 2) in chest coordinates.
+    """
 
     side: int
     outline: Points
 
     @property
     def centre(self) -> Points:
-        """A point from which the whole outline is in sight."""
+        """The point in chest coordinates that directions start from; the whole outline is visible from it."""
         return np.array([self.outline[:, 0].mean(), -0.05])
 
     @property
     def hilum(self) -> Points:
-        """Where the vessels enter."""
+        """The point in chest coordinates at which the vessels enter."""
         return np.array([self.side * 0.17, -0.12])
 
     def polar(self, x: Field, y: Field) -> Polar:
-        """Where film points lie as seen from the centre of the lung."""
+        """Return the position of points as seen from the centre of the lung; `x` and `y` in chest coordinates."""
         centre = self.centre.astype(np.float32)
         across, up = self.side * (x - centre[0]), centre[1] - y
         corners = (self.outline - self.centre) * (self.side, -1)
@@ -80,24 +87,31 @@ class Lung:
 
 @dataclass(frozen=True)
 class Chest:
-    """One patient: two lungs, the two halves of the body's outline, ribs as (posterior, anterior) lines."""
+    """Geometry of one patient.
+
+    Attributes:
+        lungs: The lungs, the one on the viewer's left first.
+        body: The two halves of the body's outline, each (n, 2) in chest coordinates.
+        ribs: Ribs as (posterior, anterior) lines, each (n, 2) in chest coordinates.
+        heart_size: Size of the heart relative to the average.
+        sex: F or M.
+        stoutness: Amount of soft tissue over the chest, 0 to 1.
+    """
 
     lungs: tuple[Lung, Lung]
     body: tuple[Points, ...]
     ribs: tuple[list[Points], list[Points]]
     heart_size: float
-    """Relative to the average."""
     sex: str
     stoutness: float
-    """0 to 1: how much soft tissue covers the chest."""
 
 
-def draw_chest(rng: np.random.Generator) -> Chest:
-    """Draw a patient."""
+def sample_chest(rng: np.random.Generator) -> Chest:
+    """Return the random geometry of one patient."""
     width, height, dome = rng.uniform(0.86, 1.12), rng.uniform(0.86, 1.08), rng.uniform(-0.06, 0.08)
     heart_size = rng.uniform(0.75, 1.25)
-    right = _draw_lung(rng, -1, (width, height), dome, 1.0)
-    left = _draw_lung(rng, 1, (width, height), dome, heart_size)
+    right = _sample_lung(rng, -1, (width, height), dome, 1.0)
+    left = _sample_lung(rng, 1, (width, height), dome, heart_size)
     return Chest(
         lungs=(right, left),
         heart_size=heart_size,
@@ -108,13 +122,13 @@ def draw_chest(rng: np.random.Generator) -> Chest:
     )
 
 
-def draw_view(rng: np.random.Generator) -> View:
-    """Draw how a film was taken: tilt, distance, centring."""
+def sample_view(rng: np.random.Generator) -> View:
+    """Return a random placement of the chest in the image: rotation, magnification and shift."""
     shift = rng.uniform(-0.06, 0.06, 2)
     return View(rng.normal(0, 0.03), rng.uniform(0.9, 1.12), (float(shift[0]), float(shift[1]) + 0.06))
 
 
-def _draw_lung(rng: np.random.Generator, side: int, extent: tuple[float, float], dome: float, heart: float) -> Lung:
+def _sample_lung(rng: np.random.Generator, side: int, extent: tuple[float, float], dome: float, heart: float) -> Lung:
     base = (_RIGHT_BASE if side < 0 else _LEFT_BASE).T.copy()
     base[_DOME, 1] += dome * np.array([0.5, 1.0, 0.7]) + rng.normal(0, 0.015)
     if side > 0:
@@ -125,7 +139,7 @@ def _draw_lung(rng: np.random.Generator, side: int, extent: tuple[float, float],
 
 
 def _smooth(points: Points) -> Points:
-    """A closed curve of 240 points through the control points."""
+    """Return a closed curve of 240 points through the control points."""
     closed = np.concatenate([points, points[:1]])
     chords = np.hypot(*np.diff(closed, axis=0).T)
     # The square root of the chord (centripetal spacing) keeps the curve from looping at the costophrenic angle.
@@ -139,7 +153,10 @@ def _body(width: float, girth: float, drop: float) -> tuple[Points, Points]:
 
 
 def _ribs(rng: np.random.Generator, right: Lung, left: Lung) -> tuple[list[Points], list[Points]]:
-    """Each rib is a tilted hoop seen from the front: out along the back, round the side, down and in at the front."""
+    """Return the ribs as (posterior, anterior) lines.
+
+    Each rib is a tilted hoop seen from the front: out along the back, round the side, then down and in at the front.
+    """
     turn = np.linspace(0, 0.78 * np.pi, 25)
     gap, top, fall = rng.uniform(0.125, 0.145), rng.uniform(-0.9, -0.84), rng.uniform(0.3, 0.42)
     posterior, anterior = [], []
@@ -148,8 +165,8 @@ def _ribs(rng: np.random.Generator, right: Lung, left: Lung) -> tuple[list[Point
         for number in range(9):
             start = top + gap * number
             drop = fall * min(1.0, 0.6 + 0.1 * number)
-            level = np.abs(lung.outline[:, 1] - (start + drop / 2)) < 0.08
-            reach = wall[level].max() + 0.015 if level.any() else wall.max() + 0.01
+            at_height = np.abs(lung.outline[:, 1] - (start + drop / 2)) < 0.08
+            reach = wall[at_height].max() + 0.015 if at_height.any() else wall.max() + 0.01
             x = lung.side * (0.06 + (reach - 0.06) * np.sin(turn))
             y = start + drop * (1 - np.cos(turn)) / 2 - 0.05 * np.sin(turn) * np.cos(turn)
             rib = np.stack([x, y], 1)

@@ -1,4 +1,4 @@
-"""A whole data set: who is on which film, the folders, the annotation files."""
+"""A whole synthetic data set: patients and their images, folders, and annotation files."""
 
 import csv
 import hashlib
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
-from pneumoseg.synthetic.case import check_size, compose_case
-from pneumoseg.synthetic.chest import draw_chest
+from pneumoseg.synthetic.case import check_size, render_case
+from pneumoseg.synthetic.chest import sample_chest
 from pneumoseg.synthetic.dicom_file import Encoding, Identity, write_dicom
 
-_POSITIVE_SHARE = 0.22
+_POSITIVE_FRACTION = 0.22
 
-# The competition's 12,047 images show 6,171 patients; its 2,669 positive ones come from 802 of them.
+# The competition's 12,047 images show 6,171 patients; its 2,669 positive images come from 802 of them.
 _PATIENTS_PER_IMAGE = 6171 / 12047
 _PATIENTS_PER_POSITIVE = 802 / 2669
 _NIH_PATIENTS = 30805
@@ -27,66 +27,80 @@ _NIH_PATIENTS = 30805
 
 @dataclass(frozen=True)
 class _Plan:
-    """All that decides one file before it is painted; `rows` is None where chance decides (see `draw_rows`)."""
+    """Decisions about one file before it is painted.
+
+    Attributes:
+        part: "train" or "test".
+        number: Number of the file within its part.
+        patient: Number of the patient.
+        follow_up: Number of earlier images of the patient in this part.
+        positive: Whether the image shows a pneumothorax.
+        style: Annotation style (see `sample_annotation_style`); sampled if None.
+        encoding: Encoding of the DICOM file.
+        annotated: Whether the image has annotation rows.
+    """
 
     part: str
     number: int
     patient: int
     follow_up: int = 0
     positive: bool = False
-    rows: str | None = None
+    style: str | None = None
     encoding: Encoding = "jpeg"
     annotated: bool = True
 
 
 def write_dataset(folder: Path, train: int = 240, test: int = 60, size: int = 1024, seed: int = 0) -> None:
-    """Write chest films and annotations as the competition's data look on disk.
+    """Write synthetic chest radiographs and annotations in the layout of the competition's data.
 
     ::
 
         dicom-images-train/<study>/<series>/<image id>.dcm    train + 2 files
         dicom-images-test/ID_xxxxxxxxx.dcm                    test files
-        train-rle.csv                    stage-1 header and spaces; one or more rows an image, ` -1` where empty
-        test-rle.csv                     the truth of the test folder, stage-2 header
+        train-rle.csv                    stage-1 header and spaces; one or more rows per image, ` -1` if empty
+        test-rle.csv                     ground truth of the test images, stage-2 header
         stage_2_sample_submission.csv    every test image with `-1`
-        nih_id.csv                       training image and NIH file name, whose first part is the patient
+        nih_id.csv                       training images and NIH file names, whose first part is the patient
 
-    `train` counts the training images that can be read and are annotated. Two negative files come on top: one
-    without a row, and one with a row whose JPEG stops half-way. So `train-rle.csv` names `train + 1` images and
-    `nih_id.csv` `train + 2`.
+    `train` counts the training images that can be read and are annotated. Two negative files are added: one without an
+    annotation row, and one with a row but only half of its JPEG. So `train-rle.csv` names `train + 1` images and
+    `nih_id.csv` names `train + 2`.
 
-    In either part `round(0.22 * n)` images are positive; the first of them is annotated in overlapping rows, the
-    second in separate ones, the others as often as in the competition. One image in 80, and at least one, is
-    MONOCHROME1, and as many have 12 bits and a window. No patient is in both parts. The annotation files are
-    written last: where they are, the films are complete.
+    In each part `round(0.22 * n)` images are positive. The first of them is annotated in overlapping rows, the second
+    in separate rows, and the others as often in each style as in the competition. One image in 80, and at least one,
+    is MONOCHROME1; equally many have 12 bits and a window. No patient is in both parts. The annotation files are
+    written last: if they exist, the images are complete.
 
     Args:
-        folder: Where to write: created if missing, refused if not empty.
+        folder: Output folder. It is created if missing and must be empty.
         train: Number of usable training images, 1 or more.
         test: Number of test images, 0 or more.
-        size: Rows and columns of every film, 32 or more.
-        seed: 0 or more. The same seed gives the same bytes, whatever the number of cores.
+        size: Rows and columns of every image, 32 or more.
+        seed: Seed, 0 or more. The same seed gives the same bytes for any number of cores.
 
     Raises:
         ValueError: If `train`, `test`, `size` or `seed` is too small.
         FileExistsError: If `folder` is not empty.
+
+    Example:
+        >>> write_dataset(Path("data"), train=40, test=12, size=128, seed=7)  # doctest: +SKIP
     """
     folder = Path(folder)
     check_size(size)
     if train < 1 or test < 0 or seed < 0:
-        raise ValueError(f"train is {train}, test {test} and seed {seed}: expected at least 1, 0 and 0")
+        raise ValueError(f"train is {train}, test is {test} and seed is {seed}, expected at least 1, 0 and 0")
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: delete it or name another folder")
     plans = _plan(np.random.default_rng(seed), train, test)
-    # Threads, because numpy, scipy and pillow release the lock, and a fork beside TensorFlow may hang.
+    # Threads, because numpy, scipy and pillow release the lock, and a fork may hang once TensorFlow is loaded.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda plan: _write_film(folder, plan, size, seed), plans))
+        rows = list(pool.map(lambda plan: _write_image(folder, plan, size, seed), plans))
     _write_annotations(folder, plans, rows, seed)
 
 
 def _plan(rng: np.random.Generator, train: int, test: int) -> list[_Plan]:
     patients = rng.permutation(max(_NIH_PATIENTS, train + test + 1)) + 1
-    # A patient of their own for the two files that no split should see.
+    # The two files that no split should see belong to a patient who has no other images.
     apart = int(patients[-1])
     return [
         *_plan_part(rng, "train", train, patients[:train]),
@@ -98,8 +112,8 @@ def _plan(rng: np.random.Generator, train: int, test: int) -> list[_Plan]:
 
 def _plan_part(rng: np.random.Generator, part: str, count: int, patients: NDArray[np.int64]) -> list[_Plan]:
     order = rng.permutation(count).tolist()
-    positives = set(order[: round(_POSITIVE_SHARE * count)])
-    rows = dict(zip(sorted(positives), ("overlapping", "separate"), strict=False))
+    positives = set(order[: round(_POSITIVE_FRACTION * count)])
+    styles = dict(zip(sorted(positives), ("overlapping", "separate"), strict=False))
     few = max(1, count // 80)
     unusual = rng.permutation(count).tolist()
     encodings: dict[int, Encoding] = dict.fromkeys(unusual[few : 2 * few], "twelve_bit")
@@ -107,28 +121,32 @@ def _plan_part(rng: np.random.Generator, part: str, count: int, patients: NDArra
     follow_ups: Counter[int] = Counter()
     plans = []
     for number in range(count):
-        patient = _draw_patient(rng, number in positives, len(positives), patients)
+        patient = _sample_patient(rng, number in positives, len(positives), patients)
         follow_up, positive = follow_ups[patient], number in positives
         follow_ups[patient] += 1
         encoding = encodings.get(number, "jpeg")
-        plans.append(_Plan(part, number, patient, follow_up, positive, rows.get(number), encoding))
+        plans.append(_Plan(part, number, patient, follow_up, positive, styles.get(number), encoding))
     return plans
 
 
-def _draw_patient(rng: np.random.Generator, positive: bool, positives: int, patients: NDArray[np.int64]) -> int:
-    """Positive images come from few patients, who have negative ones as well."""
+def _sample_patient(rng: np.random.Generator, positive: bool, positives: int, patients: NDArray[np.int64]) -> int:
+    """Return a patient. Positive images come from few patients, who have negative images as well."""
     ill = max(1, round(_PATIENTS_PER_POSITIVE * positives))
     everyone = max(ill + 1, round(_PATIENTS_PER_IMAGE * len(patients)))
     return int(patients[rng.integers(ill) if positive else rng.integers(everyone) % len(patients)])
 
 
-def _write_film(folder: Path, plan: _Plan, size: int, seed: int) -> list[str]:
-    """Paint and write one film; returns its annotation rows."""
+def _write_image(folder: Path, plan: _Plan, size: int, seed: int) -> list[str]:
+    """Paint and write one image.
+
+    Returns:
+        Its annotation rows, as run-length codes.
+    """
     chest_rng = np.random.default_rng([seed, plan.patient])
-    # Counted from one: a trailing zero would make it the chest's own stream.
-    film_rng = np.random.default_rng([seed, plan.patient, 1 + plan.follow_up])
-    chest = draw_chest(chest_rng)
-    case = compose_case(chest, int(film_rng.integers(2**63)), size, plan.positive, plan.rows)
+    # Counted from 1, because numpy ignores trailing zeros of a seed and would repeat the stream of the chest.
+    image_rng = np.random.default_rng([seed, plan.patient, 1 + plan.follow_up])
+    chest = sample_chest(chest_rng)
+    case = render_case(chest, int(image_rng.integers(2**63)), size, plan.positive, plan.style)
     identity = Identity(
         image=_image_id(plan, seed),
         sop_instance=_uid(plan, seed, "image"),
@@ -137,8 +155,8 @@ def _write_film(folder: Path, plan: _Plan, size: int, seed: int) -> list[str]:
         patient=_digest(plan, seed, "patient")[:36],
         sex=chest.sex,
         age=int(chest_rng.integers(18, 80)) + plan.follow_up // 4,
-        view=str(film_rng.choice(["PA", "AP"], p=[0.6, 0.4])),
-        spacing=float(film_rng.choice([0.139, 0.143, 0.168, 0.171, 0.194])),
+        view=str(image_rng.choice(["PA", "AP"], p=[0.6, 0.4])),
+        spacing=float(image_rng.choice([0.139, 0.143, 0.168, 0.171, 0.194])),
     )
     write_dicom(folder / _relative_path(plan, identity), case.image, identity, plan.encoding)
     return [_run_lengths(component) for component in case.components] or ["-1"]
@@ -164,8 +182,8 @@ def _digest(plan: _Plan, seed: int, purpose: str) -> str:
 
 
 def _run_lengths(mask: NDArray[np.bool_]) -> str:
-    """The competition's code: down the columns, each run as the gap since the last one and its length."""
-    # Padded, so that a run that ends on the last pixel ends at all.
+    """Return the competition's code of a mask: column by column, the gap before each run and its length."""
+    # Padded, so that a run through the last pixel has an end.
     flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
     borders = np.flatnonzero(flat[1:] != flat[:-1])
     return " ".join(map(str, np.diff(borders, prepend=0).tolist()))

@@ -1,4 +1,4 @@
-"""One film as a DICOM file with the attributes of the competition's: Secondary Capture, JPEG baseline, 8 bit."""
+"""One synthetic image as a DICOM file with the competition's attributes: Secondary Capture, JPEG baseline, 8 bits."""
 
 import io
 from dataclasses import dataclass
@@ -22,16 +22,25 @@ from pydicom.uid import (
 
 Encoding = Literal["jpeg", "monochrome1", "twelve_bit", "damaged"]
 
-# A 12-bit value of 300 shows as black and 2850 as white through the window that goes with it, so that the window
-# (PS3.3 C.11.2.1.2) gives back the 8-bit image exactly.
+# The window of a 12-bit image shows 300 as black and 2850 as white, so it gives back the 8-bit image exactly (PS3.3
+# section C.11.2.1.2).
 _TWELVE_BIT_BLACK, _TWELVE_BIT_STEP = 300, 10
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The attributes that differ from file to file; age in years, spacing in mm.
+    """Attributes that differ from file to file.
 
-    `image` stands where the SOP instance UID belongs: in the competition's test files it is another one.
+    Attributes:
+        image: Image id, stored as the SOP Instance UID; in the competition's test files it is not a UID.
+        sop_instance: SOP Instance UID of the file meta information.
+        study: Study Instance UID.
+        series: Series Instance UID.
+        patient: Patient ID.
+        sex: F or M.
+        age: Age in years.
+        view: View Position, PA or AP.
+        spacing: Pixel spacing in mm.
     """
 
     image: str
@@ -46,14 +55,14 @@ class Identity:
 
 
 def write_dicom(path: Path, image: NDArray[np.uint8], identity: Identity, encoding: Encoding) -> None:
-    """Write one film, folders included.
+    """Write one image, and create its folder if needed.
 
     Args:
-        path: The file to write.
-        image: uint8, (rows, columns), white is dense.
-        identity: Who and what.
-        encoding: `jpeg` (baseline, MONOCHROME2), `monochrome1` (the same, stored inverted), `twelve_bit`
-            (uncompressed, with a window that shows `image`) or `damaged` (a JPEG whose second half is missing).
+        path: Path of the file to write.
+        image: Image, uint8, (rows, columns); dense tissue is white.
+        identity: Attributes of this file.
+        encoding: One of `jpeg` (baseline, MONOCHROME2), `monochrome1` (the same, stored inverted), `twelve_bit`
+            (uncompressed, with a window that shows `image`) and `damaged` (a JPEG without its second half).
     """
     dataset = _attributes(identity)
     dataset.Rows, dataset.Columns = image.shape
@@ -65,7 +74,7 @@ def write_dicom(path: Path, image: NDArray[np.uint8], identity: Identity, encodi
     dataset.file_meta.FileMetaInformationGroupLength = 0  # pydicom fills it in
     dataset.preamble = b"\0" * 128
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Enforcing the format would copy the image's id, which need not be a UID, into the file meta information, and warn.
+    # Enforcing the format would copy the image id, which may not be a UID, into the file meta information, and warn.
     dataset.save_as(path, enforce_file_format=False)
 
 
@@ -73,7 +82,7 @@ def _attributes(identity: Identity) -> Dataset:
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.SOPClassUID = SecondaryCaptureImageStorage
-    # The competition's files hold an age without its unit and, in stage 2, an image id that is no UID; so do these.
+    # As in the competition, ages have no unit and the image ids of stage 2 are not UIDs.
     dataset.add(DataElement("SOPInstanceUID", "UI", identity.image, validation_mode=IGNORE))
     dataset.add(DataElement("PatientAge", "AS", str(identity.age), validation_mode=IGNORE))
     dataset.StudyDate, dataset.StudyTime = "19010101", "000000.00"

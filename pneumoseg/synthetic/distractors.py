@@ -1,4 +1,4 @@
-"""What is on real films beside the patient's chest, with or without a pneumothorax, so that it tells nothing."""
+"""Distractors of real radiographs, equally frequent with and without a pneumothorax, so that they predict nothing."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,9 +9,17 @@ from pneumoseg.synthetic.chest import Chest
 
 
 def paint_lung_changes(rng: np.random.Generator, chest: Chest, view: View, depth: Field) -> tuple[Field, Field]:
-    """Over-inflated parts, darker with fewer vessels but no pleural line, and dense patches: (density, thinning).
+    """Paint over-inflated parts (darker, with fewer vessels but no pleural line), dense patches and skin folds.
 
-    `density` is added to the film, `thinning` (0 to 1) taken from the lung markings.
+    Args:
+        rng: Source of randomness.
+        chest: Geometry of the patient.
+        view: Placement of the chest in the image.
+        depth: Depth of each pixel in the lung nearest to it, (GRID, GRID) float32, see `Polar`.
+
+    Returns:
+        The density to add to the image, and the fraction of the lung markings to remove (0 to 1), each (GRID, GRID)
+        float32.
     """
     x, y = view.coordinates()
     inside = step(depth, -0.01, 0.05)
@@ -38,7 +46,7 @@ def _blob(rng: np.random.Generator, x: Field, y: Field, centre: Points, radius: 
 
 
 def _skin_fold(rng: np.random.Generator, x: Field, y: Field, side: int) -> Field:
-    """Density rises slowly towards the side and stops at once, as at a pleural line; vessels go on beyond it."""
+    """Paint a density that rises towards the side and stops abruptly, as at a pleural line; vessels continue beyond."""
     where, lean, bend = rng.uniform(0.38, 0.58), rng.uniform(-0.05, 0.3), rng.uniform(-0.25, 0.25)
     beyond = side * x - (where + lean * y + bend * y * y)
     ramp = np.exp(beyond / rng.uniform(0.06, 0.15)) * step(beyond, 0.006, 0)
@@ -47,7 +55,15 @@ def _skin_fold(rng: np.random.Generator, x: Field, y: Field, side: int) -> Field
 
 
 def paint_devices(rng: np.random.Generator, view: View) -> Field:
-    """Leads with their electrodes, tubes and drains, each in some of the films."""
+    """Paint leads with electrodes, tubes and drains, each in some of the images.
+
+    Args:
+        rng: Source of randomness.
+        view: Placement of the chest in the image.
+
+    Returns:
+        The density to add to the image, (GRID, GRID) float32.
+    """
     lines, widths, strengths = [], [], []
     for _ in range(int(rng.choice(4, p=[0.5, 0.2, 0.2, 0.1]))):
         side = rng.choice([-1, 1])
@@ -76,7 +92,14 @@ def _cable(rng: np.random.Generator, start: Points, end: Points) -> Points:
 
 
 def paint_marker(rng: np.random.Generator) -> Field:
-    """The lead letter that tells the sides apart, beside the patient's left shoulder (L) or the right one (R)."""
+    """Paint the lead letter that names a side: L next to the patient's left shoulder, or R next to the right one.
+
+    Args:
+        rng: Source of randomness.
+
+    Returns:
+        The letter, (GRID, GRID) float32, 0 to 1; all zeros in a fifth of the images.
+    """
     image = Image.new("L", (GRID, GRID))
     if rng.random() < 0.8:
         letter = str(rng.choice(["L", "R"]))

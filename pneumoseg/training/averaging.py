@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.callbacks.epoch_weights import epoch_path, load_epoch_weights
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import Phase, SegmentationLoss, WeightAveraging, load_segmenter_settings
@@ -25,7 +26,6 @@ from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.phases import load_sides
 from pneumoseg.training.run import EPOCH_WEIGHTS, FINISHED
-from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def average_epochs(
         bundle.model.set_weights(load_epoch_weights(run / EPOCH_WEIGHTS, epoch))
         average.set_model(bundle.model)
         average.on_epoch_end(epoch - 1)
-    part, loss, sides = part_of(settings.phases, end), settings.loss, _sides(run, manifest)
+    part, loss, sides = trainable_part_at(settings.phases, end), settings.loss, _sides(run, manifest)
     with files_named(*sides):
         training, validation = (
             examples.batches(settings.batch_size)
@@ -119,7 +119,7 @@ def average_epochs(
             jit_compile=settings.jit_compile,
         )  # fmt: skip
     metrics = {"folder": str(folder), "start_epoch": start, "end_epoch": end, **scores}
-    with whole_file(folder.with_name(f"{folder.name}.json")) as temporary:
+    with atomic_write(folder.with_name(f"{folder.name}.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     return metrics
 
@@ -190,7 +190,7 @@ def chosen_window(epochs: str, history: pd.DataFrame) -> tuple[int, int]:
     )
 
 
-def part_of(phases: Sequence[Phase], epoch: int) -> str:
+def trainable_part_at(phases: Sequence[Phase], epoch: int) -> str:
     """Which part of the network was trainable in an epoch, one-based."""
     last = 0
     for phase in phases:

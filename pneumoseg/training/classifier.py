@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.callbacks.best_bundle import BestBundle
 from pneumoseg.callbacks.mcc import MCC
 from pneumoseg.config import ClassifierSettings, ClassWeights, FocalLossSettings, Plateau
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.enrichment import enrich
 from pneumoseg.data.loaders import classification_examples, files_named
-from pneumoseg.data.sampling import Epoch, enriched_epoch
+from pneumoseg.data.sampling import EpochPlan, enriched_epoch
 from pneumoseg.losses import FocalLoss
 from pneumoseg.metrics import MatthewsCorrelation
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
-from pneumoseg.training.phases import fit_phases, load_sides, shown_epoch
+from pneumoseg.training.phases import fit_phases, load_sides, plan_epoch
 from pneumoseg.training.precision import precision
 from pneumoseg.training.run import PREDICTIONS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
-from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 _MONITOR = "val_mcc"
@@ -118,33 +118,33 @@ def train_split(
 
 
 def _augmentations(settings: ClassifierSettings) -> list[Augmentation]:
-    """One of all techniques for random augmentation; one a technique for enrichment."""
+    """One of all transforms for random augmentation; one a transform for enrichment."""
     if settings.augmentation is not None:
         chosen = settings.augmentation
-        return [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)]
+        return [Augmentation(chosen.transforms, chosen.probability, chosen.zoom)]
     if settings.enrichment is not None:
         zoom = settings.enrichment.zoom
-        return [Augmentation([technique], probability=1, zoom=zoom) for technique in settings.enrichment.techniques]
+        return [Augmentation([transform], probability=1, zoom=zoom) for transform in settings.enrichment.transforms]
     return []
 
 
-def _epoch(settings: ClassifierSettings, labels: np.ndarray, copies: pd.DataFrame | None, number: int) -> Epoch:
+def _epoch(settings: ClassifierSettings, labels: np.ndarray, copies: pd.DataFrame | None, number: int) -> EpochPlan:
     """What an epoch shows, by its number from 0."""
     if copies is not None:
         return enriched_epoch(len(labels), copies, number, seed=settings.seed)
-    return shown_epoch(settings, labels, number)
+    return plan_epoch(settings, labels, number)
 
 
 def _save_copies(
     folder: Path, copies: pd.DataFrame, training: pd.DataFrame, augmentations: Sequence[Augmentation]
 ) -> None:
-    names = [augmentation.techniques[0] for augmentation in augmentations]
+    names = [augmentation.transforms[0] for augmentation in augmentations]
     columns = {
         "image_id": training["image_id"].to_numpy()[copies["row"]],
-        "technique": [names[technique] for technique in copies["technique"]],
+        "transform": [names[transform] for transform in copies["transform"]],
         "seed": copies["seed"],
     }
-    with whole_file(folder / "enrichment.csv") as temporary:
+    with atomic_write(folder / "enrichment.csv") as temporary:
         pd.DataFrame(columns).to_csv(temporary, index=False)
     _log.info(f"Enrichment: {len(copies)} copies of positives, listed in enrichment.csv")
 
@@ -176,5 +176,5 @@ def _save_predictions(folder: Path, validation: pd.DataFrame, batches: tf.data.D
     probabilities = load_bundle(folder / "best").model.predict(batches, verbose=0)[:, 0]
     columns = ["image_id", "patient_id", "patient_source", "sex", "has_pneumothorax"]
     table = validation[columns].assign(probability=probabilities)
-    with whole_file(folder / PREDICTIONS) as temporary:
+    with atomic_write(folder / PREDICTIONS) as temporary:
         table.to_csv(temporary, index=False)

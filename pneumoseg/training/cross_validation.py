@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.config import ClassifierSettings, SegmenterSettings
 from pneumoseg.data.splits import patients_on_both_sides, stratified_folds
 from pneumoseg.scores import best_threshold, classification_scores
@@ -21,7 +22,6 @@ from pneumoseg.training.run import (
     write_metrics,
 )
 from pneumoseg.training.start import trained_before
-from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def cross_validate(
 def _pooled(folder: Path, folds: list[Path]) -> dict[str, Any]:
     """Write all out-of-fold predictions, and score them."""
     predictions = pd.concat([read_validation_predictions(fold).assign(fold=n) for n, fold in enumerate(folds, start=1)])
-    with whole_file(folder / PREDICTIONS) as temporary:
+    with atomic_write(folder / PREDICTIONS) as temporary:
         predictions.to_csv(temporary, index=False)
     labels, probabilities = predictions["has_pneumothorax"].to_numpy(), predictions["probability"].to_numpy()
     threshold, mcc = best_threshold(labels, probabilities)

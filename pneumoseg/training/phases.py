@@ -20,7 +20,7 @@ from pneumoseg.callbacks.history_file import HistoryFile
 from pneumoseg.callbacks.swa import SWA
 from pneumoseg.config import ClassifierSettings, Phase, SegmenterSettings
 from pneumoseg.data.loaders import Examples
-from pneumoseg.data.sampling import Epoch, random_epoch, sliding_share
+from pneumoseg.data.sampling import EpochPlan, random_epoch, scheduled_fraction
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.run import CHECKPOINT
 
@@ -162,7 +162,7 @@ def load_sides(
     return [make(side, settings.image_size, **options) for side in sides]
 
 
-def shown_epoch(settings: ClassifierSettings | SegmenterSettings, labels: np.ndarray, number: int) -> Epoch:
+def plan_epoch(settings: ClassifierSettings | SegmenterSettings, labels: np.ndarray, number: int) -> EpochPlan:
     """What an epoch of a training shows.
 
     Args:
@@ -170,12 +170,12 @@ def shown_epoch(settings: ClassifierSettings | SegmenterSettings, labels: np.nda
         labels: bool, (n,): which training images are positive.
         number: The epoch's, from 0 over all phases.
     """
-    positive_share = None
-    if settings.positive_share is not None:
-        epochs, share = sum(phase.epochs for phase in settings.phases), settings.positive_share
-        positive_share = sliding_share(share.first, share.last, number, epochs)
+    positive_fraction = None
+    if settings.positive_fraction is not None:
+        epochs, share = sum(phase.epochs for phase in settings.phases), settings.positive_fraction
+        positive_fraction = scheduled_fraction(share.first, share.last, number, epochs)
     augmented = settings.augmentation is not None
-    return random_epoch(labels, number, seed=settings.seed, augmented=augmented, positive_share=positive_share)
+    return random_epoch(labels, number, seed=settings.seed, augmented=augmented, positive_fraction=positive_fraction)
 
 
 def learning_rates(phases: Sequence[Phase], points: int = 50) -> pd.DataFrame:

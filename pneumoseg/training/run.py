@@ -17,12 +17,12 @@ import keras
 import pandas as pd
 import yaml
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.config import ClassifierSettings, SegmenterSettings, Settings, Split
 from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
 from pneumoseg.data.splits import START, patients_on_both_sides, stratified_split
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import read_text_table
-from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.npz"
@@ -83,7 +83,7 @@ def open_run(
         for leftover in (folder / EPOCH_WEIGHTS).glob(".epoch_*"):
             leftover.unlink()
         for name, text in texts.items():
-            with whole_file(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         yield folder
 
@@ -218,7 +218,7 @@ def read_validation_predictions(run: Path) -> pd.DataFrame:
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write `metrics.json` and return what it holds: null stands for NaN, which JSON has not."""
     metrics = {name: None if value != value else value for name, value in metrics.items()}
-    with whole_file(folder / FINISHED) as temporary:
+    with atomic_write(folder / FINISHED) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     return metrics
 
@@ -260,3 +260,11 @@ def _content(manifest: pd.DataFrame) -> list[str]:
 def _environment() -> dict[str, Any]:
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), **versions}
+
+
+class Run:
+    """TEMPORARY."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.finished = self.folder / FINISHED

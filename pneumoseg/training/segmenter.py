@@ -15,9 +15,9 @@ from pneumoseg.data.loaders import files_named, segmentation_examples
 from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.segmenter import build_segmenter
-from pneumoseg.training.averaging import keep_average, log_average, part_of
+from pneumoseg.training.averaging import keep_average, log_average, trainable_part_at
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
-from pneumoseg.training.phases import fit_phases, load_sides, shown_epoch
+from pneumoseg.training.phases import fit_phases, load_sides, plan_epoch
 from pneumoseg.training.precision import precision
 from pneumoseg.training.run import EPOCH_WEIGHTS, Watch, finish_run, metrics_of_finished, open_run, split_manifest
 from pneumoseg.training.start import save_trained_before, trained_before
@@ -76,7 +76,7 @@ def train_split(
     if settings.start_from is not None:
         model.set_weights(load_bundle(settings.start_from).model.get_weights())
     chosen = settings.augmentation
-    augmentations = [Augmentation(chosen.techniques, chosen.probability, chosen.zoom)] if chosen else []
+    augmentations = [Augmentation(chosen.transforms, chosen.probability, chosen.zoom)] if chosen else []
 
     def save(model: keras.Model, _: dict[str, float]) -> None:
         save_bundle(run / "best", model, "segmenter", arguments, {"probability": 0.5})
@@ -92,7 +92,7 @@ def train_split(
         history = fit_phases(
             model,
             settings.phases,
-            lambda n: examples.batches(settings.batch_size, shown_epoch(settings, labels, n), augmentations),
+            lambda n: examples.batches(settings.batch_size, plan_epoch(settings, labels, n), augmentations),
             segmentation_loss(settings.loss),
             segmentation_metrics(),
             best,
@@ -106,7 +106,7 @@ def train_split(
         )
         averaged: dict[str, float] = {}
         if settings.swa and swa is not None:
-            part, shown = part_of(settings.phases, swa.end_epoch), examples.batches(settings.batch_size)
+            part, shown = trainable_part_at(settings.phases, swa.end_epoch), examples.batches(settings.batch_size)
             scores = keep_average(
                 run / "swa", model, swa.average, arguments, part, settings.loss, shown, validation_batches,
                 jit_compile=settings.jit_compile,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.splits import START, images_of_run
-from pneumoseg.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -53,5 +53,5 @@ def save_trained_before(run: Path, image_ids: set[str]) -> None:
     """
     if not image_ids and (run / START).exists():
         return
-    with whole_file(run / START) as temporary:
+    with atomic_write(run / START) as temporary:
         pd.DataFrame({"image_id": sorted(image_ids), "side": "training"}).to_csv(temporary, index=False)

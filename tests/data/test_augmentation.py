@@ -1,11 +1,11 @@
-"""What each technique does to an image whose content is known."""
+"""What each transform does to an image whose content is known."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from pneumoseg.data.augmentation import TECHNIQUES, Augmentation
+from pneumoseg.data.augmentation import TRANSFORMS, Augmentation
 
 PAPER = ("clahe", "optical_distortion", "zoom_in", "zoom_out")
 
@@ -22,20 +22,20 @@ def disc(radius, size=256):
     return x**2 + y**2 <= radius**2
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("shape", [(), (1,)])
-def test_shape_and_type_stay_and_the_image_changes(technique, shape, image):
+def test_shape_and_type_stay_and_the_image_changes(transform, shape, image):
     mask = disc(50)
-    changed = Augmentation([technique], 1)(image.reshape(256, 256, *shape), mask.reshape(256, 256, *shape), seed=4)
+    changed = Augmentation([transform], 1)(image.reshape(256, 256, *shape), mask.reshape(256, 256, *shape), seed=4)
     assert changed["image"].shape == changed["mask"].shape == (256, 256, *shape)
     assert (changed["image"].dtype, changed["mask"].dtype) == (np.uint8, bool)
     assert not np.array_equal(changed["image"].ravel(), image.ravel())
-    assert np.array_equal(changed["mask"].ravel(), mask.ravel()) == (technique == "clahe")
+    assert np.array_equal(changed["mask"].ravel(), mask.ravel()) == (transform == "clahe")
 
 
-@pytest.mark.parametrize(("technique", "low", "high"), [("zoom_in", 1.05, 1.10), ("zoom_out", 0.90, 0.95)])
-def test_zoom_is_uniform_between_5_and_10_percent_and_the_same_both_ways(technique, low, high):
-    augment = Augmentation([technique], 1)
+@pytest.mark.parametrize(("transform", "low", "high"), [("zoom_in", 1.05, 1.10), ("zoom_out", 0.90, 0.95)])
+def test_zoom_is_uniform_between_5_and_10_percent_and_the_same_both_ways(transform, low, high):
+    augment = Augmentation([transform], 1)
     mask, factors = disc(300, size=1024), []
     for seed in range(60):
         changed = augment(mask.astype(np.uint8), mask, seed=seed)["mask"]
@@ -57,11 +57,11 @@ def test_zoom_keeps_the_centre_and_pads_with_black(image):
     assert not changed["image"][:, [0, -1]].any()
 
 
-@pytest.mark.parametrize("technique", [name for name in TECHNIQUES if name != "clahe"])
-def test_mask_moves_with_the_image(technique):
+@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name != "clahe"])
+def test_mask_moves_with_the_image(transform):
     mask = np.zeros((256, 256), bool)
     mask[60:120, 30:90] = True
-    changed = Augmentation([technique], 1)(200 * mask.astype(np.uint8), mask, seed=2)
+    changed = Augmentation([transform], 1)(200 * mask.astype(np.uint8), mask, seed=2)
     # The image is interpolated and the mask is not, so they may differ along the border alone.
     differing = (changed["image"] > 100) != changed["mask"]
     assert differing.sum() <= 0.06 * mask.sum()
@@ -72,14 +72,14 @@ def test_each_technique_has_probability_one_half(image):
     augment = Augmentation(PAPER, 0.5)
     unchanged = sum(np.array_equal(augment(image, seed=seed)["image"], image) for seed in range(800))
     assert unchanged == pytest.approx(800 / 2**4, abs=4 * np.sqrt(800 * 15 / 16**2))
-    for technique in PAPER:
-        alone = Augmentation([technique], 0.5)
+    for transform in PAPER:
+        alone = Augmentation([transform], 0.5)
         changed = sum(not np.array_equal(alone(image, seed=seed)["image"], image) for seed in range(400))
         assert changed == pytest.approx(200, abs=4 * 10)  # four standard deviations
 
 
 def test_seed_decides_in_whatever_thread(image):
-    augment = Augmentation(TECHNIQUES, 0.5)
+    augment = Augmentation(TRANSFORMS, 0.5)
     expected = [augment(image, seed=seed)["image"] for seed in range(24)]
     with ThreadPoolExecutor(4) as pool:
         drawn = list(pool.map(lambda seed: augment(image, seed=seed)["image"], reversed(range(24))))

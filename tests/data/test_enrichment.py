@@ -25,7 +25,7 @@ def labels_of(positives, negatives, seed=0):
 def test_set_ends_balanced(positives, negatives, counts):
     labels = labels_of(positives, negatives)
     copies = enrich(labels, 4, seed=0)
-    assert np.bincount(copies["technique"], minlength=4).tolist() == counts
+    assert np.bincount(copies["transform"], minlength=4).tolist() == counts
     assert positives + len(copies) == negatives
     assert labels[copies["row"]].all()
     times = np.bincount(copies["row"], minlength=len(labels))[labels]
@@ -33,10 +33,10 @@ def test_set_ends_balanced(positives, negatives, counts):
 
 
 def test_no_image_twice_by_one_technique_while_there_are_others():
-    copies = enrich(labels_of(50, 150), 4, seed=3)  # 25 copies a technique
-    assert not copies.duplicated(["row", "technique"]).any()
+    copies = enrich(labels_of(50, 150), 4, seed=3)  # 25 copies a transform
+    assert not copies.duplicated(["row", "transform"]).any()
     paper = enrich(labels_of(1000, 5000), 4, seed=3)
-    assert not paper.duplicated(["row", "technique"]).any()
+    assert not paper.duplicated(["row", "transform"]).any()
 
 
 def test_seed_decides():

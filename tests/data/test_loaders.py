@@ -13,7 +13,7 @@ from pneumoseg import rle
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.loaders import classification_examples, files_named, resize_to_square, segmentation_examples
-from pneumoseg.data.sampling import UNCHANGED, Epoch, random_epoch
+from pneumoseg.data.sampling import UNCHANGED, EpochPlan, random_epoch
 from pneumoseg.dicom import DamagedError, DicomError, read_image
 from pneumoseg.postprocessing import fit_square, restore
 from tests.conftest import manifest_of, write_dicom
@@ -88,7 +88,7 @@ def test_order_is_that_of_the_epoch(make, in_memory, manifest, tmp_path):
     examples = make(manifest, 32, cache_dir=tmp_path, decoded_images_gigabytes=1 if in_memory else 0)
     images, targets = collected(examples.batches(8))
     rows = np.array([3, 0, 3, 39, 7, 7, 7, 1, 2])
-    epoch = Epoch(rows, np.full(9, UNCHANGED), np.zeros(9, np.int64))
+    epoch = EpochPlan(rows, np.full(9, UNCHANGED), np.zeros(9, np.int64))
     shown, shown_targets = collected(examples.batches(4, epoch))
     np.testing.assert_array_equal(shown, images[rows])
     np.testing.assert_array_equal(shown_targets, targets[rows])
@@ -133,7 +133,7 @@ def test_each_example_is_changed_by_its_technique_and_seed(make, manifest, tmp_p
     images, targets = collected(examples.batches(40))
     augmentations = [Augmentation(["zoom_out"], 1), Augmentation(["optical_distortion"], 1)]
     positive = np.flatnonzero(manifest["has_pneumothorax"])[0]
-    epoch = Epoch(np.array([positive] * 3), np.array([1, UNCHANGED, 0]), np.array([5, 6, 7]))
+    epoch = EpochPlan(np.array([positive] * 3), np.array([1, UNCHANGED, 0]), np.array([5, 6, 7]))
     shown, shown_targets = collected(examples.batches(2, epoch, augmentations))
     image, target = images[positive], targets[positive]
     mask = target if target.ndim == 3 else None

@@ -9,37 +9,37 @@ import numpy as np
 import pytest
 
 from pneumoseg.inference import PipelineFolder, Tuning, assemble_pipeline, load_pipeline, save_tuning
-from pneumoseg.models.bundle import BundleError, load_bundle, save_bundle
+from pneumoseg.models.bundle import BundleError, DataSplit, load_bundle, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.postprocessing import DecisionRule
 
 NUMBERS = asdict(DecisionRule(0.3, 0.6))
-SCORES = {"images": 3.0, "positives": 1.0, "mean_dice": 0.875, "mean_dice_before": 0.75, "floor": 0.5}
+SCORES = {"images": 3.0, "positives": 1.0, "mean_dice": 0.875, "mean_dice_before": 0.75, "baseline": 0.5}
 TUNING = Tuning(DecisionRule(0.2, 0.35, 1750, 0.8, 500), ("i1", "i2", "i3"), ("p1", "p2"), SCORES)
 
 
-def save_classifier(folder, threshold=None, seed=0):
+def save_classifier(folder, threshold=None, seed=0, images=None):
     keras.utils.set_random_seed(seed)
     arguments = {"backbone": "compact", "image_size": 32}
     thresholds = {} if threshold is None else {"probability": threshold}
-    save_bundle(folder, build_classifier(**arguments, weights=None), "classifier", arguments, thresholds)
+    save_bundle(folder, build_classifier(**arguments, weights=None), "classifier", arguments, thresholds, images)
 
 
-def save_segmenter(folder, threshold, seed=0, size=32):
+def save_segmenter(folder, threshold, seed=0, size=32, images=None):
     keras.utils.set_random_seed(seed)
     arguments = {"architecture": "unet", "backbone": "compact", "image_size": size}
     model = build_segmenter(**arguments, weights=None)
-    save_bundle(folder, model, "segmenter", arguments, {"probability": threshold})
+    save_bundle(folder, model, "segmenter", arguments, {"probability": threshold}, images)
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     """Classifiers `c` and `c2`, segmenters `s` and `s2`."""
     folder = tmp_path_factory.mktemp("bundles")
-    save_classifier(folder / "c", 0.3)
-    save_classifier(folder / "c2", 0.5, seed=1)
-    save_segmenter(folder / "s", 0.6)
+    save_classifier(folder / "c", 0.3, images=DataSplit("abc", "de"))
+    save_classifier(folder / "c2", 0.5, seed=1, images=DataSplit("abd", "c"))
+    save_segmenter(folder / "s", 0.6, images=DataSplit("af", "eg"))
     save_segmenter(folder / "s2", 0.7, seed=1)
     return folder
 
@@ -101,6 +101,37 @@ def test_several_bundles_are_averaged(bundles, tmp_path):
     assert np.abs(found.levels - 255 * np.mean(maps, axis=0)).max() < 0.51
 
 
+def test_a_pipeline_knows_what_its_networks_were_trained_on(bundles, tmp_path):
+    assemble_pipeline([bundles / "c", bundles / "c2"], bundles / "s", tmp_path / "p")
+    record = PipelineFolder.read(tmp_path / "p")
+    assert record.images("classifier") == DataSplit("abcd", "e")
+    assert record.images("segmenter") == DataSplit("af", "eg")
+    assert record.images() == DataSplit("abcdf", "eg")
+    assert record.untold == []
+    assert load_pipeline(tmp_path / "p").training_images == set("abcdf")
+
+
+def test_a_network_that_does_not_say_what_it_was_trained_on_is_named(bundles, tmp_path, caplog):
+    assemble_pipeline(bundles / "c", [bundles / "s", bundles / "s2"], tmp_path / "p")
+    record = PipelineFolder.read(tmp_path / "p")
+    assert record.untold == ["segmenter_2"]
+    assert record.images() == DataSplit("abcf", "deg")
+    load_pipeline(tmp_path / "p")
+    assert "NOT CHECKED" in caplog.text
+    assert "segmenter_2 does not say which images it was trained on" in caplog.text
+
+
+def test_records_of_the_runs_are_copied_along(bundles, tmp_path):
+    (tmp_path / "h.csv").write_text("epoch\n1\n")
+    records = {"one/history.csv": tmp_path / "h.csv", "two/fold_1/history.csv": tmp_path / "h.csv"}
+    for _ in range(2):
+        assemble_pipeline(bundles / "c", bundles / "s", tmp_path / "p", records=records)
+    assert (tmp_path / "p/runs/two/fold_1/history.csv").read_text() == "epoch\n1\n"
+    assert PipelineFolder.read(tmp_path / "p").runs == (tmp_path / "p/runs/one", tmp_path / "p/runs/two")
+    assemble_pipeline(bundles / "c", bundles / "s", tmp_path / "p")
+    assert PipelineFolder.read(tmp_path / "p").runs == ()
+
+
 def test_numbers_can_be_chosen_at_assembly(bundles, tmp_path):
     save_classifier(tmp_path / "without")
     assemble_pipeline(tmp_path / "without", bundles / "s", tmp_path / "p", classifier_threshold=0.9, mask_threshold=0.1)
@@ -130,7 +161,7 @@ def test_a_folder_of_something_else_is_left_alone(bundles, tmp_path, content):
     (tmp_path / "other").mkdir()
     for name in content:
         (tmp_path / "other" / name).touch()
-    with pytest.raises(FileExistsError, match="something else than a pipeline"):
+    with pytest.raises(FileExistsError, match="does not hold a pipeline"):
         assemble_pipeline(bundles / "c", bundles / "s", tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == sorted(content)
 
@@ -167,7 +198,7 @@ def test_a_second_tuning_replaces_the_first(folder):
     ]
 
 
-def test_assembling_anew_drops_the_tuning(bundles, folder):
+def test_assembling_again_drops_the_tuning(bundles, folder):
     save_tuning(folder, TUNING)
     assemble_pipeline(bundles / "c", bundles / "s", folder)
     record = PipelineFolder.read(folder)

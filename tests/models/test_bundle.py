@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pneumoseg.models import bundle as bundles
-from pneumoseg.models.bundle import BundleError, load_bundle, save_bundle
+from pneumoseg.models.bundle import BundleError, DataSplit, load_bundle, read_data_split, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.models.segmenter import build_segmenter
@@ -51,6 +51,30 @@ def test_round_trip(folder, model):
     assert (loaded.builder, loaded.arguments, loaded.thresholds) == ("classifier", ARGUMENTS, {"probability": 0.3})
     assert loaded.versions["keras"] == keras.__version__
     assert sorted(os.listdir(folder)) == ["model.weights.h5", "spec.json"]
+
+
+def test_a_bundle_says_what_it_was_trained_on_without_being_built(tmp_path, model):
+    images = DataSplit(["b", "ä", "a"], ["c"])
+    save_bundle(tmp_path / "classifier", model, "classifier", ARGUMENTS, images=images)
+    assert load_bundle(tmp_path / "classifier").images == images
+    (tmp_path / "classifier" / "model.weights.h5").unlink()
+    assert read_data_split(tmp_path / "classifier") == DataSplit({"a", "b", "ä"}, {"c"})
+
+
+def test_a_bundle_may_not_know_what_it_was_trained_on(folder):
+    assert read_data_split(folder) is None
+
+
+@pytest.mark.parametrize("images", [[], {}, {"training": ["a"]}, {"training": ["a"], "validation": [1]}, "a"])
+def test_malformed_images_are_refused(folder, images):
+    _forge(folder, images=images)
+    with pytest.raises(BundleError, match="images must list training and validation image ids"):
+        load_bundle(folder)
+
+
+def test_an_image_that_one_of_two_networks_was_trained_on_is_trained_on():
+    assert DataSplit(["a"], ["b", "c"]) | DataSplit(["b"], ["a", "c", "d"]) == DataSplit(["a", "b"], ["c", "d"])
+    assert DataSplit(["a"], ["a"]).validation == frozenset()
 
 
 def test_another_process_predicts_the_same_and_the_library_stays_silent(tmp_path):
@@ -109,8 +133,8 @@ def test_a_malformed_spec_is_refused(folder, text):
 
 
 def test_a_huge_spec_is_not_read(folder):
-    (folder / "spec.json").write_text(" " * 1_000_001)
-    with pytest.raises(BundleError, match="over 1000000 bytes"):
+    os.truncate(folder / "spec.json", 100_000_001)
+    with pytest.raises(BundleError, match="over 100000000 bytes"):
         load_bundle(folder)
 
 
@@ -119,7 +143,7 @@ def test_a_huge_spec_is_not_read(folder):
     [
         ({"builder": "os.system"}, "unknown builder 'os.system'"),
         ({"builder": ["classifier"]}, "unknown builder"),
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"arguments": [1]}, "must be objects"),
         ({"arguments": {**ARGUMENTS, "weights": "http://example.org/w.h5"}}, "takes no argument 'weights'"),
         ({"arguments": {**ARGUMENTS, "custom_objects": {}}}, "takes no argument 'custom_objects'"),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumoseg.data.augmentation import TECHNIQUES
+from pneumoseg.data.augmentation import TRANSFORMS
 from pneumoseg.inference import Result
 from pneumoseg.report.contact_sheet import draw_augmentations, draw_contact_sheet
 from pneumoseg.report.curves import draw_curves
@@ -59,8 +59,8 @@ def test_augmentations_are_drawn_beside_the_original_with_their_mask(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", image)
     manifest = manifest_of([path, path], [image] * 2, ["2000 20 44 20", "-1"])
     figure = draw_augmentations(manifest, seed=1)
-    assert [axes.get_title().split("\n")[0] for axes in figure.axes[:7]] == ["original", *TECHNIQUES]
-    assert len(figure.axes) == 2 * (1 + len(TECHNIQUES))
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes[:7]] == ["original", *TRANSFORMS]
+    assert len(figure.axes) == 2 * (1 + len(TRANSFORMS))
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), image)
     assert [len(axes.collections) for axes in figure.axes] == [1] * 7 + [0] * 7
     assert len({axes.images[0].get_array().tobytes() for axes in figure.axes[:7]}) == 7

@@ -17,7 +17,7 @@ from pneumoseg.models.bundle import load_bundle
 from pneumoseg.training import classifier
 from pneumoseg.training.classifier import train_classifier
 
-PAPER = {"techniques": ["clahe", "optical_distortion", "zoom_in", "zoom_out"], "zoom": [0.05, 0.1]}
+PAPER = {"transforms": ["clahe", "optical_distortion", "zoom_in", "zoom_out"], "zoom": [0.05, 0.1]}
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_augmentation_changes_training_images_alone(settings_of, manifest, tmp_p
         np.testing.assert_array_equal(seen, kept_out)
     unchanged = []
     for epoch, augmentations, batches in shown:
-        assert (augmentations[0].techniques, augmentations[0].probability) == (tuple(PAPER["techniques"]), 0.5)
+        assert (augmentations[0].transforms, augmentations[0].probability) == (tuple(PAPER["transforms"]), 0.5)
         assert augmentations[0].zoom == (0.05, 0.1)
         assert sorted(epoch.rows) == list(range(len(training)))
         drawn = [image for batch, _ in batches for image in batch.numpy()]
@@ -98,9 +98,9 @@ def test_enrichment_copies_training_positives_alone(settings_of, manifest, tmp_p
     listed = pd.read_csv(run / "enrichment.csv")
     assert not set(listed["image_id"]) & set(validation["image_id"])
     originals = training.assign(image=images).set_index("image_id")["image"]
-    alone = {name: Augmentation([name], 1) for name in PAPER["techniques"]}
+    alone = {name: Augmentation([name], 1) for name in PAPER["transforms"]}
     copies = {
-        alone[row.technique](originals[row.image_id], seed=row.seed)["image"].tobytes() for row in listed.itertuples()
+        alone[row.transform](originals[row.image_id], seed=row.seed)["image"].tobytes() for row in listed.itertuples()
     }
     assert len(copies) == len(listed) == (~positive).sum() - positive.sum()
     known, hidden = {image.tobytes() for image in images}, {image.tobytes() for image in kept_out}
@@ -115,7 +115,7 @@ def test_enrichment_copies_training_positives_alone(settings_of, manifest, tmp_p
 
 
 def test_share_of_positives_slides_over_all_phases(settings_of, manifest, tmp_path, shown):
-    settings = settings_of(positive_share={"first": 0.8, "last": 0.4})
+    settings = settings_of(positive_fraction={"first": 0.8, "last": 0.4})
     train_classifier(settings, manifest, tmp_path / "run", tmp_path)
     labels = [np.concatenate([labels for _, labels in batches]) for _, _, batches in shown]
     positives = 5
@@ -255,8 +255,8 @@ def test_two_processes_cannot_train_one_run(settings_of, manifest, tmp_path):
 
 
 def test_unknown_technique_is_named_before_anything_is_made(settings_of, manifest, tmp_path):
-    with pytest.raises(ValueError, match=r"techniques=\['blur'\]: expected some of clahe"):
-        train_classifier(settings_of(enrichment=PAPER | {"techniques": ["blur"]}), manifest, tmp_path / "run", tmp_path)
+    with pytest.raises(ValueError, match=r"transforms=\['blur'\]: expected some of clahe"):
+        train_classifier(settings_of(enrichment=PAPER | {"transforms": ["blur"]}), manifest, tmp_path / "run", tmp_path)
     assert not (tmp_path / "run").exists()
 
 

@@ -219,10 +219,10 @@ def test_other_losses_shares_augmentation_and_start(segmenter_settings, manifest
     }
     loss = {"focal_weight": 4.0, "dice_weight": 1.0, "cross_entropy_weight": 3.0, "tversky_weight": 0.5}
     loss |= {"alpha": 0.25, "gamma": 2.0, "per_image": False}
-    augmentation = {"techniques": ["elastic_transform", "grid_distortion"], "probability": 1.0, "zoom": [0.05, 0.1]}
+    augmentation = {"transforms": ["elastic_transform", "grid_distortion"], "probability": 1.0, "zoom": [0.05, 0.1]}
     first = segmenter_settings(
         **alone, loss=loss, augmentation=augmentation, negatives_per_positive=None,
-        positive_share={"first": 0.8, "last": 0.4},
+        positive_fraction={"first": 0.8, "last": 0.4},
     )  # fmt: skip
     metrics = train_segmenter(first, manifest, tmp_path / "first", tmp_path)
     assert metrics["training_images"] == 20  # all negatives to draw from

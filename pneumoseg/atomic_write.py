@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the file's name once all is written.
 
     Whoever reads meanwhile finds the old file or none, and so it is after a crash or a power cut; after an error

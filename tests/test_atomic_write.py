@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from pneumoseg.whole_file import whole_file
+from pneumoseg.atomic_write import atomic_write
 
 
 def test_appears_when_written(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
     assert path.read_text() == "whole"
@@ -20,7 +20,7 @@ def test_appears_when_written(tmp_path):
 def test_others_may_read_it_as_the_umask_says(tmp_path, mask, mode):
     before = os.umask(mask)
     try:
-        with whole_file(tmp_path / "file.txt") as temporary:
+        with atomic_write(tmp_path / "file.txt") as temporary:
             temporary.write_text("whole")
     finally:
         os.umask(before)
@@ -28,7 +28,7 @@ def test_others_may_read_it_as_the_umask_says(tmp_path, mask, mode):
 
 
 def test_two_threads_may_write_one_file(tmp_path):
-    with whole_file(tmp_path / "file.txt") as one, whole_file(tmp_path / "file.txt") as other:
+    with atomic_write(tmp_path / "file.txt") as one, atomic_write(tmp_path / "file.txt") as other:
         one.write_text("one")
         other.write_text("other")
     assert (tmp_path / "file.txt").read_text() == "one"  # the outer one ends last
@@ -40,7 +40,7 @@ def test_an_error_leaves_the_old_file(tmp_path):
     path.write_text("old")
 
     def interrupted():
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 

@@ -1,0 +1,5 @@
+"""Entry point of `python -m pneumoseg`."""
+
+from pneumoseg.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""Steps that each make one file with one command, repeated only when something they were made of has changed."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pneumoseg.atomic_write import atomic_write
+
+RunCommand = Callable[[Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command and the file that it makes.
+
+    Attributes:
+        command: The arguments after `pneumoseg`. A change of any of them makes the file stale.
+        output: The file; None for a command that only prints, which always runs.
+        needs: Steps whose files the command reads.
+        inputs: Other files that the command reads. A missing one is part of the state, too.
+        folders: Folders whose DICOM files the command reads, at any depth.
+    """
+
+    command: tuple[str, ...]
+    output: Path | None
+    needs: tuple["Step", ...] = ()
+    inputs: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = field(default=())
+
+
+class Builder:
+    """Run the commands of stale steps, each after the steps that it needs.
+
+    A step is stale if its file is missing, or if its command, or the path, size or modification time of any file that
+    it reads, differs from when the file was made. These are kept in a folder, one small file per step.
+
+    Args:
+        folder: Folder for what the files were made of.
+        run: Runs one command; raises an exception if the command fails.
+        dry_run: Whether `run` only shows the commands: nothing is recorded, and what follows a stale step is stale.
+    """
+
+    def __init__(self, folder: Path, run: RunCommand, *, dry_run: bool = False) -> None:
+        self._folder, self._run, self._dry_run = folder, run, dry_run
+        self._made: dict[Step, bool] = {}
+
+    def make(self, step: Step) -> bool:
+        """Bring a step's file up to date.
+
+        Returns:
+            Whether its command ran.
+        """
+        if step not in self._made:
+            changed = [self.make(need) for need in step.needs]
+            self._made[step] = self._make(step, changed=any(changed))
+        return self._made[step]
+
+    def _make(self, step: Step, *, changed: bool) -> bool:
+        if step.output is None:
+            self._run(step.command)
+            return True
+        state, record = _state(step), self._folder / hashlib.sha256(str(step.output).encode()).hexdigest()[:16]
+        known = record.read_text(encoding="utf-8") if record.exists() else None
+        if step.output.exists() and known == state and not (changed and self._dry_run):
+            return False
+        record.unlink(missing_ok=True) if not self._dry_run else None
+        self._run(step.command)
+        if not self._dry_run:
+            with atomic_write(record) as temporary:
+                temporary.write_text(state, encoding="utf-8")
+        return True
+
+
+def _state(step: Step) -> str:
+    """Return the command, and a checksum of the paths, sizes and times of all files that the step reads."""
+    from pneumoseg.data.files import find_dicoms
+
+    files = [need.output for need in step.needs if need.output is not None] + list(step.inputs)
+    listed = [path for folder in step.folders for path in find_dicoms(folder)]
+    lines = [_described(path) for path in [*files, *listed]]
+    return "\n".join([*step.command, hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()])
+
+
+def _described(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path} missing"
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def require_files(paths: Iterable[tuple[Path, str]]) -> None:
+    """Check that files exist before any long work begins.
+
+    Args:
+        paths: Files, each with the option that names it.
+
+    Raises:
+        FileNotFoundError: If one is missing; names the file and the option.
+    """
+    for path, option in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; name the data set's folder, or the file with {option}")
