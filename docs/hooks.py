@@ -137,14 +137,21 @@ def is_file(schema: dict[str, Any]) -> bool:
 
 def settings_section(name: str, schema: dict[str, Any]) -> str:
     """Return the description of one settings class and the table of its keys."""
-    text, descriptions = split_attributes(schema.get("description", ""))
+    classes = [base for base in getattr(experiment_files, name).__mro__ if issubclass(base, BaseModel)]
+    text, _ = split_attributes(schema.get("description", ""))
+    descriptions = {key: said for base in reversed(classes) for key, said in attributes_of(base).items()}
     required = schema.get("required", [])
-    rows = ["| key | value | default | |", "| --- | --- | --- | --- |"]
+    rows = ["| key | meaning, value and default |", "| --- | --- |"]
     for key, field in schema["properties"].items():
-        default = "required" if key in required else f"`{yaml_value(field.get('default'))}`"
+        default = "required" if key in required else f"default `{yaml_value(field.get('default'))}`"
         description = field.get("description") or descriptions.get(key, "")
-        rows.append(f"| `{key}` | {describe(field)} | {default} | {cell(description)} |")
+        rows.append(f"| `{key}` | {cell(description)} *{describe(field)}; {default}* |")
     return "\n\n".join([f"## {name}", text, "\n".join(rows)])
+
+
+def attributes_of(model: type[BaseModel]) -> dict[str, str]:
+    """Return the descriptions in the `Attributes:` section of a class' own docstring, by key."""
+    return split_attributes(inspect.cleandoc(model.__dict__.get("__doc__") or ""))[1]
 
 
 def split_attributes(docstring: str) -> tuple[str, dict[str, str]]:
