@@ -1,9 +1,9 @@
-"""What augmentation costs: milliseconds a transform, and images per second of the classifier's loader with and without.
+"""Cost of augmentation: milliseconds per transform, and images per second of the classifier's loader with and without it.
 
-Baseline: the same loader without augmentation, in the same run; both decode every file anew. Whether the training waits
-for it, benchmarks/training_step.py tells.
+Baseline: the same loader without augmentation, in the same run. Both decode every file in each pass. Whether training
+waits for the loader is measured by benchmarks/training_step.py.
 
-Run with: python benchmarks/augmentation.py [FOLDER OF DICOM FILES]   (without one, on generated files)
+Run with: python benchmarks/augmentation.py [FOLDER OF DICOM FILES]   (by default on generated files)
 """
 
 import os
@@ -37,7 +37,7 @@ def milliseconds(image: np.ndarray, mask: np.ndarray | None, transforms: tuple[s
 def transforms(image: np.ndarray) -> None:
     mask = np.zeros(image.shape, bool)
     mask[200:500, 200:400] = True
-    print(f"milliseconds an image of {image.shape[0]} x {image.shape[1]}      alone   with its mask")
+    print(f"milliseconds per image of {image.shape[0]} x {image.shape[1]}      alone   with its mask")
     for name in TRANSFORMS:
         print(f"{name:36} {milliseconds(image, None, (name,), 1):8.1f} {milliseconds(image, mask, (name,), 1):8.1f}")
     paper = [milliseconds(image, m, PAPER, 0.5) for m in (None, mask)]

@@ -1,10 +1,10 @@
-"""Images per second of the classifier's loader, against two baselines in the same run.
+"""Images per second of the classifier's loader, compared with two baselines in the same run.
 
-(a) `tf.io.decode_jpeg` alone, on the same JPEG frames held in memory: the most that this decoder can give.
-(b) pydicom with pillow in a Keras PyDataset, as many worker threads as cores, or as many processes: what one would
-    write first.
+(a) `tf.io.decode_jpeg` alone, on the same JPEG frames held in memory: the upper bound of this decoder.
+(b) pydicom with pillow in a Keras PyDataset, with as many worker threads as cores, or as many processes: the obvious
+    first solution.
 
-Run with: python benchmarks/loader.py [FOLDER OF JPEG-BASELINE DICOM FILES]   (without one, on generated files)
+Run with: python benchmarks/loader.py [FOLDER OF JPEG-BASELINE DICOM FILES]   (by default on generated files)
 """
 
 import os

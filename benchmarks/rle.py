@@ -1,4 +1,4 @@
-"""Milliseconds to encode and to decode a 1024 x 1024 mask, against a pixel-by-pixel baseline.
+"""Milliseconds to encode and to decode a 1024 x 1024 mask, compared with a pixel-by-pixel baseline.
 
 Run with: python benchmarks/rle.py
 """
@@ -11,7 +11,7 @@ from pneumoseg import rle
 
 
 def plain_encode(mask: np.ndarray) -> str:
-    """The organisers' loop, pixel by pixel, with the last run kept."""
+    """Encode a mask with the organisers' loop over pixels, corrected to keep the last run."""
     pairs, run, end = [], 0, 0
     for position, value in enumerate([*mask.T.ravel().tolist(), False]):
         if value:
