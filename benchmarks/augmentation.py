@@ -1,4 +1,4 @@
-"""Cost of augmentation: milliseconds per transform, and images per second of the classifier's loader with and without it.
+"""Cost of augmentation: milliseconds per transform, and the speed of the classifier's loader with and without it.
 
 Baseline: the same loader without augmentation, in the same run. Both decode every file in each pass. Whether training
 waits for the loader is measured by benchmarks/training_step.py.

@@ -1,10 +1,10 @@
 """Time and memory of an evaluation of cached predictions, with all sweeps and intervals.
 
-Predictions of 2,400 generated cases in the competition's proportions (22% positive) are written to a temporary folder.
-Their 512 x 512 maps resemble those of a trained segmenter: blurred masks with a ragged edge, which are found, missed, or
-false alarms. A quarter of the cases is scored as well: the ratio of peak memories shows whether memory grows with the
-number of images. The sweep of the smallest component is also compared with its baseline, which draws each mask again for
-each area.
+Predictions of 2,400 generated cases in the competition's proportions (22% positive) are written to a temporary
+folder. Their 512 x 512 maps resemble those of a trained segmenter: blurred masks with a ragged edge, which are found,
+missed, or false alarms. A quarter of the cases is scored as well: the ratio of peak memories shows whether memory
+grows with the number of images. The sweep of the smallest component is also compared with its baseline, which draws
+each mask again for each area.
 
 Run with: python benchmarks/evaluation.py [IMAGES]
 """

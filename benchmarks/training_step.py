@@ -1,9 +1,9 @@
 """A training step of the paper's networks at full size: seconds, memory, and whether it waits for its data.
 
 Baseline: the same step on one batch held in memory, in the same run. The training follows
-experiments/classifier_augmentation.yaml or segmenter_window_swa.yaml, but starts from random weights and uses generated
-files. The time of the whole recipe is extrapolated from the steps, for the number of images that the competition's 9,378
-negatives and 2,669 positives give.
+experiments/classifier_augmentation.yaml or segmenter_window_swa.yaml, but starts from random weights and uses
+generated files. The time of the whole recipe is extrapolated from the steps, for the number of images that the
+competition's 9,378 negatives and 2,669 positives give.
 
 Run with: python benchmarks/training_step.py classifier|segmenter [--steps 20] [--batch-size N]
 """

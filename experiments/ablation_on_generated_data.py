@@ -1,10 +1,10 @@
 """The ablation and table 2 on generated data, over seeds: is the staged decision worth it, how small is too small?
 
-Each seed has its own chests, split and weights. Two segmenters are compared: that of table 1, which is trained on as many
-negatives as positives, and one that is trained on positives alone. For both, the weights of the four consecutive epochs
-with the best validation IoU are averaged. Rules are tuned on the validation images. The scores are those of 300 test
-images per seed, pooled, where each seed uses its own networks and rule. Intervals are from a bootstrap over images, which
-does not include the variation between networks of different seeds.
+Each seed has its own chests, split and weights. Two segmenters are compared: that of table 1, which is trained on as
+many negatives as positives, and one that is trained on positives alone. For both, the weights of the four consecutive
+epochs with the best validation IoU are averaged. Rules are tuned on the validation images. The scores are those of
+300 test images per seed, pooled, where each seed uses its own networks and rule. Intervals are from a bootstrap over
+images, which does not include the variation between networks of different seeds.
 
 Run with: python experiments/ablation_on_generated_data.py FOLDER [SEED ...]
 Data and runs stay in the folder, which other studies can share. An interrupted study continues with the same command.
