@@ -80,8 +80,8 @@ def export_table() -> str:
     """Return a table of the names that `import pneumoseg` offers, linked to their documentation."""
     package = griffe.load("pneumoseg", search_paths=[ROOT.parent], allow_inspection=False)
     rows = ["| name | |", "| --- | --- |"]
-    for name in sorted(package.exports or [], key=str):
-        target = package[str(name)]
+    for name in sorted(pneumoseg.__all__):
+        target = package[name]
         target = target.final_target if target.is_alias else target
         summary = first_line(target.docstring.value if target.docstring else "")
         rows.append(f"| [`pneumoseg.{name}`][{target.path}] | {summary} |")
@@ -90,7 +90,7 @@ def export_table() -> str:
 
 def command_reference() -> str:
     """Return the documentation of every command, in the order of `pneumoseg --help`."""
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     return "\n\n".join(command_section(name, command) for name, command in group.commands.items())
 
 
@@ -156,7 +156,8 @@ def attributes_of(model: type[BaseModel]) -> dict[str, str]:
 
 def split_attributes(docstring: str) -> tuple[str, dict[str, str]]:
     """Return a docstring's prose, and the descriptions in its `Attributes:` section by name."""
-    prose, descriptions = [], {}
+    prose: list[str] = []
+    descriptions: dict[str, str] = {}
     for section in griffe.Docstring(docstring).parse("google"):
         if section.kind is griffe.DocstringSectionKind.attributes:
             descriptions |= {attribute.name: attribute.description for attribute in section.value}
