@@ -59,6 +59,10 @@ show-predictions: ## Draw true and predicted masks over images that were not tra
 $(GOALS): $(INSTALLED)
 	@$(REPRODUCE) $@ $(OPTIONS)
 
+docs: $(INSTALLED) ## Build the documentation in build/docs; warnings are errors
+	$(PIP) -r docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/pytest
 

@@ -1,9 +1,10 @@
-"""How long an evaluation of kept predictions takes, all sweeps and intervals included, and how much memory.
+"""Time and memory of an evaluation of cached predictions, with all sweeps and intervals.
 
-Predictions of 2,400 generated cases in the competition's proportions (22% positive) are written to a temporary folder:
-maps of 512 x 512 as a trained segmenter gives them, blurred masks with a ragged rim, found or missed or raised where
-nothing is. A quarter of them is scored, too: the ratio of peak memories tells whether memory grows with the number of
-images. The sweep of the smallest component is also timed against its baseline, drawing each mask anew for each area.
+Predictions of 2,400 generated cases in the competition's proportions (22% positive) are written to a temporary
+folder. Their 512 x 512 maps resemble those of a trained segmenter: blurred masks with a ragged edge, which are found,
+missed, or false alarms. A quarter of the cases is scored as well: the ratio of peak memories shows whether memory
+grows with the number of images. The sweep of the smallest component is also compared with its baseline, which draws
+each mask again for each area.
 
 Run with: python benchmarks/evaluation.py [IMAGES]
 """
@@ -47,7 +48,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_predictions(Path(folder), count)
             size = sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
-            # A process of its own, whose peak memory is no other's.
+            # A separate process, so that its peak memory does not include that of other work.
             command = [sys.executable, __file__, "--score", folder]
             answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
             results[count] = json.loads(answer) | {"megabytes on disk": size / 1e6}

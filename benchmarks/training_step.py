@@ -1,8 +1,9 @@
 """A training step of the paper's networks at full size: seconds, memory, and whether it waits for its data.
 
-Baseline: the same step on one batch held in memory, in the same run. Trains as experiments/classifier_augmentation.yaml
-or segmenter_window_swa.yaml says, but from random weights, on generated files. The recipe's time is worked out from the
-steps, for the images that the competition's 9,378 negative and 2,669 positive ones give.
+Baseline: the same step on one batch held in memory, in the same run. The training follows
+experiments/classifier_augmentation.yaml or segmenter_window_swa.yaml, but starts from random weights and uses
+generated files. The time of the whole recipe is extrapolated from the steps, for the number of images that the
+competition's 9,378 negatives and 2,669 positives give.
 
 Run with: python benchmarks/training_step.py classifier|segmenter [--steps 20] [--batch-size N]
 """
@@ -131,9 +132,9 @@ def measure(
         noted = fitted(model, batches, count + 1)
         seconds[part] = statistics.median(noted.seconds[1:])
         print(f"{part} trainable, {count} steps after the first ({noted.seconds[0]:.1f} s):", end=" ")
-        print(f"{seconds[part]:.2f} s a step, memory up to {gibibytes():.1f} GiB, loss {noted.losses[-1]:.3f}")
+        print(f"{seconds[part]:.2f} s per step, memory up to {gibibytes():.1f} GiB, loss {noted.losses[-1]:.3f}")
     without_loader = statistics.median(fitted(model, held, 6).seconds[1:])
-    print(f"all trainable, one batch held in memory, 5 steps: {without_loader:.2f} s a step")
+    print(f"all trainable, one batch held in memory, 5 steps: {without_loader:.2f} s per step")
     print(f"ratio of a step with its data to one without: {seconds['all'] / without_loader:.2f}")
     loading = time.perf_counter()
     loaded = sum(1 for _ in itertools.islice(batches, steps))
@@ -142,7 +143,7 @@ def measure(
     predicting = time.perf_counter()
     model.predict(held.take(3), verbose=0)
     prediction = (time.perf_counter() - predicting) / 3
-    print(f"prediction: {prediction:.2f} s a batch")
+    print(f"prediction: {prediction:.2f} s per batch")
     training, validation = (math.ceil(images / batch) for images in IMAGES[kind])
     epochs = sum(phase.epochs for phase in settings.phases)
     total = training * sum(p.epochs * seconds[p.trainable] for p in settings.phases) + validation * epochs * prediction

@@ -1,14 +1,13 @@
 """The ablation and table 2 on generated data, over seeds: is the staged decision worth it, how small is too small?
 
-Each seed has its own chests, split and weights. Two segmenters stand beside each other: table 1's, which has seen as
-many negatives as positives, and one that has seen positives alone. Of both the four epochs in a row with the best
-validation IoU are averaged. Rules are tuned on the validation images; scored are 300 test images a seed, all pooled,
-each seed by its own networks and rule. Intervals are from a bootstrap over images, which knows nothing of other seeds'
-networks.
+Each seed has its own chests, split and weights. Two segmenters are compared: that of table 1, which is trained on as
+many negatives as positives, and one that is trained on positives alone. For both, the weights of the four consecutive
+epochs with the best validation IoU are averaged. Rules are tuned on the validation images. The scores are those of
+300 test images per seed, pooled, where each seed uses its own networks and rule. Intervals are from a bootstrap over
+images, which does not include the variation between networks of different seeds.
 
 Run with: python experiments/ablation_on_generated_data.py FOLDER [SEED ...]
-Data and runs stay in the folder, which can be that of the other studies; where it is interrupted, the same command goes
-on.
+Data and runs stay in the folder, which other studies can share. An interrupted study continues with the same command.
 """
 
 import argparse

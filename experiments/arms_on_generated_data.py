@@ -1,10 +1,12 @@
-"""The two arms of section 4.1.1 on generated data: test MCC and AUC over seeds, beside untrained and majority.
+"""The two arms of section 4.1.1 on generated data: test MCC and AUC over seeds, with two baselines.
 
-Each seed has its own chests, split and weights. The arms differ in nothing but augmentation and enrichment; the third
-has neither. Scored are test images that no epoch or threshold was chosen on.
+The baselines are untrained networks and the majority class.
+
+Each seed has its own chests, split and weights. The arms differ only in augmentation and enrichment; a third variant
+has neither. The scores are those of test images that no epoch or threshold was chosen on.
 
 Run with: python experiments/arms_on_generated_data.py FOLDER [SEED ...]
-Data and runs stay in the folder; where it is interrupted, the same command goes on.
+Data and runs stay in the folder. An interrupted study continues with the same command.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Score a classifier and a segmenter that were both cross-validated on the same folds, each image by its own fold's.
+"""Scores of a cross-validated classifier and segmenter: each image by the networks that were not trained on it.
 
-For a set that is too small to keep a part of it apart: every image is scored, by networks that have not seen it. The
-rule is the assembled one, with a threshold of .5 in both networks. Beside it stands the rule that is chosen for each
-fold on the out-of-fold predictions of the others.
+For a data set that is too small to set a part of it apart. Both networks have the same folds. The rule is the assembled
+one, with a threshold of 0.5 for both networks. It is compared with the rule that is chosen for each fold on the
+out-of-fold predictions of the others.
 
 Run with: python experiments/out_of_fold.py CLASSIFIER_RUN SEGMENTER_RUN MANIFEST FOLDER
 Both runs have cross_validate: true and the same split. Predictions, tables and report.html go into the folder.

@@ -1,10 +1,10 @@
-"""Table 1 on generated data: IoU, F1 and F2 on test images, over seeds, for one schedule's weights and their averages.
+"""Table 1 on generated data: IoU, F1 and F2 over seeds, for the weights of one schedule and their averages.
 
-Each seed has its own chests, split and weights. Windows and epochs are chosen on validation images, as the paper does;
-scored are test images. Without the recomputed batch statistics an average stands beside itself.
+Each seed has its own chests, split and weights. Windows and epochs are chosen on validation images, as in the paper,
+and scored on test images. Each average is also scored with averaged instead of recomputed batch statistics.
 
 Run with: python experiments/table_1_on_generated_data.py FOLDER [SEED ...]
-Data and runs stay in the folder; where it is interrupted, the same command goes on.
+Data and runs stay in the folder. An interrupted study continues with the same command.
 """
 
 import argparse
