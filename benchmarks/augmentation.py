@@ -37,7 +37,7 @@ def milliseconds(image: np.ndarray, mask: np.ndarray | None, transforms: tuple[s
 def transforms(image: np.ndarray) -> None:
     mask = np.zeros(image.shape, bool)
     mask[200:500, 200:400] = True
-    print(f"milliseconds per image of {image.shape[0]} x {image.shape[1]}      alone   with its mask")
+    print(f"milliseconds per image of {image.shape[0]} x {image.shape[1]}     alone   with its mask")
     for name in TRANSFORMS:
         print(f"{name:36} {milliseconds(image, None, (name,), 1):8.1f} {milliseconds(image, mask, (name,), 1):8.1f}")
     paper = [milliseconds(image, m, PAPER, 0.5) for m in (None, mask)]

@@ -35,13 +35,13 @@ def find_dicoms(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{printable(folder)}: no such folder, expected one with .dcm files")
     paths: list[Path] = []
-    passed_over: list[Path] = []
+    skipped: list[Path] = []
     for parent, names, hidden in _walk(absolute(folder)):
         dicoms = [Path(parent, name) for name in names if name.lower().endswith(".dcm")]
         paths += [path for path in dicoms if not is_hidden(path.name)]
-        passed_over += [path for path in dicoms if is_hidden(path.name)] + [Path(parent, name) for name in hidden]
-    if passed_over:
-        _log.info(f"{len(passed_over)} hidden files and folders skipped, the first: {printable(min(passed_over))}")
+        skipped += [path for path in dicoms if is_hidden(path.name)] + [Path(parent, name) for name in hidden]
+    if skipped:
+        _log.info(f"{len(skipped)} hidden files and folders skipped, the first: {printable(min(skipped))}")
     if not paths:
         raise FileNotFoundError(f"{printable(folder)}: no .dcm file in it or below it")
     return sorted(paths)

@@ -10,7 +10,7 @@ PARTS = ("all", "head", "second_half")
 
 
 def set_trainable(model: keras.Model, part: str) -> None:
-    """Make one part of a network trainable and freeze the rest, regardless of what was frozen before.
+    """Make one part of a network trainable and freeze the rest, regardless of earlier calls.
 
     - "all": every layer.
     - "head": only the dense layer that the classifier adds to its backbone (section 4.1.1).
