@@ -26,11 +26,11 @@ from scipy.ndimage import gaussian_filter
 
 from pneumoseg import rle
 from pneumoseg.data.index import COLUMNS
+from pneumoseg.decision import DecisionRule, decide, quantize
 from pneumoseg.evaluation import GRIDS, evaluate
 from pneumoseg.evaluation.measures import measure
 from pneumoseg.evaluation.tuning import tune
 from pneumoseg.metrics import dice
-from pneumoseg.postprocessing import DecisionRule, draw_mask, quantize
 from pneumoseg.predictions import load_predictions
 
 
@@ -70,8 +70,7 @@ def score(folder: Path) -> None:
     measure(few, [0.5], GRIDS[1024])
     swept = time.perf_counter()
     for row, area in itertools.product(range(48), GRIDS[1024]):
-        levels = few.levels(row)
-        mask, _ = draw_mask(levels, (1024, 1024), DecisionRule(minimum_area=area))
+        mask = decide(few.prob_map(row), (1024, 1024), DecisionRule(minimum_area=area)).mask
         dice(mask, rle.decode(few.manifest["rle"].iloc[row]))
     drawn = time.perf_counter()
     print(
@@ -101,8 +100,8 @@ def write_predictions(folder: Path, count: int) -> None:
             drawn = drawn | blob(rng)
         noise = gaussian_filter(rng.normal(0, 1, (512, 512)).astype(np.float32), 6) * 4
         near = gaussian_filter(drawn[::2, ::2].astype(np.float32), 4)
-        levels = quantize(np.clip(near + noise * near, 0, 1))
-        Image.fromarray(levels).save(folder / "maps" / f"image_{number}.png")
+        prob_map = np.clip(near + noise * near, 0, 1)
+        Image.fromarray(quantize(prob_map)).save(folder / "maps" / f"image_{number}.png")
         probabilities.append(float(np.clip(rng.normal(0.7 if positive else 0.2, 0.2), 0, 1)))
         rows.append(
             {

@@ -19,12 +19,12 @@ import pandas as pd
 from pneumoseg.data.index import load_manifest
 from pneumoseg.data.patients import patient_groups
 from pneumoseg.data.splits import images_of_run
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import STAGED, Evaluation, ablation, evaluate
 from pneumoseg.evaluation.measures import measure
 from pneumoseg.evaluation.tables import gains_over
 from pneumoseg.evaluation.tuning import tune
 from pneumoseg.inference import assemble_pipeline, load_pipeline
-from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.predictions import Predictions, pool, predict
 from pneumoseg.report.page import write_report
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pneumoseg.data.index import index_dataset, load_manifest
+    from pneumoseg.decision import DecisionRule
     from pneumoseg.dicom import DicomError, read_image
     from pneumoseg.evaluation import evaluate
     from pneumoseg.inference import Pipeline, load_pipeline
-    from pneumoseg.postprocessing import DecisionRule
     from pneumoseg.predictions import load_predictions, predict
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DecisionRule": "postprocessing",
+    "DecisionRule": "decision",
     "DicomError": "dicom",
     "Pipeline": "inference",
     "evaluate": "evaluation",

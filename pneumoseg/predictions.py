@@ -25,6 +25,7 @@ from rich.progress import track
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
+from pneumoseg.decision import dequantize, quantize
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.inference import Pipeline
 
@@ -69,11 +70,11 @@ class Predictions:
         probability = self.probability[chosen]
         return dataclasses.replace(self, maps=maps, manifest=manifest, probability=probability, errors=errors)
 
-    def levels(self, row: int) -> np.ndarray | None:
+    def prob_map(self, row: int) -> np.ndarray | None:
         """The segmenter's map of the image in a row of the manifest.
 
         Returns:
-            uint8 (size, size), see `quantize`; None of an image that could not be read.
+            float64, (size, size), probabilities in [0, 1], rounded to multiples of 1/255; None if the image could not be read.
 
         Raises:
             ValueError: If its file is missing or damaged.
@@ -83,7 +84,7 @@ class Predictions:
         path = self.maps[row]
         try:
             with Image.open(path) as image:
-                return np.asarray(image)
+                return dequantize(np.asarray(image))
         except (OSError, SyntaxError, ValueError) as error:  # Pillow's of a damaged PNG
             raise ValueError(f"{path}: {error}; remove {path.parents[1]} and predict anew") from error
 
@@ -124,8 +125,8 @@ def predict(
         writer, before = csv.writer(file, lineterminator="\n"), time.perf_counter()
         for row, answer in zip(todo.itertuples(), answers, strict=True):
             error = " ".join(str(answer.error or size_changed(row, answer.shape) or "").split())
-            if answer.levels is not None:
-                Image.fromarray(answer.levels).save(_map_path(folder, row.image_id))
+            if answer.prob_map is not None:
+                Image.fromarray(quantize(answer.prob_map)).save(_map_path(folder, row.image_id))
             now = time.perf_counter()
             # An image counts as done once its row is there, which is after its map.
             probability = math.nan if error else answer.probability

@@ -67,7 +67,7 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(found.probability, expected.probability)
     assert list(found.errors) == list(expected.errors)
     for row in range(len(expected.manifest)):
-        np.testing.assert_array_equal(found.levels(row), expected.levels(row))
+        np.testing.assert_array_equal(found.prob_map(row), expected.prob_map(row))
 
 
 def test_what_the_networks_say_is_kept_exactly(watched, manifest, tmp_path):
@@ -79,9 +79,9 @@ def test_what_the_networks_say_is_kept_exactly(watched, manifest, tmp_path):
         np.testing.assert_array_equal(again.probability, [answer.probability for answer in expected])
         assert again.probability.dtype == np.float64
         for row in READABLE:
-            levels = again.levels(row)
-            assert levels.dtype == np.uint8
-            np.testing.assert_array_equal(levels, expected[row].levels)
+            prob_map = again.prob_map(row)
+            np.testing.assert_allclose(prob_map, expected[row].prob_map, atol=0.5001 / 255)
+            np.testing.assert_array_equal(prob_map, np.round(255 * expected[row].prob_map) / 255)
     assert len(set(kept.probability[READABLE])) > 1
 
 
@@ -90,7 +90,7 @@ def test_a_bad_file_is_kept_as_an_error(watched, manifest, tmp_path):
     assert [bool(error) for error in kept.errors] == [row == 3 for row in range(9)]
     assert "i3.dcm" in kept.errors[3]
     assert math.isnan(kept.probability[3])
-    assert kept.levels(3) is None
+    assert kept.prob_map(3) is None
     assert not (tmp_path / "kept/maps/i3.png").exists()
 
 
@@ -244,7 +244,7 @@ def test_a_table_of_other_images_is_an_error(watched, manifest, tmp_path):
 def test_damaged_maps(watched, manifest, tmp_path):
     kept = predict(watched(), manifest, tmp_path / "kept")
     path = tmp_path / "kept/maps/i5.png"
-    content, expected = path.read_bytes(), kept.levels(5)
+    content, expected = path.read_bytes(), kept.prob_map(5)
     assert Image.open(path).size == (SIZE, SIZE)
     # Cut off anywhere, or with a byte changed, it is the same map or an error, and one that says what to do.
     damaged = [content[:length] for length in range(len(content))]
@@ -253,14 +253,14 @@ def test_damaged_maps(watched, manifest, tmp_path):
     for bad in damaged:
         path.write_bytes(bad)
         try:
-            np.testing.assert_array_equal(kept.levels(5), expected)
+            np.testing.assert_array_equal(kept.prob_map(5), expected)
         except ValueError as error:
             refused.append(str(error))
     assert len(refused) > 0.8 * len(damaged)
     assert all("i5.png" in message and "predict anew" in message for message in refused)
     path.unlink()
     with pytest.raises(ValueError, match=r"i5\.png.*predict anew"):
-        kept.levels(5)
+        kept.prob_map(5)
 
 
 def test_rows_are_some_of_the_images(watched, manifest, tmp_path):
@@ -271,7 +271,7 @@ def test_rows_are_some_of_the_images(watched, manifest, tmp_path):
     np.testing.assert_array_equal(some.probability, kept.probability[[1, 3, 8]])
     assert [bool(error) for error in some.errors] == [False, True, False]
     for row, original in enumerate([1, 3, 8]):
-        np.testing.assert_array_equal(some.levels(row), kept.levels(original))
+        np.testing.assert_array_equal(some.prob_map(row), kept.prob_map(original))
     assert (some.networks, some.flip, some.seconds) == (kept.networks, kept.flip, kept.seconds)
     assert len(kept.rows(np.zeros(9, bool)).manifest) == 0
 
@@ -290,11 +290,11 @@ def test_pooled_predictions_are_those_of_their_parts(tmp_path):
     np.testing.assert_array_equal(both.probability, [0.1, np.nan, 0.3, 0.4, 0.5])
     assert [bool(error) for error in both.errors] == [False, True, False, False, False]
     for row in (0, 2, 3, 4):
-        np.testing.assert_array_equal(both.levels(row), maps[row])
-    assert both.levels(1) is None
+        np.testing.assert_array_equal(both.prob_map(row), maps[row] / 255)
+    assert both.prob_map(1) is None
     assert both.seconds == pytest.approx((2 * 0.5 + 3 * 1.0) / 5)
     assert sorted(both.networks.values()) == ["a", "b"]
-    np.testing.assert_array_equal(both.rows(np.arange(5) > 2).levels(0), maps[3])
+    np.testing.assert_array_equal(both.rows(np.arange(5) > 2).prob_map(0), maps[3] / 255)
 
 
 def test_what_cannot_be_pooled(tmp_path):

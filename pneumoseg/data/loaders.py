@@ -17,6 +17,7 @@ from pneumoseg import rle
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan
 from pneumoseg.data.transcoding import check_files, encoded_frames
+from pneumoseg.geometry import letterbox_image
 
 _log = logging.getLogger(__name__)
 GIGABYTES = 2.5  # of decoded images kept between epochs; holds the paper's training set for the segmenter, 2.24
@@ -106,7 +107,7 @@ def classification_examples(
 
     Args:
         manifest: One row an image, see `index_dataset`.
-        image_size: Side in pixels of the square that the network sees, see `resize_to_square`.
+        image_size: Side in pixels of the square that the network sees, see `letterbox_image`.
         cache_dir: Folder for images that need transcoding.
         decoded_images_gigabytes: The most memory that the decoded set may take, 10^9 bytes, and while it is being
             decoded twice as much; a larger set is decoded again each time it is gone through.
@@ -161,40 +162,6 @@ def files_named(*manifests: pd.DataFrame) -> Iterator[None]:
         raise
 
 
-def resize_to_square(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Fit an image into a square, its aspect ratio kept, by the geometry of `postprocessing.fit_square`.
-
-    Shrinking averages over the area that a new pixel covers, so that thin lines do not alias; enlarging is bilinear.
-
-    Args:
-        image: uint8, (H, W, 1).
-        size: The square's side in pixels.
-
-    Returns:
-        uint8, (size, size, 1); what the image does not cover is 0.
-    """
-    shape = tf.shape(image)
-    height, width = shape[0], shape[1]
-    resized = tf.cond(
-        (height == size) & (width == size), lambda: image, lambda: _resize_and_pad(image, height, width, size)
-    )
-    return tf.ensure_shape(resized, (size, size, 1))
-
-
-def _resize_and_pad(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, size: int) -> tf.Tensor:
-    longest = tf.maximum(height, width)
-    new_height = tf.maximum(1, (2 * height * size + longest) // (2 * longest))
-    new_width = tf.maximum(1, (2 * width * size + longest) // (2 * longest))
-    new_shape = tf.stack([new_height, new_width])
-    resized = tf.cond(
-        longest > size,
-        lambda: tf.image.resize(image, new_shape, "area"),
-        lambda: tf.image.resize(image, new_shape, "bilinear"),
-    )
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    return tf.image.pad_to_bounding_box(tf.cast(tf.round(resized), tf.uint8), top, left, size, size)
-
-
 def _row(records: dict[str, tf.Tensor], row: tf.Tensor) -> dict[str, tf.Tensor]:
     return {name: values[row] for name, values in records.items()}
 
@@ -215,7 +182,7 @@ def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
         # The default method differs from libjpeg, and so from `read_image`, by up to a few grey levels.
         lambda: tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE"),
     )
-    return resize_to_square(image, image_size)
+    return letterbox_image(image, image_size)
 
 
 def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
@@ -234,7 +201,7 @@ def _load_mask(runs: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
         tf.size(runs["starts"]) == 0,
         lambda: tf.zeros((image_size, image_size, 1), tf.uint8),
         # 255 stands for the mask while it is resized: a pixel that is covered by half or more stays.
-        lambda: resize_to_square(255 * _draw(**runs), image_size) // 128,
+        lambda: letterbox_image(255 * _draw(**runs), image_size) // 128,
     )
 
 

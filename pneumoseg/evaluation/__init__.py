@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from pneumoseg.data.patients import knows_all_patients, patient_groups
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import tables
 from pneumoseg.evaluation.bootstrap import bootstrap_means
 from pneumoseg.evaluation.cases import decide, is_confident
 from pneumoseg.evaluation.measures import Measures, measure
 from pneumoseg.evaluation.tuning import THRESHOLDS
-from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.predictions import Predictions
 
 # The areas that are swept, by the side of the grid on which components are looked for; table 2's are among them.
@@ -121,7 +121,7 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
     }
     cases, alone = arms[STAGED + suffix], arms[SEGMENTED + suffix]
     # Elimination has something to do in the images that the classifier and the triplet rule leave.
-    asked = (predictions.probability > rule.classifier_threshold) & is_confident(native, rule)
+    asked = rule.gates_in(predictions.probability) & is_confident(native, rule)
     areas = _area_sweeps(predictions, native, rule, asked, groups)
     paper = pd.DataFrame(TABLE_2, columns=["grid", "area", "paper"])
     return Evaluation(

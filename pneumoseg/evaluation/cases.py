@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation.measures import Measures
-from pneumoseg.postprocessing import DecisionRule, on_grid
+from pneumoseg.geometry import scale_area
 from pneumoseg.predictions import Predictions
 
 # How a case ends, in the order in which it is decided; the first six lose Dice.
@@ -75,7 +76,7 @@ def decide(
     """
     truth, positive = measures.truth, measures.truth > 0
     unreadable = np.array([bool(error) for error in predictions.errors])
-    asked = (predictions.probability > rule.classifier_threshold) | (not use_classifier)
+    asked = rule.gates_in(predictions.probability) | (not use_classifier)
     drawn, drawn_overlap = measures.at(rule.mask_threshold, 0.0)
     kept, kept_overlap = measures.at(rule.mask_threshold, rule.minimum_area)
     stage = np.select(
@@ -110,7 +111,7 @@ def is_confident(measures: Measures, rule: DecisionRule) -> np.ndarray:
     """Whether the triplet rule lets each image pass, bool (n,)."""
     if not rule.top_area:
         return np.ones(len(measures.truth), bool)
-    return measures.at(rule.top_threshold, 0.0)[0] >= on_grid(rule.top_area, measures.size)
+    return measures.at(rule.top_threshold, 0.0)[0] >= scale_area(rule.top_area, measures.size)
 
 
 def _outcomes(stage: np.ndarray, positive: np.ndarray) -> np.ndarray:

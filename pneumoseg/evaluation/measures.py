@@ -12,7 +12,8 @@ import numpy as np
 from skimage.measure import label
 
 from pneumoseg import rle
-from pneumoseg.postprocessing import LEVELS, above, fit_square, on_grid, restore
+from pneumoseg.decision import above, upscale
+from pneumoseg.geometry import letterbox, scale_area
 from pneumoseg.predictions import Predictions
 
 _AT_ONCE = 32  # images in memory
@@ -75,12 +76,12 @@ def measure(
     def one(row: int) -> None:
         true = rle.decode(codes[row], tuple(shapes[row]))
         truth[row] = np.count_nonzero(true)
-        levels = predictions.levels(row)
-        if levels is None:
+        prob_map = predictions.prob_map(row)
+        if prob_map is None:
             return
-        peak[row] = levels.max() / LEVELS
-        scale = 1.0 if grid else on_grid(1.0, true.size)
-        for number, components in _components(levels, true, thresholds_, grid):
+        peak[row] = prob_map.max()
+        scale = 1.0 if grid else scale_area(1.0, true.size)
+        for number, components in _components(prob_map, true, thresholds_, grid):
             pixels[row, number], overlap[row, number] = _left(components, areas_ * scale)
 
     with ThreadPoolExecutor() as pool:
@@ -90,7 +91,7 @@ def measure(
 
 
 def _components(
-    levels: np.ndarray, true: np.ndarray, thresholds: np.ndarray, grid: int | None
+    prob_map: np.ndarray, true: np.ndarray, thresholds: np.ndarray, grid: int | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Of each threshold with a mask, its number and the mask's components.
 
@@ -98,11 +99,11 @@ def _components(
         int64 (3, components): pixels on the grid, pixels on the image, and those among the latter that are true.
     """
     rows, columns = true.shape
-    restored = restore(levels, *((rows, columns) if grid is None else fit_square(rows, columns, grid)[:2]))
+    upscaled = upscale(prob_map, *((rows, columns) if grid is None else letterbox(rows, columns, grid)[:2]))
     # What no threshold reaches is most of nearly every image.
-    reached = above(restored, thresholds[0])
+    reached = above(upscaled, thresholds[0])
     box = _box(reached) if grid is None else np.s_[:, :]
-    inside, true = restored[box], true[box]
+    inside, true = upscaled[box], true[box]
     for number, threshold in enumerate(thresholds):
         mask = above(inside, threshold)
         if not mask.any():

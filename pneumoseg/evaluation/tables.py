@@ -8,7 +8,7 @@ import pandas as pd
 from pneumoseg.evaluation.bootstrap import bootstrap_interval, bootstrap_means
 from pneumoseg.evaluation.cases import LOSSES, dice_of
 from pneumoseg.evaluation.measures import Measures
-from pneumoseg.postprocessing import REFERENCE_PIXELS
+from pneumoseg.geometry import REFERENCE_PIXELS
 from pneumoseg.scores import (
     calibration_error,
     classification_scores,

@@ -7,10 +7,10 @@ import numpy as np
 
 from pneumoseg.data.patients import patient_ids
 from pneumoseg.data.splits import stratified_split
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation.cases import dice_of, is_confident
 from pneumoseg.evaluation.measures import Measures, measure
 from pneumoseg.inference import Tuning
-from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.predictions import Predictions
 
 THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
@@ -86,7 +86,7 @@ def _search(probability: np.ndarray, measures: Measures, rule: DecisionRule) -> 
     """Mean Dice of the rule to begin with, the best rule, and its mean Dice."""
     empty = (measures.truth == 0).astype(float)
     cuts = _Cuts.of(probability)
-    before = best = (empty + _gain(measures, rule, empty) * (probability > rule.classifier_threshold)).mean()
+    before = best = (empty + _gain(measures, rule, empty) * rule.gates_in(probability)).mean()
     chosen = rule
     for candidate in _candidates(measures, rule):
         threshold, gained = cuts.best(_gain(measures, candidate, empty), rule.classifier_threshold)

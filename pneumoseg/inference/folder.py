@@ -12,11 +12,11 @@ from typing import Any
 import keras
 
 from pneumoseg.atomic_write import atomic_write
+from pneumoseg.decision import DecisionRule
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
 from pneumoseg.models.bundle import SPEC_NAME, Bundle, BundleError, load_bundle
-from pneumoseg.postprocessing import DecisionRule
 
 _JOINT = "pipeline.json"
 _TUNING = "tuning.json"

@@ -14,11 +14,11 @@ import keras
 import numpy as np
 
 from pneumoseg import rle
-from pneumoseg.data.loaders import resize_to_square
+from pneumoseg.decision import DecisionRule, decide
 from pneumoseg.dicom import DicomError, read_image
+from pneumoseg.geometry import letterbox_image
 from pneumoseg.identifiers import image_id_of
 from pneumoseg.inference.result import Result
-from pneumoseg.postprocessing import DecisionRule, draw_mask, quantize
 
 Source = str | Path | np.ndarray
 
@@ -29,14 +29,14 @@ class Probabilities(NamedTuple):
     Attributes:
         image_id: The file's stem; empty for an array.
         probability: The classifier's; NaN where there is none or an error.
-        levels: The segmenter's map, uint8 (size, size), see `quantize`; None after an error.
+        prob_map: float32, (size, size), the segmenter's probabilities in [0, 1]; None after an error.
         error: Why the image could not be read; None otherwise.
         shape: (H, W) of the image; (0, 0) after an error.
     """
 
     image_id: str
     probability: float
-    levels: np.ndarray | None
+    prob_map: np.ndarray | None
     error: DicomError | None
     shape: tuple[int, int]
 
@@ -107,8 +107,8 @@ class Pipeline:
             images = [read.image for read in chunk if read.error is None]
             answers = zip(self._classify(images), self._segment(images), strict=True)
             for read in chunk:
-                probability, levels = (math.nan, None) if read.error is not None else next(answers)
-                yield Probabilities(read.image_id, probability, levels, read.error, read.image.shape)
+                probability, prob_map = (math.nan, None) if read.error is not None else next(answers)
+                yield Probabilities(read.image_id, probability, prob_map, read.error, read.image.shape)
 
     def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_LoadedImage"]]:
         if isinstance(sources, str | Path):
@@ -119,15 +119,16 @@ class Pipeline:
     def _decide(self, chunk: list["_LoadedImage"]) -> list[Result]:
         readable = [number for number, read in enumerate(chunk) if read.error is None]
         probabilities = dict(zip(readable, self._classify([chunk[n].image for n in readable]), strict=True))
-        threshold = self.rule.classifier_threshold
-        chosen = [n for n, probability in probabilities.items() if not self.classifiers or probability > threshold]
-        maps = dict(zip(chosen, self._segment([chunk[n].image for n in chosen]), strict=True))
+        gated_in = [
+            n for n, probability in probabilities.items() if not self.classifiers or self.rule.gates_in(probability)
+        ]
+        maps = dict(zip(gated_in, self._segment([chunk[n].image for n in gated_in]), strict=True))
         results = []
         for number, read in enumerate(chunk):
             code, stage, shape = rle.EMPTY, "classifier" if read.error is None else "error", read.image.shape
             if number in maps:
-                mask, stage = draw_mask(maps[number], shape, self.rule)
-                code = rle.encode(mask)
+                decision = decide(maps[number], shape, self.rule)
+                code, stage = rle.encode(decision.mask), decision.stage
             probability = probabilities.get(number, math.nan)
             results.append(Result(read.image_id, probability, code, shape, stage, read.error, source=read.source))
         return results
@@ -139,13 +140,13 @@ class Pipeline:
 
     def _segment(self, images: list[np.ndarray]) -> Iterator[np.ndarray]:
         for output in self._outputs(self.segmenters, images):
-            yield quantize(output[..., 0])
+            yield output[..., 0]
 
     def _outputs(self, models: Sequence[keras.Model], images: list[np.ndarray]) -> Iterator[np.ndarray]:
         for first in range(0, len(images), self.batch_size):
             batch = images[first : first + self.batch_size]
             squares = {
-                size: np.stack([resize_to_square(image[..., None], size) for image in batch])
+                size: np.stack([letterbox_image(image[..., None], size) for image in batch])
                 for size in {model.input_shape[1] for model in models}
             }
             outputs = [output for model in models for output in self._seen(model, squares[model.input_shape[1]])]

@@ -12,9 +12,9 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from pneumoseg import rle
+from pneumoseg.decision import DecisionRule, decide
 from pneumoseg.dicom import DicomError, read_image
 from pneumoseg.evaluation.cases import OUTCOMES
-from pneumoseg.postprocessing import DecisionRule, above, remove_small_components, restore
 from pneumoseg.predictions import Predictions
 
 _SIDE = 208  # pixels of a picture's longer side: sharp enough for outlines, small enough for hundreds on a page
@@ -77,9 +77,10 @@ def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card
     shape = (int(row["rows"]), int(row["columns"]))
     scale = _SIDE / max(shape)
     width, height = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
-    levels = predictions.levels(int(case.name))
-    drawn = np.zeros(shape, bool) if levels is None else above(restore(levels, *shape), rule.mask_threshold)
-    predicted = remove_small_components(drawn, rule.minimum_area) if case["stage"] == "mask" else np.zeros(shape, bool)
+    prob_map = predictions.prob_map(int(case.name))
+    raw_mask = mask = np.zeros(shape, bool)
+    if prob_map is not None:
+        raw_mask, mask, _ = decide(prob_map, shape, rule, gated_in=bool(rule.gates_in(case["probability"])))
     return Card(
         case,
         row["view"] or "view unknown",
@@ -88,7 +89,7 @@ def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card
         _picture(row["path"], (width, height)),
         width,
         height,
-        *(outline_path(mask, scale) for mask in (rle.decode(row["rle"], shape), drawn, predicted)),
+        *(outline_path(mask, scale) for mask in (rle.decode(row["rle"], shape), raw_mask, mask)),
     )
 
 

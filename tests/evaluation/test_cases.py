@@ -8,11 +8,11 @@ from scipy import ndimage
 from sklearn.metrics import f1_score, fbeta_score, jaccard_score
 
 from pneumoseg import rle
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation.cases import LOSSES, OUTCOMES, decide, dice_of, f_beta_of, iou_of, is_confident
 from pneumoseg.evaluation.measures import Measures, measure
 from pneumoseg.inference import Pipeline
 from pneumoseg.metrics import FBeta, IoU, dice
-from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.predictions import predict
 from tests.conftest import manifest_of, predictions_of, write_dicom
 from tests.networks import brightest, identity

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import ablation, compare_predictions, evaluate
 from pneumoseg.evaluation.bootstrap import bootstrap_interval
 from pneumoseg.evaluation.cases import decide
 from pneumoseg.evaluation.measures import measure
-from pneumoseg.postprocessing import DecisionRule
 from tests.conftest import predictions_of
 
 SIZE, COUNT = 32, 20  # an area counts 1024 times as many pixels

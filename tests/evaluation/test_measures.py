@@ -5,10 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
+from pneumoseg.decision import DecisionRule, decide, remove_small_components
 from pneumoseg.evaluation.measures import measure
-from pneumoseg.postprocessing import DecisionRule, draw_mask, fit_square, remove_small_components, restore
+from pneumoseg.geometry import letterbox, unletterbox
 from tests.conftest import predictions_of
 
 SHAPES = [(40, 40), (64, 64), (96, 96), (50, 37), (20, 90), (13, 64), (1, 5), (128, 70)]
@@ -38,6 +40,12 @@ def predictions(tmp_path_factory):
     return predictions_of(tmp_path_factory.mktemp("kept"), maps, masks, rng.random(40)), masks
 
 
+def levels_of(kept, row):
+    """A map as it is in the cache, 255 times the probability."""
+    with Image.open(kept.maps[row]) as image:
+        return np.asarray(image)
+
+
 def counts_of(mask, truth):
     return np.count_nonzero(mask), np.count_nonzero(mask & truth)
 
@@ -51,15 +59,15 @@ def test_counts_are_those_of_the_masks_that_the_pipeline_draws(predictions):
     measures = measure(kept, thresholds, areas)
     seen = set()
     for row, truth in enumerate(masks):
-        levels = kept.levels(row)
+        prob_map = kept.prob_map(row)
         for threshold in thresholds:
             for area in [0, *areas]:
                 found = tuple(counts[row] for counts in measures.at(threshold, area))
-                if levels is None:
+                if prob_map is None:
                     assert found == (0, 0)
                     continue
                 rule = DecisionRule(mask_threshold=threshold, minimum_area=area)
-                mask, stage = draw_mask(levels, truth.shape, rule)
+                _, mask, stage = decide(prob_map, truth.shape, rule)
                 assert found == counts_of(mask, truth)
                 seen.add(stage)
     assert seen == {"segmenter", "elimination", "mask"}
@@ -69,9 +77,9 @@ def test_counts_are_those_of_elimination(predictions):
     kept, masks = predictions
     measures = measure(kept, [0.6], [1000, 5000])
     for row in [n for n in range(40) if n != 18]:
-        drawn = restore(kept.levels(row), *masks[row].shape) > 153
+        raw_mask = unletterbox(levels_of(kept, row), *masks[row].shape) > 153
         for area in (0, 1000, 5000):
-            mask = remove_small_components(drawn, area)
+            mask = remove_small_components(raw_mask, area)
             assert tuple(counts[row] for counts in measures.at(0.6, area)) == counts_of(mask, masks[row])
 
 
@@ -81,7 +89,7 @@ def test_a_threshold_just_beside_a_level_that_occurs(tmp_path):
     thresholds = [(level + step) / 255 for level in (7, 77, 200) for step in (-1e-6, -1e-9, 0, 1e-9, 1e-6)]
     measures = measure(kept, thresholds, [0])
     for threshold in thresholds:
-        mask, _ = draw_mask(maps[0], (16, 16), DecisionRule(mask_threshold=threshold, minimum_area=0))
+        mask = decide(maps[0] / 255, (16, 16), DecisionRule(mask_threshold=threshold, minimum_area=0)).mask
         assert measures.at(threshold, 0)[0][0] == np.count_nonzero(mask)
 
 
@@ -92,8 +100,8 @@ def nearest(old, new):
 
 def drawn_on_a_grid(levels, shape, grid, threshold, area):
     """The mask where components are found, and dropped, on a square grid first."""
-    height, width, _, _ = fit_square(*shape, grid)
-    labels, count = ndimage.label(restore(levels, height, width) > threshold * 255, np.ones((3, 3)))
+    height, width, _, _ = letterbox(*shape, grid)
+    labels, count = ndimage.label(unletterbox(levels, height, width) > threshold * 255, np.ones((3, 3)))
     kept = np.zeros((height, width), bool)
     for number in range(1, count + 1):
         if (labels == number).sum() >= area:
@@ -109,7 +117,7 @@ def test_counts_on_another_grid(predictions, grid):
     for row in [n for n in range(40) if n != 18]:
         for threshold in thresholds:
             for area in [0, *areas]:
-                mask = drawn_on_a_grid(kept.levels(row), masks[row].shape, grid, threshold, area)
+                mask = drawn_on_a_grid(levels_of(kept, row), masks[row].shape, grid, threshold, area)
                 assert tuple(counts[row] for counts in measures.at(threshold, area)) == counts_of(mask, masks[row])
 
 
@@ -130,8 +138,8 @@ def test_the_rest_of_what_is_measured(predictions):
     assert measures.pixels.shape == measures.overlap.shape == (40, 2, 3)
     np.testing.assert_array_equal(measures.truth, [mask.sum() for mask in masks])
     np.testing.assert_array_equal(measures.size, [mask.size for mask in masks])
-    levels = [kept.levels(row) for row in range(40)]
-    np.testing.assert_array_equal(measures.peak, [0 if each is None else each.max() / 255 for each in levels])
+    levels = [0 if row == 18 else levels_of(kept, row).max() for row in range(40)]
+    np.testing.assert_array_equal(measures.peak, np.array(levels) / 255)
     assert (measures.peak[0], measures.peak[9], measures.peak[18]) == (0, 1, 0)
     assert measures.truth[18] > 0  # known even where the file cannot be read
 

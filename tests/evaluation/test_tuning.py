@@ -9,12 +9,12 @@ import pytest
 from scipy import ndimage
 
 from pneumoseg.data.patients import patient_groups
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import tuning
 from pneumoseg.evaluation.cases import decide
 from pneumoseg.evaluation.measures import measure
 from pneumoseg.evaluation.tuning import tune, without_tuning_images
 from pneumoseg.inference import Tuning
-from pneumoseg.postprocessing import DecisionRule
 from tests.conftest import predictions_of
 
 SIZE = 32  # an area counts 1024 times as many pixels

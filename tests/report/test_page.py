@@ -12,9 +12,9 @@ import pytest
 
 from pneumoseg import rle
 from pneumoseg.data.index import index_dataset
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import compare_predictions, evaluate
 from pneumoseg.inference import Tuning
-from pneumoseg.postprocessing import DecisionRule
 from pneumoseg.report.gallery import outline_path, worst_first
 from pneumoseg.report.page import warnings_about, write_report
 from tests.conftest import predictions_of, write_dicom
