@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from pneumoseg.dicom import DicomError, read_image
     from pneumoseg.evaluation import evaluate
     from pneumoseg.inference import Pipeline, load_pipeline
-    from pneumoseg.predictions import load_predictions, predict
+    from pneumoseg.predictions import cache_predictions, load_predictions
 
 __version__ = "0.1.0"
 __all__ = [
     "DecisionRule",
     "DicomError",
     "Pipeline",
+    "cache_predictions",
     "evaluate",
     "index_dataset",
     "load_manifest",
     "load_pipeline",
     "load_predictions",
-    "predict",
     "read_image",
 ]
 
@@ -32,12 +32,12 @@ _HOMES = {
     "DecisionRule": "decision",
     "DicomError": "dicom",
     "Pipeline": "inference",
+    "cache_predictions": "predictions",
     "evaluate": "evaluation",
     "index_dataset": "data.index",
     "load_manifest": "data.index",
     "load_pipeline": "inference",
     "load_predictions": "predictions",
-    "predict": "predictions",
     "read_image": "dicom",
 }
 

@@ -30,7 +30,7 @@ class Letterbox(NamedTuple):
 
 
 def letterbox(rows: int, columns: int, size: int) -> Letterbox:
-    """Fit an image into a square: as large as possible, centered, with its aspect ratio kept.
+    """Fit an image into a square: as large as possible, centred, with its aspect ratio kept.
 
     `letterbox_image` does the same to an image tensor, and `unletterbox` is the inverse.
 

@@ -97,13 +97,13 @@ def manifest_of(paths, images, codes):
 
 
 def predictions_of(folder, maps, masks, probabilities, **columns):
-    """Kept predictions made by hand; an image without a map is one that could not be read.
+    """Make cached predictions by hand; an image without a map is one that could not be read.
 
     Args:
         folder: Where the maps are written.
-        maps: The segmenter's, uint8 (size, size) each, or None.
-        masks: The true ones, bool (H, W) each.
-        probabilities: The classifier's.
+        maps: Probability maps as they are cached, uint8 (size, size) each, or None.
+        masks: True masks, bool (H, W) each.
+        probabilities: The classifier's probabilities.
         **columns: Other values of the manifest's columns.
     """
     from pneumoseg import rle
@@ -112,16 +112,16 @@ def predictions_of(folder, maps, masks, probabilities, **columns):
     (folder / "maps").mkdir(parents=True)
     names = [f"i{number}" for number in range(len(maps))]
     files = [folder / "maps" / f"{name}.png" for name in names]
-    for file, levels in zip(files, maps, strict=True):
-        if levels is not None:
-            Image.fromarray(levels).save(file)
+    for file, prob_map_u8 in zip(files, maps, strict=True):
+        if prob_map_u8 is not None:
+            Image.fromarray(prob_map_u8).save(file)
     manifest = manifest_of([folder / f"{name}.dcm" for name in names], masks, [rle.encode(mask) for mask in masks])
     return Predictions(
         folder=folder,
         maps=files,
         manifest=manifest.assign(**columns),
         probability=np.asarray(probabilities, float),
-        errors=["damaged" if levels is None else "" for levels in maps],
+        errors=["damaged" if prob_map_u8 is None else "" for prob_map_u8 in maps],
         networks={},
         flip=False,
         seconds=0.5,

@@ -37,12 +37,13 @@ def tune(
     from pneumoseg.inference import PipelineFolder, save_tuning
 
     record = PipelineFolder.read(pipeline)
-    tuning = tune(_predictions_of(record, predictions, pipeline), record.assembled, share=share, seed=seed)
+    tuning = tune(_predictions_of(record, predictions, pipeline), record.assembled, fraction=share, seed=seed)
     save_tuning(pipeline, tuning)
     scores = tuning.scores
     typer.echo(
         f"{pipeline}: rule chosen on {len(tuning.image_ids)} images, {scores['positives']} positive: mean Dice there "
-        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, all empty {scores['floor']:.4f}"
+        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, "
+        f"all-empty baseline {scores['baseline']:.4f}"
     )
     before = dataclasses.asdict(record.assembled)
     for name, value in dataclasses.asdict(tuning.rule).items():
@@ -109,8 +110,8 @@ def report(
     evaluation, tuning = _evaluated(predictions, pipeline, assembled)
     names = [path.name for path in compare or []]
     others = {path.name if names.count(path.name) == 1 else str(path): load_predictions(path) for path in compare or []}
-    variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
-    write_report(evaluation, out, tuning=tuning, runs=run or [], variants=variants, cases=cases)
+    comparison = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
+    write_report(evaluation, out, tuning=tuning, runs=run or [], comparison=comparison, max_images=cases)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -69,14 +69,14 @@ def predict(
     from pneumoseg.data.index import load_manifest
     from pneumoseg.data.splits import without_training_images
     from pneumoseg.inference import load_pipeline
-    from pneumoseg.predictions import predict
+    from pneumoseg.predictions import cache_predictions
 
     runs = exclude_training or []
     everything = load_manifest(manifest)
     table = without_training_images(everything, runs)
     networks = load_pipeline(pipeline, batch_size)
     networks = dataclasses.replace(networks, flip=networks.flip or flip)
-    kept = predict(networks, table, out, progress=True)
+    kept = cache_predictions(networks, table, out, progress=True)
     left_out = f" ({len(everything) - len(table)} images of the manifest were, and are left out)"
     trained = f", none of them trained on by {', '.join(map(str, runs))}{left_out}" if runs else ""
     typer.echo(f"{out}: {len(table)} images, {table['has_pneumothorax'].sum()} positive{trained}")

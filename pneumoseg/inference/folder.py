@@ -21,7 +21,7 @@ from pneumoseg.models.bundle import SPEC_NAME, Bundle, BundleError, load_bundle
 _JOINT = "pipeline.json"
 _TUNING = "tuning.json"
 _KINDS = ("classifier", "segmenter")
-_SCORES = ("images", "positives", "mean_dice", "mean_dice_before", "floor")
+_SCORES = ("images", "positives", "mean_dice", "mean_dice_before", "baseline")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Tuning:
         image_ids: The images it was chosen on.
         patient_ids: Their patients, where they are known.
         scores: What the choice rests on: `images`, `positives`, and mean Dice on them with this rule (`mean_dice`), the
-            rule before (`mean_dice_before`) and predicting nothing (`floor`).
+            rule before (`mean_dice_before`) and the all-empty baseline (`baseline`).
     """
 
     rule: DecisionRule

@@ -1,4 +1,4 @@
-"""The staged decision: classify, segment what is positive, upscale, drop small regions (figure 1 of the paper)."""
+"""The staged pipeline: classify, segment positive images, upscale, remove small components (figure 1 of the paper)."""
 
 import html
 import itertools
@@ -24,11 +24,11 @@ Source = str | Path | np.ndarray
 
 
 class Probabilities(NamedTuple):
-    """What the networks say of one image, before anything is decided.
+    """Probabilities of one image from both networks, before anything is decided.
 
     Attributes:
-        image_id: The file's stem; empty for an array.
-        probability: The classifier's; NaN where there is none or an error.
+        image_id: The stem of the file's name; empty for an array.
+        probability: The classifier's probability of pneumothorax; NaN without a classifier or after an error.
         prob_map: float32, (size, size), the segmenter's probabilities in [0, 1]; None after an error.
         error: Why the image could not be read; None otherwise.
         shape: (H, W) of the image; (0, 0) after an error.
@@ -43,16 +43,25 @@ class Probabilities(NamedTuple):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Both networks and the rule that decides.
+    """The networks and the rule that decides.
 
     Attributes:
-        classifiers: Decide whether an image is segmented, by the mean of their probabilities; none to segment all.
-        segmenters: Draw the mask, by the mean of their maps; all of one image size.
-        rule: From probabilities to a mask.
+        classifiers: Networks whose mean probability decides whether an image is segmented. Without any, all images are.
+        segmenters: Networks whose mean probability map becomes the mask; all of one image size.
+        rule: The thresholds and areas that turn probabilities into a mask.
         flip: Whether each network also sees the mirrored image, and both outputs are averaged (test-time augmentation).
-        batch_size: Images a batch, in both stages.
-        networks: SHA-256 of each bundle's spec, by name, see `PipelineFolder`; empty if they came from none.
-        origin: What is known of where the networks and the rule come from, by name; for show.
+        batch_size: Images per batch, in both stages.
+        networks: SHA-256 of each bundle's spec, by name, see `PipelineFolder`; empty for networks without a bundle.
+        origin: Facts by name about the origin of the networks and the rule, for display only.
+
+    Raises:
+        ValueError: If the batch size is below 1, or the segmenters are not of one image size.
+
+    Example:
+        >>> pipeline = load_pipeline("runs/pipeline")  # doctest: +SKIP
+        >>> result = pipeline.predict("image.dcm")  # doctest: +SKIP
+        >>> result.stage, result.area_px  # doctest: +SKIP
+        ('mask', 10234)
     """
 
     classifiers: Sequence[keras.Model]
@@ -64,22 +73,26 @@ class Pipeline:
     origin: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Check what cannot be averaged or batched."""
+        """Check the batch size and the image sizes."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
         sizes = {model.input_shape[1] for model in self.segmenters}
         if len(sizes) != 1:
-            raise ValueError(f"segmenters are averaged pixel by pixel: they need one image size, got {sorted(sizes)}")
+            raise ValueError(f"segmenters are averaged pixel by pixel: expected one image size, got {sorted(sizes)}")
 
     def predict(self, source: Source) -> Result:
         """Decide on one image.
 
         Args:
-            source: A DICOM file, or an image as `read_image` gives it: uint8, (H, W), white is dense.
+            source: Path of a DICOM file, or an image as `read_image` returns it: uint8, (H, W), white is dense.
 
         Raises:
             DicomError: If the file cannot be read.
-            ValueError: If an array is no such image.
+            ValueError: If an array is not such an image.
+
+        Example:
+            >>> pipeline.predict("image.dcm").has_pneumothorax  # doctest: +SKIP
+            True
         """
         result = next(self.predict_many([source]))
         if result.error is not None:
@@ -87,22 +100,32 @@ class Pipeline:
         return result
 
     def predict_many(self, sources: Iterable[Source]) -> Iterator[Result]:
-        """Decide on many images, reading ahead, in batches, at constant memory.
+        """Decide on many images, in batches, reading ahead, at constant memory.
 
         Args:
-            sources: As for `predict`.
+            sources: Paths of DICOM files, or images, uint8 (H, W).
 
         Yields:
-            One result an image, in order. A file that cannot be read is a result with an `error`.
+            One result per image, in order. A file that cannot be read gives a result with an `error`.
 
         Raises:
-            ValueError: If an array is no image, or one path is given instead of many.
+            ValueError: If an array is not an image, or a single path is given.
         """
         for chunk in self._chunks(sources):
             yield from self._decide(chunk)
 
     def probabilities(self, sources: Iterable[Source]) -> Iterator[Probabilities]:
-        """Run both networks over all images and decide nothing; arguments, order and errors as `predict_many`."""
+        """Run both networks over all images without deciding anything.
+
+        Args:
+            sources: Paths of DICOM files, or images, uint8 (H, W).
+
+        Yields:
+            The probabilities of each image, in order. A file that cannot be read gives an `error`.
+
+        Raises:
+            ValueError: If an array is not an image, or a single path is given.
+        """
         for chunk in self._chunks(sources):
             images = [read.image for read in chunk if read.error is None]
             answers = zip(self._classify(images), self._segment(images), strict=True)
@@ -112,7 +135,7 @@ class Pipeline:
 
     def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_LoadedImage"]]:
         if isinstance(sources, str | Path):
-            raise ValueError(f"this takes many sources, got one: predict({str(sources)!r}) takes one")
+            raise ValueError(f"expected many sources, got one path: call predict({str(sources)!r})")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from _read_ahead(sources, 8 * self.batch_size, pool)
 
@@ -153,21 +176,21 @@ class Pipeline:
             yield from np.mean(outputs, axis=0)
 
     def _seen(self, model: keras.Model, squares: np.ndarray) -> Iterator[np.ndarray]:
-        """The network's output, and that of the mirrored images, mirrored back if it is a map."""
+        """Yield the network's output, and with `flip` its output for the mirrored images; a map is mirrored back."""
         yield self._output(model, squares)
         if self.flip:
             output = self._output(model, np.ascontiguousarray(squares[:, :, ::-1]))
             yield output[:, :, ::-1] if output.ndim == 4 else output
 
     def _output(self, model: keras.Model, squares: np.ndarray) -> np.ndarray:
-        # XLA would compile again for each number of images, for minutes. Without it a batch that is not full costs less
-        # than a full one, and all but the second number of images cost no further trace.
+        # XLA would compile again for each number of images, which takes minutes, so batches are filled up. Without XLA
+        # a smaller batch costs less than a full one, and is traced again only once.
         missing = self.batch_size - len(squares) if model.jit_compile else 0
         full = np.pad(squares, ((0, missing), (0, 0), (0, 0), (0, 0)))
         return np.asarray(model.predict_on_batch(full))[: len(squares)]
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows of a pipeline."""
+        """Return the table that Jupyter shows."""
         networks = [
             (kind, model.name, f"{model.input_shape[1]} × {model.input_shape[2]}", f"{model.count_params():,}")
             for kind, models in (("classifier", self.classifiers), ("segmenter", self.segmenters))
@@ -193,7 +216,7 @@ class _LoadedImage(NamedTuple):
 def _read(source: Source) -> _LoadedImage:
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype != np.uint8 or source.size == 0:
-            raise ValueError(f"an image is uint8, (H, W), this array is {source.dtype}, {source.shape}")
+            raise ValueError(f"expected an image, uint8 (H, W), got an array of {source.dtype}, {source.shape}")
         return _LoadedImage("", source, source, None)
     try:
         return _LoadedImage(image_id_of(source), source, read_image(source), None)
@@ -202,7 +225,7 @@ def _read(source: Source) -> _LoadedImage:
 
 
 def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_LoadedImage]]:
-    """Chunks of images; the next one is being read while the caller works on this one."""
+    """Yield chunks of images, and read the next chunk while the caller works on this one."""
     remaining = iter(sources)
 
     def submit() -> list[Future[_LoadedImage]]:

@@ -117,7 +117,7 @@ def test_several_networks_are_averaged():
 
 
 def test_segmenters_of_several_sizes_cannot_be_averaged():
-    with pytest.raises(ValueError, match=r"they need one image size, got \[32, 64\]"):
+    with pytest.raises(ValueError, match=r"expected one image size, got \[32, 64\]"):
         Pipeline([], [identity(64), identity(32)])
     with pytest.raises(ValueError, match=r"one image size, got \[\]"):
         Pipeline([brightest()], [])
@@ -197,14 +197,14 @@ def test_bad_file_is_a_result_and_the_run_goes_on(pipeline, tmp_path):
     [np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)],
 )
 def test_what_is_no_image_is_refused(pipeline, array):
-    with pytest.raises(ValueError, match=r"an image is uint8, \(H, W\)"):
+    with pytest.raises(ValueError, match=r"expected an image, uint8 \(H, W\)"):
         pipeline.predict(array)
 
 
 def test_mistakes_with_the_arguments(pipeline):
-    with pytest.raises(ValueError, match="takes many sources"):
+    with pytest.raises(ValueError, match="expected many sources, got one path"):
         next(pipeline.predict_many("a.dcm"))
-    with pytest.raises(ValueError, match="takes many sources"):
+    with pytest.raises(ValueError, match="expected many sources, got one path"):
         next(pipeline.probabilities("a.dcm"))
     with pytest.raises(ValueError, match="batch_size is 0"):
         replace(pipeline, batch_size=0)
