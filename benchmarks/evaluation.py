@@ -1,9 +1,9 @@
-"""Time and memory of an evaluation of cached predictions, with all sweeps and intervals.
+"""Time and peak memory of an evaluation of cached predictions, with all sweeps and intervals.
 
-Predictions of 2,400 generated cases in the competition's proportions (22% positive) are written to a temporary
-folder. Their 512 x 512 maps resemble those of a trained segmenter: blurred masks with a ragged edge, which are found,
-missed, or false alarms. A quarter of the cases is scored as well: the ratio of peak memories shows whether memory
-grows with the number of images. The sweep of the smallest component is also compared with its baseline, which draws
+Predictions of 2,400 generated cases in the competition's proportions (22% positive) are written to a temporary folder.
+Their maps of 512 x 512 pixels resemble those of a trained segmenter: blurred masks with a ragged rim, some of them
+missed, and some false alarms. A quarter of the cases is scored as well: the ratio of the peak memories tells whether
+memory grows with the number of images. The sweep of minimum areas is also timed against its baseline, which computes
 each mask again for each area.
 
 Run with: python benchmarks/evaluation.py [IMAGES]
@@ -27,10 +27,10 @@ from scipy.ndimage import gaussian_filter
 
 from pneumoseg import rle
 from pneumoseg.data.index import COLUMNS
+from pneumoseg.decision import DecisionRule, decide, quantize
 from pneumoseg.evaluation import GRIDS, evaluate
-from pneumoseg.evaluation.measures import measure
+from pneumoseg.evaluation.pixel_counts import count_pixels
 from pneumoseg.evaluation.tuning import tune
-from pneumoseg.postprocessing import DecisionRule, draw_mask, quantize
 from pneumoseg.predictions import load_predictions
 from pneumoseg.scores import dice
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def score(folder: Path) -> None:
-    """Evaluate and tune; print seconds and peak memory."""
+    """Evaluate and tune, and print seconds and peak memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
     predictions = load_predictions(folder)
@@ -67,20 +67,19 @@ def score(folder: Path) -> None:
     scored = time.perf_counter()
     tune(predictions, DecisionRule())
     tuned = time.perf_counter()
-    few = predictions.rows(np.arange(len(predictions.manifest)) < 48)
-    measure(few, [0.5], GRIDS[1024])
+    few = predictions.select(np.arange(len(predictions.manifest)) < 48)
+    count_pixels(few, [0.5], GRIDS[1024])
     swept = time.perf_counter()
     for row, area in itertools.product(range(48), GRIDS[1024]):
-        levels = few.levels(row)
-        mask, _ = draw_mask(levels, (1024, 1024), DecisionRule(minimum_area=area))
+        mask = decide(few.prob_map(row), (1024, 1024), DecisionRule(minimum_area=area)).mask
         dice(mask, rle.decode(few.manifest["rle"].iloc[row]))
-    drawn = time.perf_counter()
+    computed = time.perf_counter()
     print(
         json.dumps(
             {
                 "seconds to evaluate": scored - start,
                 "seconds to tune": tuned - scored,
-                "sweep, ratio to drawing each mask": (swept - tuned) / (drawn - swept),
+                "sweep, ratio to computing each mask": (swept - tuned) / (computed - swept),
                 "MiB before": before,
                 "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                 "mean Dice": float(evaluation.cases["dice"].mean()),
@@ -90,20 +89,20 @@ def score(folder: Path) -> None:
 
 
 def write_predictions(folder: Path, count: int) -> None:
-    """A folder as `pneumoseg predict` leaves it."""
+    """Write a folder like `pneumoseg cache-predictions` does."""
     rng = np.random.default_rng(0)
     (folder / "maps").mkdir()
     rows, probabilities = [], []
     for number in range(count):
         positive = number % 9 < 2
         mask = blob(rng) if positive else np.zeros((1024, 1024), bool)
-        drawn = mask if rng.random() < 0.85 else np.zeros_like(mask)
+        found = mask if rng.random() < 0.85 else np.zeros_like(mask)
         if rng.random() < 0.15:
-            drawn = drawn | blob(rng)
+            found = found | blob(rng)
         noise = gaussian_filter(rng.normal(0, 1, (512, 512)).astype(np.float32), 6) * 4
-        near = gaussian_filter(drawn[::2, ::2].astype(np.float32), 4)
-        levels = quantize(np.clip(near + noise * near, 0, 1))
-        Image.fromarray(levels).save(folder / "maps" / f"image_{number}.png")
+        near = gaussian_filter(found[::2, ::2].astype(np.float32), 4)
+        prob_map = np.clip(near + noise * near, 0, 1)
+        Image.fromarray(quantize(prob_map)).save(folder / "maps" / f"image_{number}.png")
         probabilities.append(float(np.clip(rng.normal(0.7 if positive else 0.2, 0.2), 0, 1)))
         rows.append(
             {
@@ -132,7 +131,7 @@ def write_predictions(folder: Path, count: int) -> None:
 
 
 def blob(rng: np.random.Generator) -> np.ndarray:
-    """A crescent of some ten thousand pixels, as along a lung's rim."""
+    """Return a crescent of some ten thousand pixels, as along the rim of a lung."""
     y, x = np.ogrid[:1024, :1024]
     centre, radius, width = rng.uniform(300, 700, 2), rng.uniform(150, 280), rng.uniform(0.75, 0.97)
     inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2

@@ -22,13 +22,13 @@ import pandas as pd
 from generated_data import manifests, trained
 
 from pneumoseg.data.splits import without_training_images
-from pneumoseg.evaluation import GRIDS, STAGED, TABLE_2, ablation
-from pneumoseg.evaluation.cases import decide
-from pneumoseg.evaluation.measures import measure
-from pneumoseg.evaluation.tables import gains_over, score_arms
+from pneumoseg.evaluation import GRIDS, STAGED, TABLE_2, ablation, table_columns
+from pneumoseg.evaluation.cases import score_cases
+from pneumoseg.evaluation.pixel_counts import count_pixels
+from pneumoseg.evaluation.tables import paired_differences, score_variants
 from pneumoseg.evaluation.tuning import tune
 from pneumoseg.inference import PipelineFolder, assemble_pipeline, load_pipeline
-from pneumoseg.predictions import Predictions, predict
+from pneumoseg.predictions import Predictions, cache_predictions
 from pneumoseg.training.averaging import average_epochs
 
 CLASSIFIER = "generated_classifier_augmentation"
@@ -36,7 +36,7 @@ SEGMENTERS = {
     "positives and negatives": "generated_segmenter_window_swa",
     "positives alone": "generated_segmenter_positives_alone",
 }
-Arms = dict[str, pd.DataFrame]
+Variants = dict[str, pd.DataFrame]
 
 
 def main() -> None:
@@ -51,21 +51,21 @@ def main() -> None:
             print(f"\n{title}\n{scored(dict(zip(arguments.seeds, seeds, strict=True))).to_string(float_format='%.3f')}")
 
 
-def scored(seeds: dict[int, Arms]) -> pd.DataFrame:
-    """Pooled scores, what the first arm gains over the others, and mean Dice by seed."""
+def scored(seeds: dict[int, Variants]) -> pd.DataFrame:
+    """Pooled scores, the differences of the first variant's from the others', and mean Dice by seed."""
     names = list(next(iter(seeds.values())))
-    pooled = {name: pd.concat([arms[name] for arms in seeds.values()], ignore_index=True) for name in names}
+    pooled = {name: pd.concat([variants[name] for variants in seeds.values()], ignore_index=True) for name in names}
     groups = np.arange(len(pooled[names[0]]))
-    table = score_arms(pooled, groups)
+    table = table_columns(score_variants(pooled, groups))
     shown = ["mean_dice", "mean_dice_low", "mean_dice_high", "dice_positives", "dice_negatives"]
-    table = table[shown].join(gains_over(pooled, names[0], groups).add_prefix("first's "))
-    for seed, arms in seeds.items():
-        table[f"seed {seed}"] = pd.Series({name: cases["dice"].mean() for name, cases in arms.items()})
+    table = table[shown].join(table_columns(paired_differences(pooled, names[0], groups)).add_prefix("first's "))
+    for seed, variants in seeds.items():
+        table[f"seed {seed}"] = pd.Series({name: cases["dice"].mean() for name, cases in variants.items()})
     return table
 
 
-def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Arms, Arms]:
-    """The cases of the test images, of each arm of the ablation and of each row of table 2."""
+def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Variants, Variants]:
+    """The cases of the test images, of each variant of the ablation and of each row of table 2."""
     manifest, test = manifests(folder / "data", seed)
     cache = folder / "cache"
     runs = [trained(folder / name, name, seed, manifest, cache) for name in (CLASSIFIER, segmenter)]
@@ -82,25 +82,25 @@ def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Arms, Arms]:
     tuned = tune(validation, rule).rule
     print(f"seed {seed}, {segmenter}: {rule}, tuned {tuned}")
     thresholds = [rule.mask_threshold, tuned.mask_threshold, tuned.top_threshold]
-    native = measure(tested, thresholds, [*GRIDS[1024], rule.minimum_area, tuned.minimum_area])
-    coarse = measure(tested, [rule.mask_threshold], GRIDS[512], grid=512)
-    arms = ablation(tested, native, rule)
-    arms |= {f"{name}, tuned": cases for name, cases in ablation(tested, native, tuned).items() if name == STAGED}
+    native = count_pixels(tested, thresholds, [*GRIDS[1024], rule.minimum_area, tuned.minimum_area])
+    coarse = count_pixels(tested, [rule.mask_threshold], GRIDS[512], grid=512)
+    variants = ablation(tested, native, rule)
+    variants |= {f"{name}, tuned": cases for name, cases in ablation(tested, native, tuned).items() if name == STAGED}
     rows = [(grid, area) for grid, area, _ in TABLE_2] + [
         (1024, area) for area in (0.0, 1000.0, 2500.0, 6000.0, 8000.0)
     ]
     table_2 = {
-        f"{area:.0f} px at {grid}": decide(
+        f"{area:.0f} px at {grid}": score_cases(
             tested, native if grid == 1024 else coarse, dataclasses.replace(rule, minimum_area=area)
         )
         for grid, area in rows
     }
-    return arms, table_2
+    return variants, table_2
 
 
 def predicted(pipeline: Path, manifest: pd.DataFrame, folder: Path) -> Predictions:
     """Run the networks over what is missing."""
-    return predict(load_pipeline(pipeline, 16), manifest, folder)
+    return cache_predictions(load_pipeline(pipeline, 16), manifest, folder)
 
 
 if __name__ == "__main__":

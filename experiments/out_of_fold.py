@@ -19,13 +19,13 @@ import pandas as pd
 from pneumoseg.data.index import load_manifest
 from pneumoseg.data.patients import patient_groups
 from pneumoseg.data.splits import images_of_run
-from pneumoseg.evaluation import STAGED, Evaluation, ablation, evaluate
-from pneumoseg.evaluation.measures import measure
-from pneumoseg.evaluation.tables import gains_over
+from pneumoseg.decision import DecisionRule
+from pneumoseg.evaluation import STAGED, Evaluation, ablation, evaluate, table_columns
+from pneumoseg.evaluation.pixel_counts import count_pixels
+from pneumoseg.evaluation.tables import paired_differences
 from pneumoseg.evaluation.tuning import tune
 from pneumoseg.inference import assemble_pipeline, load_pipeline
-from pneumoseg.postprocessing import DecisionRule
-from pneumoseg.predictions import Predictions, pool, predict
+from pneumoseg.predictions import Predictions, cache_predictions, pool
 from pneumoseg.report.page import write_report
 
 
@@ -59,7 +59,7 @@ def of_fold(classifier: Path, segmenter: Path, manifest: Path, folder: Path) -> 
     )  # fmt: skip
     table = load_manifest(manifest)
     table = table[table["image_id"].isin(kept_out)].reset_index(drop=True)
-    return predict(load_pipeline(folder / "pipeline", 8), table, folder / "predictions", progress=True)
+    return cache_predictions(load_pipeline(folder / "pipeline", 8), table, folder / "predictions", progress=True)
 
 
 def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: Evaluation) -> pd.DataFrame:
@@ -68,12 +68,12 @@ def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: E
     for number, part in enumerate(parts):
         rule = tune(pool([other for n, other in enumerate(parts) if n != number]), DecisionRule()).rule
         print(f"fold {number + 1}: {rule}")
-        measures = measure(part, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
-        cases.append(ablation(part, measures, rule)[STAGED])
+        counts = count_pixels(part, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
+        cases.append(ablation(part, counts, rule)[STAGED])
     tuned = pd.concat(cases, ignore_index=True)
-    arms = {"tuned": tuned, "as assembled": evaluation.cases}
-    gains = gains_over(arms, "tuned", patient_groups(pooled.manifest))
-    return gains.assign(mean_dice=tuned["dice"].mean())
+    variants = {"tuned": tuned, "as assembled": evaluation.cases}
+    differences = paired_differences(variants, "tuned", patient_groups(pooled.manifest))
+    return table_columns(differences).assign(mean_dice=tuned["dice"].mean())
 
 
 if __name__ == "__main__":

@@ -8,36 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pneumoseg.data.index import index_dataset, load_manifest
+    from pneumoseg.decision import DecisionRule
     from pneumoseg.dicom import DicomError, read_image
     from pneumoseg.evaluation import evaluate
     from pneumoseg.inference import Pipeline, load_pipeline
-    from pneumoseg.postprocessing import DecisionRule
-    from pneumoseg.predictions import load_predictions, predict
+    from pneumoseg.predictions import cache_predictions, load_predictions
 
 __version__ = "0.1.0"
 __all__ = [
     "DecisionRule",
     "DicomError",
     "Pipeline",
+    "cache_predictions",
     "evaluate",
     "index_dataset",
     "load_manifest",
     "load_pipeline",
     "load_predictions",
-    "predict",
     "read_image",
 ]
 
 _HOMES = {
-    "DecisionRule": "postprocessing",
+    "DecisionRule": "decision",
     "DicomError": "dicom",
     "Pipeline": "inference",
+    "cache_predictions": "predictions",
     "evaluate": "evaluation",
     "index_dataset": "data.index",
     "load_manifest": "data.index",
     "load_pipeline": "inference",
     "load_predictions": "predictions",
-    "predict": "predictions",
     "read_image": "dicom",
 }
 

@@ -1,8 +1,11 @@
-"""Both networks run once over a set of images; what they say is kept, so that a rule can be tried in no time.
+"""Cache of the predictions of both networks for a set of images, so that rules can be tried without running them again.
 
-A folder of predictions holds `predictions.json` (which networks), `manifest.csv` (which images, with their truth),
-`predictions.csv` (the classifier's probabilities; `partial.csv` until all are there) and `maps/` (the segmenter's maps,
-a PNG an image: a pixel's probability times 255).
+A folder of predictions holds:
+
+- `predictions.json`: the networks.
+- `manifest.csv`: the images with their true masks.
+- `predictions.csv`: the classifier's probabilities; `partial.csv` until all images are done.
+- `maps/`: the segmenter's probability maps, one PNG per image, uint8: 255 times the probability.
 """
 
 import csv
@@ -25,6 +28,7 @@ from rich.progress import track
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
+from pneumoseg.decision import dequantize, quantize
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.inference import Pipeline
 
@@ -35,17 +39,18 @@ _COLUMNS = ("image_id", "probability", "seconds", "error")
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What two networks say of a set of images.
+    """Cached predictions of both networks for a set of images.
 
     Attributes:
-        folder: Where it is kept; of pooled ones the first's.
-        maps: The file of each image's map, (n,).
-        manifest: One row an image, see `index_dataset`.
-        probability: The classifier's, float64 (n,), in the manifest's order; NaN of an image that could not be read.
-        errors: Why an image could not be read, (n,); empty where it could.
+        folder: Folder of the cache; the first one if several were pooled.
+        maps: Path of each image's probability map, (n,).
+        manifest: One row per image, see `index_dataset`.
+        probability: The classifier's probabilities, float64 (n,), in the manifest's order; NaN if the image could not
+            be read.
+        errors: Why each image could not be read, (n,); empty if it could.
         networks: SHA-256 of each bundle's spec, by name, see `PipelineFolder`.
         flip: Whether the mirrored images were averaged in.
-        seconds: What an image took, in the mean.
+        seconds: Mean time per image, in seconds.
     """
 
     folder: Path
@@ -57,77 +62,90 @@ class Predictions:
     flip: bool
     seconds: float
 
-    def rows(self, chosen: np.ndarray) -> "Predictions":
-        """Some of the images only.
+    def select(self, mask: np.ndarray) -> "Predictions":
+        """Return the predictions of some of the images.
 
         Args:
-            chosen: bool, (n,).
+            mask: bool, (n,), whether to keep each image.
+
+        Example:
+            >>> women = predictions.select(predictions.manifest["sex"] == "F")  # doctest: +SKIP
         """
-        manifest = self.manifest[chosen].reset_index(drop=True)
-        maps = list(itertools.compress(self.maps, chosen))
-        errors = list(itertools.compress(self.errors, chosen))
-        probability = self.probability[chosen]
+        mask = np.asarray(mask)
+        manifest = self.manifest[mask].reset_index(drop=True)
+        maps = list(itertools.compress(self.maps, mask))
+        errors = list(itertools.compress(self.errors, mask))
+        probability = self.probability[mask]
         return dataclasses.replace(self, maps=maps, manifest=manifest, probability=probability, errors=errors)
 
-    def levels(self, row: int) -> np.ndarray | None:
-        """The segmenter's map of the image in a row of the manifest.
+    def prob_map(self, row: int) -> np.ndarray | None:
+        """Return the segmenter's probability map of one image.
+
+        Args:
+            row: Position of the image in the manifest.
 
         Returns:
-            uint8 (size, size), see `quantize`; None of an image that could not be read.
+            float64, (size, size), probabilities in [0, 1], rounded to multiples of 1/255; None if the image could not
+            be read.
 
         Raises:
-            ValueError: If its file is missing or damaged.
+            ValueError: If the map's file is missing or damaged.
         """
         if self.errors[row]:
             return None
         path = self.maps[row]
         try:
             with Image.open(path) as image:
-                return np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's of a damaged PNG
-            raise ValueError(f"{path}: {error}; remove {path.parents[1]} and predict anew") from error
+                return dequantize(np.asarray(image))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged PNG
+            raise ValueError(f"{path}: {error}; {_remedy(path.parents[1])}") from error
 
 
-def predict(
+def cache_predictions(
     pipeline: Pipeline,
     manifest: pd.DataFrame,
     folder: str | Path,
     *,
     progress: bool = False,
 ) -> Predictions:
-    """Run both networks over images and keep what they say, at constant memory.
+    """Run both networks over all images and write their predictions to a folder, at constant memory.
 
-    Where a process was stopped, the next one with the same networks and images goes on; a folder with predictions of
-    others is replaced.
+    Images that the pipeline was trained on are left out, so that no score can rest on them. A process that was stopped
+    is continued by the next one with the same networks and images. Predictions of other networks or images in the
+    folder are replaced.
 
     Args:
-        pipeline: Its rule is not used: each image is classified and segmented.
-        manifest: One row an image, see `index_dataset`.
-        folder: Where to keep them.
-        progress: Whether to show a bar.
+        pipeline: The networks. The rule is not used: each image is classified and segmented.
+        manifest: One row per image, see `index_dataset`.
+        folder: Folder to write.
+        progress: Whether to show a progress bar.
 
     Raises:
         FileExistsError: If the folder holds something else.
-        ValueError: If the manifest is empty.
+        ValueError: If the manifest is empty, all its images are training images, or an image id cannot name a file.
+
+    Example:
+        >>> predictions = cache_predictions(pipeline, manifest, "runs/predictions")  # doctest: +SKIP
     """
     folder = Path(folder)
     _check_names(manifest["image_id"])
     if manifest.empty:
-        raise ValueError("the manifest has no row: nothing to predict")
+        raise ValueError("the manifest has no row: index a folder with images")
+    manifest = pipeline.leave_out_training_images(manifest).reset_index(drop=True)
     done = _open(folder, {"networks": pipeline.networks, "flip": pipeline.flip}, manifest)
     todo = manifest[~manifest["image_id"].isin(done)]
     if len(todo):
-        # The first batch builds the networks' graphs, which is no part of what an image costs.
+        # The first batch builds the graphs of the networks. That time is not counted.
         list(pipeline.probabilities([np.zeros((8, 8), np.uint8)] * pipeline.batch_size))
     answers = track(pipeline.probabilities(todo["path"]), "Predicting", len(todo), disable=not progress)
     with open(folder / _PARTIAL, "a", newline="", encoding="utf-8") as file:
         writer, before = csv.writer(file, lineterminator="\n"), time.perf_counter()
         for row, answer in zip(todo.itertuples(), answers, strict=True):
             error = " ".join(str(answer.error or size_changed(row, answer.shape) or "").split())
-            if answer.levels is not None:
-                Image.fromarray(answer.levels).save(_map_path(folder, row.image_id))
+            if answer.prob_map is not None:
+                Image.fromarray(quantize(answer.prob_map)).save(_map_path(folder, row.image_id))
             now = time.perf_counter()
-            # An image counts as done once its row is there, which is after its map.
+            # An image is done once its row is written, which happens after its map is.
             probability = math.nan if error else answer.probability
             writer.writerow((row.image_id, probability, round(now - before, 6), error))
             file.flush()
@@ -139,41 +157,57 @@ def predict(
 
 
 def load_predictions(folder: str | Path) -> Predictions:
-    """Read what `predict` kept.
+    """Load predictions that `cache_predictions` wrote.
+
+    Args:
+        folder: The folder that was written.
 
     Raises:
-        FileNotFoundError: If there is no such folder of predictions.
-        ValueError: If they are not complete, or damaged.
+        FileNotFoundError: If the folder holds no predictions.
+        ValueError: If the predictions are incomplete or damaged.
+
+    Example:
+        >>> predictions = load_predictions("runs/predictions")  # doctest: +SKIP
+        >>> predictions.prob_map(0).max()  # doctest: +SKIP
+        0.9019607843137255
     """
     folder = Path(folder)
     if not (folder / _IDENTITY).is_file():
-        raise FileNotFoundError(f"{folder}: holds no predictions; make them with `pneumoseg predict`")
+        raise FileNotFoundError(f"{folder}: holds no predictions; write them with `pneumoseg cache-predictions`")
     try:
         identity = json.loads((folder / _IDENTITY).read_text(encoding="utf-8"))
         networks, flip = dict(identity["networks"]), bool(identity["flip"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder / _IDENTITY}: {error!r}; remove {folder} and predict anew") from error
+        raise ValueError(f"{folder / _IDENTITY}: {error!r}; {_remedy(folder)}") from error
     manifest = load_manifest(folder / _MANIFEST)
     if not (folder / _TABLE).exists():
-        raise ValueError(f"{folder}: not all images are predicted; go on with the same `pneumoseg predict`")
+        raise ValueError(
+            f"{folder}: not all images are predicted; run the same `pneumoseg cache-predictions` again to continue"
+        )
     table = _whole_lines(folder / _TABLE)
     try:
         numbers = table[["probability", "seconds"]].astype(np.float64)
         names, errors = table["image_id"], table["error"].tolist()
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{folder / _TABLE}: {error}; remove {folder} and predict anew") from error
+        raise ValueError(f"{folder / _TABLE}: {error}; {_remedy(folder)}") from error
     if not names.equals(manifest["image_id"]):
-        raise ValueError(f"{folder}: its tables are of different images; remove it and predict anew")
+        raise ValueError(f"{folder}: its tables are of different images; {_remedy(folder)}")
     probability, seconds = numbers["probability"].to_numpy(), float(numbers["seconds"].mean())
     maps = [_map_path(folder, image_id) for image_id in manifest["image_id"]]
     return Predictions(folder, maps, manifest, probability, errors, networks, flip, seconds)
 
 
 def pool(parts: Sequence[Predictions]) -> Predictions:
-    """Put predictions of different images together, such as each fold's of the images that it was not trained on.
+    """Join predictions of different images, such as those of each fold for the images it was not trained on.
+
+    Args:
+        parts: One or more predictions, without an image in common.
 
     Raises:
-        ValueError: If there are none, two hold one image, or some average mirrored images and some do not.
+        ValueError: If there are none, two hold the same image, or some average mirrored images and some do not.
+
+    Example:
+        >>> everything = pool([load_predictions("fold_1"), load_predictions("fold_2")])  # doctest: +SKIP
     """
     if not parts:
         raise ValueError("there are no predictions to put together")
@@ -196,26 +230,22 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
 
 
 def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set[str]:
-    """Make the folder ready to be added to.
-
-    Returns:
-        The images that are done.
-    """
+    """Prepare the folder for more predictions, and return the ids of the images that are done."""
     texts = {_IDENTITY: json.dumps(identity, indent=2), _MANIFEST: manifest.to_csv(index=False)}
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _IDENTITY).is_file():
-            raise FileExistsError(f"{folder} exists and holds something else than predictions: choose another folder")
+            raise FileExistsError(f"{folder} exists and holds something other than predictions: choose another folder")
         if (folder / _TABLE).exists():
             (folder / _TABLE).replace(folder / _PARTIAL)
         present = all((folder / name).is_file() for name in (*texts, _PARTIAL))
         if present and all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items()):
             rows = _whole_lines(folder / _PARTIAL)
-            rows = rows[rows["error"] == ""]  # what could not be read may be readable now
+            rows = rows[rows["error"] == ""]  # a file that could not be read may be readable now
             with atomic_write(folder / _PARTIAL) as temporary:
                 rows.to_csv(temporary, index=False)
             return set(rows["image_id"])
         shutil.rmtree(folder)
-    # Made under another name, so that a folder with an identity is a whole one.
+    # Written under another name first, so that a folder with an identity is always complete.
     draft = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     (draft / _MAPS).mkdir(parents=True)
@@ -226,14 +256,14 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
 
 
 def _check_names(names: pd.Series) -> None:
-    """Refuse ids that cannot name a map's file."""
+    """Check that each image id can name the file of its map."""
     wrong = names[names.duplicated() | (names == "") | names.str.contains(r"[/\\\\]")]
     if len(wrong):
-        raise ValueError(f"image_id {wrong.iloc[0]!r} is there twice, or no file name: index the data set anew")
+        raise ValueError(f"image_id {wrong.iloc[0]!r} occurs twice or cannot be a file name: index the data set again")
 
 
 def _whole_lines(path: Path) -> pd.DataFrame:
-    """The rows of a table, without one that was cut off."""
+    """Read the rows of a table, without a last one that was cut off."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     return read_text_table(io.BytesIO(whole))
@@ -241,3 +271,7 @@ def _whole_lines(path: Path) -> pd.DataFrame:
 
 def _map_path(folder: Path, image_id: str) -> Path:
     return folder / _MAPS / f"{image_id}.png"
+
+
+def _remedy(folder: Path) -> str:
+    return f"remove {folder} and run `pneumoseg cache-predictions` again"

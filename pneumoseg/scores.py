@@ -1,4 +1,4 @@
-"""Scores of a classifier on arrays: one confusion matrix, the area under the ROC curve, calibration, best threshold."""
+"""Scores of a classifier from arrays: confusion matrix, area under the ROC curve, calibration, best threshold."""
 
 import numpy as np
 import pandas as pd
@@ -10,17 +10,22 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray, thresho
     """Score probabilities at one threshold.
 
     Args:
-        labels: bool, (n,): whether there is a pneumothorax.
-        probabilities: (n,), in [0, 1]. One above the threshold is positive.
-        threshold: In [0, 1].
+        labels: bool, (n,), whether there is a pneumothorax.
+        probabilities: float, (n,), in [0, 1]. Those above the threshold are positive.
+        threshold: Probability in [0, 1].
 
     Returns:
         `mcc` (see `matthews_correlation`), `precision`, `recall` (sensitivity), `specificity`, `accuracy`, `f1` and
-        `auc`, floats. A ratio without a denominator is 0, as in scikit-learn; `auc`, which no threshold changes, is NaN
-        where a class is missing. After a NaN probability all are NaN.
+        `auc`, floats. A ratio whose denominator is 0 is 0, as in scikit-learn. `auc`, which does not depend on the
+        threshold, is NaN if a class is missing. All scores are NaN if a probability is.
 
     Raises:
-        ValueError: If there are none, or not as many labels as probabilities.
+        ValueError: If the arrays are empty or of different lengths.
+
+    Example:
+        >>> scores = classification_scores([True, True, False, False], [0.9, 0.4, 0.6, 0.1])
+        >>> scores["recall"], scores["auc"]
+        (0.5, 0.75)
     """
     labels, probabilities = _checked(labels, probabilities)
     if np.isnan(probabilities).any():
@@ -41,16 +46,20 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray, thresho
 
 
 def matthews_correlation(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> np.ndarray:
-    """Return ``(tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn))`` (Matthews 1975), in [-1, 1].
+    """Compute ``(tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn))`` (Matthews 1975).
 
     Args:
-        tp: True positives, and likewise the others: counts, numbers or arrays of one shape.
-        fp: False positives.
-        fn: False negatives.
-        tn: True negatives.
+        tp: Number of true positives; a number, or an array of the shape of the others.
+        fp: Number of false positives.
+        fn: Number of false negatives.
+        tn: Number of true negatives.
 
     Returns:
-        float64. 0 where a class is never predicted or never true, as in scikit-learn.
+        float64, in [-1, 1]. 0 where a class is never predicted or never true, as in scikit-learn.
+
+    Example:
+        >>> float(matthews_correlation(tp=4, fp=1, fn=1, tn=4))
+        0.6
     """
     tp, fp, fn, tn = (np.asarray(count, float) for count in (tp, fp, fn, tn))
     scale = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
@@ -60,25 +69,29 @@ def matthews_correlation(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayL
 def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """Find the threshold with the greatest Matthews correlation.
 
-    Every way to cut the sorted probabilities in two is tried; the threshold lies half-way between the two
-    probabilities that it divides. Of several equally good ones the nearest to .5 is taken.
+    One threshold is tried between each two neighbours of the sorted probabilities, half-way between them. Of equally
+    good ones, the nearest to 0.5 is chosen.
 
     Args:
-        labels: bool, (n,).
-        probabilities: (n,), in [0, 1].
+        labels: bool, (n,), whether there is a pneumothorax.
+        probabilities: float, (n,), in [0, 1].
 
     Returns:
-        The threshold, above which an image is positive, and the correlation there. Where no threshold does better than
-        chance, or a probability is NaN, the threshold is .5.
+        The threshold, above which an image is positive, and the correlation there. The threshold is 0.5 if none is
+        better than chance, or if a probability is NaN.
 
     Raises:
-        ValueError: As `classification_scores`.
+        ValueError: If the arrays are empty or of different lengths.
+
+    Example:
+        >>> best_threshold([False, False, True, True], [0.125, 0.25, 0.5, 0.75])
+        (0.375, 1.0)
     """
     labels, probabilities = _checked(labels, probabilities)
     values, cuts = np.unique(probabilities), np.array([0.5])
     if not np.isnan(probabilities).any() and values.size > 1:
         cuts = (values[:-1] + values[1:]) / 2
-    # Positives at or below each cut are missed, negatives at or below it are rightly left.
+    # Positives at or below a cut are false negatives, and negatives at or below it are true negatives.
     fn, tn = (np.searchsorted(np.sort(probabilities[side]), cuts, "right") for side in (labels, ~labels))
     correlations = matthews_correlation(labels.sum() - fn, (~labels).sum() - tn, fn, tn)
     if correlations.max() <= 0:
@@ -89,80 +102,105 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float
 
 
 def sensitivity_at_specificity(labels: np.ndarray, probabilities: np.ndarray, specificity: float) -> float:
-    """Find the greatest sensitivity that a threshold reaches at no less than this specificity.
+    """Find the greatest sensitivity of all thresholds with at least this specificity.
 
     Args:
-        labels: bool, (n,).
-        probabilities: (n,), in [0, 1].
-        specificity: In [0, 1].
+        labels: bool, (n,), whether there is a pneumothorax.
+        probabilities: float, (n,), in [0, 1].
+        specificity: Lowest specificity, in [0, 1].
 
     Returns:
-        In [0, 1]; NaN where a class is missing or a probability is NaN.
+        The sensitivity, in [0, 1]; NaN if a class is missing or a probability is NaN.
 
     Raises:
-        ValueError: As `classification_scores`.
+        ValueError: If the arrays are empty or of different lengths.
+
+    Example:
+        >>> sensitivity_at_specificity([True, True, False, False], [0.9, 0.4, 0.6, 0.1], specificity=1.0)
+        0.5
     """
     labels, probabilities = _checked(labels, probabilities)
     if np.isnan(probabilities).any() or labels.all() or not labels.any():
         return float("nan")
     false_alarms, found, _ = roc_curve(labels, probabilities, drop_intermediate=False)
-    # A share of n negatives is a fraction that rounding may put just beside the one that was meant.
+    # A fraction of n negatives may be rounded to slightly less than the one that was asked for.
     return float(found[false_alarms <= 1 - specificity + 1e-9].max())
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Compare predicted probabilities with how often they come true, in bins of equal width.
+    """Compare predicted probabilities with the fraction of positives, in bins of equal width.
 
     Args:
-        labels: bool, (n,).
-        probabilities: (n,), in [0, 1], none NaN.
-        bins: How many; a probability on a bound belongs to the bin above it, 1 to the last.
+        labels: bool, (n,), whether there is a pneumothorax.
+        probabilities: float, (n,), in [0, 1], none NaN.
+        bins: Number of bins. A probability on a bound belongs to the bin above it, and 1 to the last bin.
 
     Returns:
-        One row a bin that is not empty: `low`, `high`, `images`, the mean `probability` and the `share` of positives.
+        One row per bin that is not empty: `low` and `high` (its bounds), `images`, `probability` (the mean) and
+        `positive_fraction`.
 
     Raises:
-        ValueError: As `classification_scores`, or if a probability is not in [0, 1].
+        ValueError: If the arrays are empty or of different lengths, or a probability is not in [0, 1].
+
+    Example:
+        >>> reliability([True, False, True], [0.3, 0.4, 0.9], bins=2)["positive_fraction"].tolist()
+        [0.5, 1.0]
     """
     edges = _edges(bins)
-    images, probability, share = _bins(labels, probabilities, bins)
-    table = pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "images": images, "probability": probability, "share": share}
-    )
+    images, probability, fraction = _bins(labels, probabilities, bins)
+    columns = {"low": edges[:-1], "high": edges[1:], "images": images}
+    table = pd.DataFrame(columns | {"probability": probability, "positive_fraction": fraction})
     return table[table["images"] > 0].reset_index(drop=True)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
-    """Return the expected calibration error (Naeini et al. 2015; Guo et al. 2017), in [0, 1].
+    """Compute the expected calibration error (Naeini et al. 2015; Guo et al. 2017).
 
-    The mean over images of how far the share of positives lies from the mean probability in their bin; arguments and
-    errors as `reliability`.
+    This is the mean over images of the absolute difference between the fraction of positives and the mean probability
+    in the image's bin.
+
+    Args:
+        labels: bool, (n,), whether there is a pneumothorax.
+        probabilities: float, (n,), in [0, 1], none NaN.
+        bins: Number of bins of equal width.
+
+    Returns:
+        The error, in [0, 1].
+
+    Raises:
+        ValueError: If the arrays are empty or of different lengths, or a probability is not in [0, 1].
+
+    Example:
+        >>> calibration_error([True, True, False, True], [0.75, 0.75, 0.75, 0.75])
+        0.0
     """
-    images, probability, share = _bins(labels, probabilities, bins)
-    return float((np.abs(share - probability) * images).sum() / images.sum())
+    images, probability, fraction = _bins(labels, probabilities, bins)
+    return float((np.abs(fraction - probability) * images).sum() / images.sum())
 
 
 def _edges(bins: int) -> np.ndarray:
-    # linspace puts the third of ten just above .3.
+    # With linspace the third of ten edges would be slightly above 0.3.
     return np.arange(bins + 1) / bins
 
 
 def _bins(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, mean probability and share of positives of each bin, 0 where it is empty."""
+    """Return the images, mean probability and fraction of positives of each bin, all 0 for an empty bin."""
     labels, probabilities = _checked(labels, probabilities)
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError("a probability is not in [0, 1]: leave out the images without one")
+        raise ValueError("expected probabilities in [0, 1]: leave out images without a probability")
     number = np.clip(np.searchsorted(_edges(bins), probabilities, "right") - 1, 0, bins - 1)
     images = np.bincount(number, minlength=bins)
     sums = (np.bincount(number, weights=values, minlength=bins) for values in (probabilities, labels.astype(float)))
-    probability, share = (total / np.maximum(images, 1) for total in sums)
-    return images, probability, share
+    probability, fraction = (total / np.maximum(images, 1) for total in sums)
+    return images, probability, fraction
 
 
 def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = np.asarray(labels, bool).ravel(), np.asarray(probabilities, np.float64).ravel()
     if labels.size != probabilities.size or labels.size == 0:
-        raise ValueError(f"got {labels.size} labels and {probabilities.size} probabilities: expected one each an image")
+        raise ValueError(
+            f"got {labels.size} labels and {probabilities.size} probabilities: expected one of each per image"
+        )
     return labels, probabilities
 
 

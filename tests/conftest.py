@@ -112,16 +112,16 @@ def predictions_of(folder, maps, masks, probabilities, **columns):
     (folder / "maps").mkdir(parents=True)
     names = [f"i{number}" for number in range(len(maps))]
     files = [folder / "maps" / f"{name}.png" for name in names]
-    for file, levels in zip(files, maps, strict=True):
-        if levels is not None:
-            Image.fromarray(levels).save(file)
+    for file, prob_map_u8 in zip(files, maps, strict=True):
+        if prob_map_u8 is not None:
+            Image.fromarray(prob_map_u8).save(file)
     manifest = manifest_of([folder / f"{name}.dcm" for name in names], masks, [rle.encode(mask) for mask in masks])
     return Predictions(
         folder=folder,
         maps=files,
         manifest=manifest.assign(**columns),
         probability=np.asarray(probabilities, float),
-        errors=["damaged" if levels is None else "" for levels in maps],
+        errors=["damaged" if prob_map_u8 is None else "" for prob_map_u8 in maps],
         networks={},
         flip=False,
         seconds=0.5,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumoseg import rle
 from pneumoseg.inference import Pipeline
-from pneumoseg.predictions import load_predictions, pool, predict
+from pneumoseg.predictions import cache_predictions, load_predictions, pool
 from tests.conftest import manifest_of, predictions_of, write_dicom
 from tests.networks import brightest, identity
 
@@ -20,17 +20,17 @@ NETWORKS = {"classifier_1": "a", "segmenter_1": "b"}
 
 
 class Watched(Pipeline):
-    """Notes which files it was asked for, and may be stopped."""
+    """Notes which files it was seen for, and may be stopped."""
 
-    asked: list
+    seen: list
     stop: int
 
     def probabilities(self, sources):
         for answer in super().probabilities(sources):
             if answer.image_id:  # arrays are there to build the graphs
-                if len(self.asked) == self.stop:
+                if len(self.seen) == self.stop:
                     raise KeyboardInterrupt
-                self.asked.append(answer.image_id)
+                self.seen.append(answer.image_id)
             yield answer
 
 
@@ -43,7 +43,7 @@ def networks():
 def watched(networks):
     def make(stop=None, **changes):
         pipeline = Watched(*networks, **{"networks": NETWORKS, **changes})
-        object.__setattr__(pipeline, "asked", [])
+        object.__setattr__(pipeline, "seen", [])
         object.__setattr__(pipeline, "stop", stop)
         return pipeline
 
@@ -67,11 +67,11 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(found.probability, expected.probability)
     assert list(found.errors) == list(expected.errors)
     for row in range(len(expected.manifest)):
-        np.testing.assert_array_equal(found.levels(row), expected.levels(row))
+        np.testing.assert_array_equal(found.prob_map(row), expected.prob_map(row))
 
 
-def test_what_the_networks_say_is_kept_exactly(watched, manifest, tmp_path):
-    kept = predict(watched(), manifest, tmp_path / "kept")
+def test_what_the_networks_predict_is_cached_exactly(watched, manifest, tmp_path):
+    kept = cache_predictions(watched(), manifest, tmp_path / "kept")
     expected = list(watched().probabilities(manifest["path"]))
     for again in (kept, load_predictions(tmp_path / "kept")):
         assert again.manifest.to_dict("list") == manifest.to_dict("list")
@@ -79,29 +79,29 @@ def test_what_the_networks_say_is_kept_exactly(watched, manifest, tmp_path):
         np.testing.assert_array_equal(again.probability, [answer.probability for answer in expected])
         assert again.probability.dtype == np.float64
         for row in READABLE:
-            levels = again.levels(row)
-            assert levels.dtype == np.uint8
-            np.testing.assert_array_equal(levels, expected[row].levels)
+            prob_map = again.prob_map(row)
+            np.testing.assert_allclose(prob_map, expected[row].prob_map, atol=0.5001 / 255)
+            np.testing.assert_array_equal(255 * prob_map, np.round(255 * expected[row].prob_map))
     assert len(set(kept.probability[READABLE])) > 1
 
 
 def test_a_bad_file_is_kept_as_an_error(watched, manifest, tmp_path):
-    kept = predict(watched(), manifest, tmp_path / "kept")
+    kept = cache_predictions(watched(), manifest, tmp_path / "kept")
     assert [bool(error) for error in kept.errors] == [row == 3 for row in range(9)]
     assert "i3.dcm" in kept.errors[3]
     assert math.isnan(kept.probability[3])
-    assert kept.levels(3) is None
+    assert kept.prob_map(3) is None
     assert not (tmp_path / "kept/maps/i3.png").exists()
 
 
 def test_all_bad(watched, manifest, tmp_path):
-    kept = predict(watched(), manifest.assign(path="absent.dcm"), tmp_path / "kept")
+    kept = cache_predictions(watched(), manifest.assign(path="absent.dcm"), tmp_path / "kept")
     assert np.isnan(kept.probability).all()
     assert all(kept.errors)
 
 
 def test_seconds_are_those_of_an_image(watched, manifest, tmp_path):
-    kept = predict(watched(), manifest, tmp_path / "kept")
+    kept = cache_predictions(watched(), manifest, tmp_path / "kept")
     table = tmp_path / "kept/predictions.csv"
     rows = [line.split(",", 3) for line in table.read_text().splitlines()]
     assert kept.seconds > 0
@@ -111,91 +111,93 @@ def test_seconds_are_those_of_an_image(watched, manifest, tmp_path):
 
 
 def test_done_is_not_done_again(watched, manifest, tmp_path):
-    first = predict(watched(), manifest, tmp_path / "kept")
+    first = cache_predictions(watched(), manifest, tmp_path / "kept")
     again = watched()
-    assert_same(predict(again, manifest, tmp_path / "kept"), first)
-    assert again.asked == ["i3"]  # which could not be read
+    assert_same(cache_predictions(again, manifest, tmp_path / "kept"), first)
+    assert again.seen == ["i3"]  # which could not be read
 
 
 def test_what_could_not_be_read_is_tried_again(watched, manifest, tmp_path):
     good = manifest[manifest["image_id"] != "i3"]
     hidden = tmp_path / "hidden"
     (tmp_path / "dicom").rename(hidden)
-    assert all(predict(watched(), good, tmp_path / "kept").errors)
+    assert all(cache_predictions(watched(), good, tmp_path / "kept").errors)
     hidden.rename(tmp_path / "dicom")
-    assert_same(predict(watched(), good, tmp_path / "kept"), predict(watched(), good, tmp_path / "other"))
+    assert_same(
+        cache_predictions(watched(), good, tmp_path / "kept"), cache_predictions(watched(), good, tmp_path / "other")
+    )
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/b", "", "i1"])
 def test_ids_that_name_no_file_of_their_own(watched, manifest, tmp_path, name):
     names = manifest["image_id"].where(manifest.index != 2, name)
-    with pytest.raises(ValueError, match="is there twice, or no file name"):
-        predict(watched(), manifest.assign(image_id=names), tmp_path / "kept")
+    with pytest.raises(ValueError, match="occurs twice or cannot be a file name"):
+        cache_predictions(watched(), manifest.assign(image_id=names), tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
 def test_damaged_table(watched, manifest, tmp_path):
-    predict(watched(), manifest, tmp_path / "kept")
+    cache_predictions(watched(), manifest, tmp_path / "kept")
     table = tmp_path / "kept/predictions.csv"
     whole = table.read_text()
     for damaged in (whole.replace("probability", "p"), whole.replace("i4,", "i4,abc")):
         table.write_text(damaged)
-        with pytest.raises(ValueError, match=r"kept/predictions\.csv: .*predict anew"):
+        with pytest.raises(ValueError, match=r"kept/predictions\.csv: .*run `pneumoseg cache-predictions` again"):
             load_predictions(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 8])
 def test_the_next_process_goes_on_where_one_was_stopped(watched, manifest, tmp_path, stop):
-    whole = predict(watched(), manifest, tmp_path / "whole")
+    whole = cache_predictions(watched(), manifest, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        predict(watched(stop, batch_size=1), manifest, tmp_path / "kept")
+        cache_predictions(watched(stop, batch_size=1), manifest, tmp_path / "kept")
     with pytest.raises(ValueError, match="not all images are predicted"):
         load_predictions(tmp_path / "kept")
     second = watched()
-    assert_same(predict(second, manifest, tmp_path / "kept"), whole)
-    assert second.asked == ["i3"] * (stop > 3) + manifest["image_id"].tolist()[stop:]
+    assert_same(cache_predictions(second, manifest, tmp_path / "kept"), whole)
+    assert second.seen == ["i3"] * (stop > 3) + manifest["image_id"].tolist()[stop:]
 
 
 @pytest.mark.parametrize("cut", ["in the id", "in a letter of two bytes", "in front of the line's end"])
 def test_a_line_that_was_cut_off_is_done_again(watched, manifest, tmp_path, cut):
     manifest = manifest.assign(path=manifest["path"].where(manifest.index != 3, "absent/Größe.dcm"))
-    whole = predict(watched(), manifest, tmp_path / "whole")
+    whole = cache_predictions(watched(), manifest, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        predict(watched(4, batch_size=1), manifest, tmp_path / "kept")
+        cache_predictions(watched(4, batch_size=1), manifest, tmp_path / "kept")
     partial = tmp_path / "kept/partial.csv"
     content = partial.read_bytes()
     place = {"in the id": b"3,nan", "in a letter of two bytes": b"\xb6", "in front of the line's end": content[-1:]}
     partial.write_bytes(content[: content.rindex(place[cut])])
     second = watched()
-    assert_same(predict(second, manifest, tmp_path / "kept"), whole)
-    assert second.asked == ["Größe", *manifest["image_id"].tolist()[4:]]
+    assert_same(cache_predictions(second, manifest, tmp_path / "kept"), whole)
+    assert second.seen == ["Größe", *manifest["image_id"].tolist()[4:]]
 
 
 def test_stopped_again_and_again(watched, manifest, tmp_path):
-    whole = predict(watched(), manifest, tmp_path / "whole")
-    asked = []
+    whole = cache_predictions(watched(), manifest, tmp_path / "whole")
+    seen = []
     for _ in range(7):
         pipeline = watched(2)
         try:
-            predict(pipeline, manifest, tmp_path / "kept")
+            cache_predictions(pipeline, manifest, tmp_path / "kept")
         except KeyboardInterrupt:
-            asked.append(pipeline.asked)
+            seen.append(pipeline.seen)
     # The fourth image, which cannot be read, is tried each time.
-    done = [name for name in itertools.chain(*asked) if name != "i3"]
+    done = [name for name in itertools.chain(*seen) if name != "i3"]
     assert done == [name for name in manifest["image_id"].tolist()[:8] if name != "i3"]
     assert_same(load_predictions(tmp_path / "kept"), whole)
 
 
 def test_predictions_of_others_are_replaced(watched, manifest, tmp_path):
-    predict(watched(), manifest, tmp_path / "kept")
+    cache_predictions(watched(), manifest, tmp_path / "kept")
     for pipeline, table in (
         (watched(networks=NETWORKS | {"segmenter_1": "c"}), manifest),
         (watched(flip=True), manifest),
         (watched(), manifest[2:5]),
         (watched(), manifest[2:5].assign(rle="0 1")),
     ):
-        kept = predict(pipeline, table, tmp_path / "kept")
-        assert pipeline.asked == table["image_id"].tolist()
+        kept = cache_predictions(pipeline, table, tmp_path / "kept")
+        assert pipeline.seen == table["image_id"].tolist()
         assert (kept.networks, kept.flip) == (pipeline.networks, pipeline.flip)
         assert kept.manifest["rle"].tolist() == table["rle"].tolist()
         names = {path.stem for path in (tmp_path / "kept/maps").iterdir()}
@@ -206,33 +208,33 @@ def test_predictions_of_others_are_replaced(watched, manifest, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(watched, manifest, tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="something else than predictions"):
-        predict(watched(), manifest, tmp_path / "kept")
+    with pytest.raises(FileExistsError, match="something other than predictions"):
+        cache_predictions(watched(), manifest, tmp_path / "kept")
     assert (tmp_path / "kept/notes.txt").read_text() == "mine"
     (tmp_path / "kept/notes.txt").unlink()
-    predict(watched(), manifest, tmp_path / "kept")  # an empty one will do
+    cache_predictions(watched(), manifest, tmp_path / "kept")  # an empty one will do
 
 
-def test_nothing_to_predict(watched, manifest, tmp_path):
+def test_nothing_to_cache_predictions(watched, manifest, tmp_path):
     with pytest.raises(ValueError, match="no row"):
-        predict(watched(), manifest[:0], tmp_path / "kept")
+        cache_predictions(watched(), manifest[:0], tmp_path / "kept")
     with pytest.raises(FileNotFoundError, match="holds no predictions"):
         load_predictions(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"networks": {}}), json.dumps({"networks": 3})])
 def test_damaged_identity(watched, manifest, tmp_path, content):
-    predict(watched(), manifest, tmp_path / "kept")
+    cache_predictions(watched(), manifest, tmp_path / "kept")
     (tmp_path / "kept/predictions.json").write_text(content)
     with pytest.raises(ValueError, match=r"predictions\.json"):
         load_predictions(tmp_path / "kept")
     again = watched()
-    predict(again, manifest, tmp_path / "kept")
-    assert len(again.asked) == 9
+    cache_predictions(again, manifest, tmp_path / "kept")
+    assert len(again.seen) == 9
 
 
 def test_a_table_of_other_images_is_an_error(watched, manifest, tmp_path):
-    predict(watched(), manifest, tmp_path / "kept")
+    cache_predictions(watched(), manifest, tmp_path / "kept")
     table = tmp_path / "kept/predictions.csv"
     lines = table.read_text().splitlines(keepends=True)
     for content in (lines[:-1], [*lines[:-1], lines[-1].strip()], [lines[0], lines[2], lines[1], *lines[3:]]):
@@ -242,9 +244,9 @@ def test_a_table_of_other_images_is_an_error(watched, manifest, tmp_path):
 
 
 def test_damaged_maps(watched, manifest, tmp_path):
-    kept = predict(watched(), manifest, tmp_path / "kept")
+    kept = cache_predictions(watched(), manifest, tmp_path / "kept")
     path = tmp_path / "kept/maps/i5.png"
-    content, expected = path.read_bytes(), kept.levels(5)
+    content, expected = path.read_bytes(), kept.prob_map(5)
     assert Image.open(path).size == (SIZE, SIZE)
     # Cut off anywhere, or with a byte changed, it is the same map or an error, and one that says what to do.
     damaged = [content[:length] for length in range(len(content))]
@@ -253,27 +255,27 @@ def test_damaged_maps(watched, manifest, tmp_path):
     for bad in damaged:
         path.write_bytes(bad)
         try:
-            np.testing.assert_array_equal(kept.levels(5), expected)
+            np.testing.assert_array_equal(kept.prob_map(5), expected)
         except ValueError as error:
             refused.append(str(error))
     assert len(refused) > 0.8 * len(damaged)
-    assert all("i5.png" in message and "predict anew" in message for message in refused)
+    assert all("i5.png" in message and "run `pneumoseg cache-predictions` again" in message for message in refused)
     path.unlink()
-    with pytest.raises(ValueError, match=r"i5\.png.*predict anew"):
-        kept.levels(5)
+    with pytest.raises(ValueError, match=r"i5\.png.*run `pneumoseg cache-predictions` again"):
+        kept.prob_map(5)
 
 
-def test_rows_are_some_of_the_images(watched, manifest, tmp_path):
-    kept = predict(watched(), manifest, tmp_path / "kept")
-    some = kept.rows(np.isin(np.arange(9), [1, 3, 8]))
+def test_select_some_of_the_images(watched, manifest, tmp_path):
+    kept = cache_predictions(watched(), manifest, tmp_path / "kept")
+    some = kept.select(np.isin(np.arange(9), [1, 3, 8]))
     assert some.manifest["image_id"].tolist() == ["i1", "i3", "i8"]
     assert some.manifest.index.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(some.probability, kept.probability[[1, 3, 8]])
     assert [bool(error) for error in some.errors] == [False, True, False]
     for row, original in enumerate([1, 3, 8]):
-        np.testing.assert_array_equal(some.levels(row), kept.levels(original))
+        np.testing.assert_array_equal(some.prob_map(row), kept.prob_map(original))
     assert (some.networks, some.flip, some.seconds) == (kept.networks, kept.flip, kept.seconds)
-    assert len(kept.rows(np.zeros(9, bool)).manifest) == 0
+    assert len(kept.select(np.zeros(9, bool)).manifest) == 0
 
 
 def test_pooled_predictions_are_those_of_their_parts(tmp_path):
@@ -290,11 +292,11 @@ def test_pooled_predictions_are_those_of_their_parts(tmp_path):
     np.testing.assert_array_equal(both.probability, [0.1, np.nan, 0.3, 0.4, 0.5])
     assert [bool(error) for error in both.errors] == [False, True, False, False, False]
     for row in (0, 2, 3, 4):
-        np.testing.assert_array_equal(both.levels(row), maps[row])
-    assert both.levels(1) is None
+        np.testing.assert_array_equal(both.prob_map(row), maps[row] / 255)
+    assert both.prob_map(1) is None
     assert both.seconds == pytest.approx((2 * 0.5 + 3 * 1.0) / 5)
     assert sorted(both.networks.values()) == ["a", "b"]
-    np.testing.assert_array_equal(both.rows(np.arange(5) > 2).levels(0), maps[3])
+    np.testing.assert_array_equal(both.select(np.arange(5) > 2).prob_map(0), maps[3] / 255)
 
 
 def test_what_cannot_be_pooled(tmp_path):
@@ -311,6 +313,6 @@ def test_what_cannot_be_pooled(tmp_path):
 
 @pytest.mark.parametrize("lost", ["manifest.csv", "predictions.csv"])
 def test_folder_that_lost_a_file_is_made_anew(watched, manifest, tmp_path, lost):
-    first = predict(watched(), manifest, tmp_path / "kept")
+    first = cache_predictions(watched(), manifest, tmp_path / "kept")
     (tmp_path / "kept" / lost).unlink()
-    assert_same(predict(watched(), manifest, tmp_path / "kept"), first)
+    assert_same(cache_predictions(watched(), manifest, tmp_path / "kept"), first)

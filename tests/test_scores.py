@@ -144,7 +144,7 @@ def test_reliability_by_hand():
     np.testing.assert_allclose(table["high"], [0.1, 0.3, 1])
     assert table["images"].tolist() == [3, 2, 2]
     np.testing.assert_allclose(table["probability"], [0.1 / 3, 0.25, 0.975])
-    np.testing.assert_allclose(table["share"], [1 / 3, 1, 0.5])
+    np.testing.assert_allclose(table["positive_fraction"], [1 / 3, 1, 0.5])
     # (3 * .3 + 2 * .75 + 2 * .475) / 7
     error = calibration_error([False, False, True, True, True, True, False], probabilities)
     assert error == pytest.approx((0.9 + 1.5 + 0.95) / 7)
@@ -166,7 +166,7 @@ def test_reliability_against_scikit_learn(seed, bins):
     labels = rng.random(202) < probabilities
     share, mean = calibration_curve(labels, probabilities, n_bins=bins, strategy="uniform")
     table = reliability(labels, probabilities, bins)
-    np.testing.assert_allclose(table["share"], share)
+    np.testing.assert_allclose(table["positive_fraction"], share)
     np.testing.assert_allclose(table["probability"], mean)
     assert table["images"].sum() == 202
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
@@ -188,7 +188,7 @@ def test_calibration_error_of_the_extremes():
 @pytest.mark.parametrize("score", [reliability, calibration_error])
 def test_calibration_refuses_what_is_no_probability(score):
     for wrong in (np.nan, -0.01, 1.01):
-        with pytest.raises(ValueError, match=r"not in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"expected probabilities in \[0, 1\]"):
             score([True, False], [0.5, wrong])
     with pytest.raises(ValueError, match="2 labels and 1"):
         score([True, False], [0.5])

@@ -44,7 +44,8 @@ def tune(
     scores = tuning.scores
     typer.echo(
         f"{pipeline}: rule chosen on {len(tuning.image_ids)} images, {scores['positives']} positive: mean Dice there "
-        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, all empty {scores['baseline']:.4f}"
+        f"{scores['mean_dice']:.4f}, before {scores['mean_dice_before']:.4f}, "
+        f"all-empty baseline {scores['baseline']:.4f}"
     )
     before = dataclasses.asdict(record.assembled)
     for name, value in dataclasses.asdict(tuning.rule).items():
@@ -106,8 +107,8 @@ def report(
     evaluation, record = _evaluated(predictions, pipeline, assembled)
     names = [path.name for path in compare or []]
     others = {path.name if names.count(path.name) == 1 else str(path): load_predictions(path) for path in compare or []}
-    variants = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
-    write_report(evaluation, out, pipeline=record, variants=variants, max_images=max_images)
+    comparison = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
+    write_report(evaluation, out, pipeline=record, comparison=comparison, max_images=max_images)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,6 +1,6 @@
-"""Manifest to `tf.data`: images, labels and masks, decoded and resized in the graph without a line of Python.
+"""Loading of a manifest with `tf.data`: images, labels and masks, decoded and resized inside the graph.
 
-The one Python step is augmentation, which training alone has.
+The only step in Python is augmentation, which only training uses.
 """
 
 import logging
@@ -17,22 +17,28 @@ from pneumoseg import rle
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan
 from pneumoseg.data.transcoding import check_files, encoded_frames
+from pneumoseg.geometry import letterbox_image
 
 _log = logging.getLogger(__name__)
-GIGABYTES = 2.5  # of decoded images kept between epochs; holds the paper's training set for the segmenter, 2.24
+GIGABYTES = 2.5  # of decoded images kept between epochs; the paper's training set for the segmenter takes 2.24
 
 
 class Examples:
-    """Images and their targets, to be shown in any order; made by `classification_examples`, `segmentation_examples`.
+    """Images and their targets, which can be batched in any order.
 
-    A set that is small enough is decoded once and kept in memory.
+    They are created by `classification_examples` and `segmentation_examples`. A set that is small enough is decoded
+    once and kept in memory.
 
     Args:
-        count: How many there are.
-        load: From a position, a scalar tensor, to an image, uint8 (size, size, 1), and its target.
-        bytes_each: Of a decoded image and its target.
-        has_masks: Whether the target is a mask, which changes with the image.
-        gigabytes: The most memory that the decoded set may take, 10^9 bytes.
+        count: Number of images.
+        load: Function from a position, a scalar tensor, to an image, uint8 (size, size, 1), and its target.
+        bytes_each: Size of a decoded image and its target in bytes.
+        has_masks: Whether the target is a mask, which an augmentation changes together with the image.
+        gigabytes: Greatest size of the decoded set in memory, in gigabytes (10^9 bytes).
+
+    Example:
+        >>> examples = classification_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
+        >>> images, labels = next(iter(examples.batches(8)))  # doctest: +SKIP
     """
 
     def __init__(self, count: int, load: Callable, bytes_each: int, has_masks: bool, gigabytes: float) -> None:
@@ -49,9 +55,10 @@ class Examples:
         """Batch the examples.
 
         Args:
-            batch_size: Images a batch; the last batch may be smaller.
-            epoch: Which ones, in which order, and how each is changed; None for all, in order, as they are.
-            augmentations: What the transforms of `epoch` are positions in.
+            batch_size: Images per batch; the last batch may be smaller.
+            epoch: Positions of the examples in their order, with a transform for each; None for all examples in order,
+                unchanged.
+            augmentations: The augmentations that the transforms of `epoch` are positions in.
 
         Returns:
             Batches of images, uint8 (batch, size, size, 1), and targets.
@@ -94,7 +101,7 @@ class Examples:
             changed = augmentations[transform](image, mask if self._has_masks else None, seed=seed)
             return [changed["image"], changed.get("mask", mask)]
 
-        # The seed decides everything: a function without state, which may run in parallel.
+        # The result depends only on the arguments, seed included, so calls may run in parallel.
         changed = tf.numpy_function(change, [image, target, transform, seed], [image.dtype, target.dtype], False)
         return tf.ensure_shape(changed[0], image.shape), tf.ensure_shape(changed[1], target.shape)
 
@@ -102,21 +109,24 @@ class Examples:
 def classification_examples(
     manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path, decoded_images_gigabytes: float = GIGABYTES
 ) -> Examples:
-    """Examples for the classifier.
+    """Create examples for the classifier.
 
     Args:
-        manifest: One row an image, see `index_dataset`.
-        image_size: Side in pixels of the square that the network sees, see `resize_to_square`.
-        cache_dir: Folder for images that need transcoding.
-        decoded_images_gigabytes: The most memory that the decoded set may take, 10^9 bytes, and while it is being
-            decoded twice as much; a larger set is decoded again each time it is gone through.
+        manifest: One row per image, see `index_dataset`.
+        image_size: Side of the square network input in pixels, see `letterbox_image`.
+        cache_dir: Folder for transcoded images.
+        decoded_images_gigabytes: Greatest size of the decoded set in memory, in gigabytes (10^9 bytes); while it is
+            being decoded, twice as much is needed. A larger set is decoded again in each pass.
 
     Returns:
-        Images and labels, float32 (1,), in the manifest's order.
+        Images, uint8 (image_size, image_size, 1), and labels, float32 (1,), in the manifest's order.
 
     Raises:
         ValueError: If the manifest is empty.
-        DicomError: If a file that needs transcoding cannot be read any more.
+        DicomError: If a file that needs transcoding can no longer be read.
+
+    Example:
+        >>> examples = classification_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
     """
     records = _image_records(manifest, cache_dir)
     labels = tf.constant(manifest["has_pneumothorax"].to_numpy(np.float32)[:, None])
@@ -130,10 +140,24 @@ def classification_examples(
 def segmentation_examples(
     manifest: pd.DataFrame, image_size: int, *, cache_dir: str | Path, decoded_images_gigabytes: float = GIGABYTES
 ) -> Examples:
-    """Examples for the segmenter; arguments and errors as `classification_examples`.
+    """Create examples for the segmenter.
+
+    Args:
+        manifest: One row per image, see `index_dataset`.
+        image_size: Side of the square network input in pixels, see `letterbox_image`.
+        cache_dir: Folder for transcoded images.
+        decoded_images_gigabytes: Greatest size of the decoded set in memory, in gigabytes (10^9 bytes); while it is
+            being decoded, twice as much is needed. A larger set is decoded again in each pass.
 
     Returns:
-        Images and masks of the same shape, uint8, 0 or 1, in the manifest's order.
+        Images, uint8 (image_size, image_size, 1), and masks of the same shape, uint8, 0 or 1, in the manifest's order.
+
+    Raises:
+        ValueError: If the manifest is empty.
+        DicomError: If a file that needs transcoding can no longer be read.
+
+    Example:
+        >>> examples = segmentation_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
     """
     images, masks = _image_records(manifest, cache_dir), _mask_records(manifest)
 
@@ -145,13 +169,17 @@ def segmentation_examples(
 
 @contextmanager
 def files_named(*manifests: pd.DataFrame) -> Iterator[None]:
-    """Turn an error inside a graph that loads images into one that names the file at fault, if there is one.
+    """Convert an error inside a graph that loads images into an error that names the file, if a file is the cause.
 
     Args:
-        *manifests: What is loaded while the context lasts.
+        *manifests: The manifests whose images are loaded within the context.
 
     Raises:
-        DicomError: A file was changed since it was indexed and cannot be used any more.
+        DicomError: If a file was changed after it was indexed and can no longer be used.
+
+    Example:
+        >>> with files_named(manifest):  # doctest: +SKIP
+        ...     model.fit(examples.batches(8))  # doctest: +SKIP
     """
     try:
         yield
@@ -161,47 +189,13 @@ def files_named(*manifests: pd.DataFrame) -> Iterator[None]:
         raise
 
 
-def resize_to_square(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Fit an image into a square, its aspect ratio kept, by the geometry of `postprocessing.fit_square`.
-
-    Shrinking averages over the area that a new pixel covers, so that thin lines do not alias; enlarging is bilinear.
-
-    Args:
-        image: uint8, (H, W, 1).
-        size: The square's side in pixels.
-
-    Returns:
-        uint8, (size, size, 1); what the image does not cover is 0.
-    """
-    shape = tf.shape(image)
-    height, width = shape[0], shape[1]
-    resized = tf.cond(
-        (height == size) & (width == size), lambda: image, lambda: _resize_and_pad(image, height, width, size)
-    )
-    return tf.ensure_shape(resized, (size, size, 1))
-
-
-def _resize_and_pad(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, size: int) -> tf.Tensor:
-    longest = tf.maximum(height, width)
-    new_height = tf.maximum(1, (2 * height * size + longest) // (2 * longest))
-    new_width = tf.maximum(1, (2 * width * size + longest) // (2 * longest))
-    new_shape = tf.stack([new_height, new_width])
-    resized = tf.cond(
-        longest > size,
-        lambda: tf.image.resize(image, new_shape, "area"),
-        lambda: tf.image.resize(image, new_shape, "bilinear"),
-    )
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    return tf.image.pad_to_bounding_box(tf.cast(tf.round(resized), tf.uint8), top, left, size, size)
-
-
 def _row(records: dict[str, tf.Tensor], row: tf.Tensor) -> dict[str, tf.Tensor]:
     return {name: values[row] for name, values in records.items()}
 
 
 def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, tf.Tensor]:
     if manifest.empty:
-        raise ValueError("the manifest has no row: nothing to load")
+        raise ValueError("the manifest has no row: expected at least one image")
     frames = encoded_frames(manifest, cache_dir)
     columns = {name: tf.constant(frames[name].to_numpy()) for name in ("offset", "length", "is_png")}
     return {"path": tf.constant([os.fsencode(path) for path in frames["path"]]), **columns}
@@ -212,10 +206,10 @@ def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
     image = tf.cond(
         record["is_png"],
         lambda: tf.io.decode_png(frame, channels=1),
-        # The default method differs from libjpeg, and so from `read_image`, by up to a few grey levels.
+        # The default method differs from libjpeg, and thus from `read_image`, by a few grey levels.
         lambda: tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE"),
     )
-    return resize_to_square(image, image_size)
+    return letterbox_image(image, image_size)
 
 
 def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
@@ -235,16 +229,16 @@ def _load_mask(runs: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
     return tf.cond(
         tf.size(runs["starts"]) == 0,
         lambda: tf.zeros((image_size, image_size, 1), tf.uint8),
-        # 255 stands for the mask while it is resized: a pixel that is covered by half or more stays.
-        lambda: resize_to_square(255 * _draw(**runs), image_size) // 128,
+        # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
+        lambda: letterbox_image(255 * _mask_of_runs(**runs), image_size) // 128,
     )
 
 
-def _draw(starts: tf.Tensor, ends: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """The mask, uint8 (H, W, 1), whose column-major pixels from each start to before its end are 1."""
+def _mask_of_runs(starts: tf.Tensor, ends: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Return the mask, uint8 (H, W, 1), whose pixels in column-major order from each start up to its end are 1."""
     rows, columns = shape[0], shape[1]
     steps = tf.concat([tf.ones_like(starts), -tf.ones_like(ends)], 0)
-    # One pixel more than the image has, for a run that ends with the last one.
+    # One pixel more than the image has, for a run that ends with the last pixel.
     changes = tf.scatter_nd(tf.concat([starts, ends], 0)[:, None], tf.cast(steps, tf.int32), [rows * columns + 1])
     inside = tf.reshape(tf.cumsum(changes)[:-1], [columns, rows])
     return tf.cast(tf.transpose(inside), tf.uint8)[..., None]

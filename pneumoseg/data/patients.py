@@ -1,7 +1,7 @@
-"""Which patient each image belongs to: the one place that decides what counts as known.
+"""Patients of images: the only module that decides whether patients are known, and which images are of one patient.
 
-An id map is believed. A PatientID of a DICOM header is believed unless it is a placeholder, as de-identification leaves
-them. Headers that give every image another PatientID, as the competition's do, tell nothing of who has several images.
+An id map is trusted. A PatientID of a DICOM header is trusted unless it is a placeholder left by de-identification. If
+all PatientIDs differ, as in the competition's headers, they do not tell which images are of one patient.
 """
 
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 ID_MAP = "id map"
-"""What a manifest's `patient_source` says where an id map named the patient."""
+"""Value of `patient_source` in a manifest if an id map named the patient."""
 
 _PLACEHOLDERS = re.compile(
     r"anon|anonym|anonymous|anonymi[sz]ed|deid|deidentified|removed|redacted|masked|hidden|missing|unknown|unk|none|null|"
@@ -18,17 +18,21 @@ _PLACEHOLDERS = re.compile(
     r"dummy|default|sample|x+|0*|([1-9])\1{4,}"
 )
 _MOST_SHARED = 0.5
-_FEWEST = 10  # images of an id, or of a set, from which on their number tells something
+_FEWEST = 10  # an id or a set with fewer images is too small to judge by its numbers
 
 
 def patient_ids(manifest: pd.DataFrame) -> pd.Series:
-    """Return the patient of each image, '' where it is not known.
+    """Return the patient ID of each image.
 
     Args:
-        manifest: One row per image, with `patient_id` and, where there are any, `patient_source` and `sex`.
+        manifest: One row per image, with `patient_id` and optionally `patient_source` and `sex`.
 
     Returns:
-        str, indexed as the manifest.
+        str, with the index of the manifest; '' if the patient is not known.
+
+    Example:
+        >>> patient_ids(pd.DataFrame({"patient_id": ["p1", "p1", "p2", "ANON"]})).tolist()
+        ['p1', 'p1', 'p2', '']
     """
     mapped = _is_mapped(manifest)
     ids = manifest["patient_id"]
@@ -36,73 +40,128 @@ def patient_ids(manifest: pd.DataFrame) -> pd.Series:
 
 
 def patient_groups(manifest: pd.DataFrame) -> np.ndarray:
-    """Return what is kept together in a split and drawn together in a bootstrap: the patient, or else the image.
+    """Return the group of each image: the patient ID, or the image ID if the patient is not known.
+
+    The images of a group stay together in a split and in a bootstrap resample.
 
     Args:
-        manifest: As for `patient_ids`, with `image_id`.
+        manifest: One row per image, with `image_id`, `patient_id` and optionally `patient_source` and `sex`.
 
     Returns:
         str, (n,).
+
+    Example:
+        >>> manifest = pd.DataFrame({"image_id": ["a", "b", "c"], "patient_id": ["p1", "p1", ""]})
+        >>> patient_groups(manifest).tolist()
+        ['p1', 'p1', 'image c']
     """
     ids = patient_ids(manifest)
     return ids.where(ids != "", "image " + manifest["image_id"]).to_numpy(str)
 
 
 def has_known_patients(manifest: pd.DataFrame) -> bool:
-    """Tell whether the manifest says who has several images: by an id map, or by PatientIDs that occur again."""
+    """Tell whether the manifest shows which images are of one patient: by an id map, or by repeated PatientIDs.
+
+    Args:
+        manifest: One row per image, with `patient_id` and optionally `patient_source` and `sex`.
+
+    Example:
+        >>> has_known_patients(pd.DataFrame({"patient_id": ["p1", "p2", "p3"]}))
+        False
+    """
     ids = patient_ids(manifest)[~_is_mapped(manifest)]
     return bool(_is_mapped(manifest).any() or ids[ids != ""].duplicated().any())
 
 
 def describe_patients(manifest: pd.DataFrame) -> str:
-    """Say in words how many patients there are, as far as they are known."""
+    """Describe in words how many patients are known.
+
+    Args:
+        manifest: One row per image, with `patient_id` and optionally `patient_source` and `sex`.
+
+    Example:
+        >>> describe_patients(pd.DataFrame({"patient_id": ["p1", "p1", "p2"]}))
+        '2 patients'
+    """
     if not has_known_patients(manifest):
         return "patients not known"
     ids = patient_ids(manifest)
     known = ids[ids != ""]
-    rest = "" if len(known) == len(ids) else f" of {len(known)} images, those of the others not known"
+    rest = "" if len(known) == len(ids) else f" of {len(known)} images; the patients of the others are not known"
     return f"{known.nunique()} patients{rest}"
 
 
 def doubts_about_patients(manifest: pd.DataFrame) -> list[str]:
-    """Say what makes a split by patient or an interval over patients doubtful, one sentence each; empty if nothing."""
+    """Return the reasons to doubt a split by patient or an interval over patients, one sentence each.
+
+    Args:
+        manifest: One row per image, with `patient_id` and optionally `patient_source` and `sex`.
+    """
     mapped, found = int(_is_mapped(manifest).sum()), placeholders(manifest)
     texts = []
     if 0 < mapped < len(manifest):
         texts.append(
-            f"the id map names the patient of {mapped} of {len(manifest)} images, and of the others only the DICOM "
-            "header might: complete the id map"
+            f"the id map names the patient of {mapped} of {len(manifest)} images, and the DICOM headers of the "
+            "others may not be reliable: complete the id map"
         )
     if found:
         names = ", ".join(f"{name!r} ({count} images)" for name, count in list(found.items())[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        texts.append(f"PatientIDs that stand for no single patient are not believed: {names}{more}")
+        texts.append(f"PatientIDs that look like placeholders are ignored: {names}{more}")
     return texts
 
 
 def knows_all_patients(manifest: pd.DataFrame) -> bool:
-    """Tell whether the patient of every image is known."""
+    """Tell whether the patient of every image is known.
+
+    Args:
+        manifest: One row per image, with `patient_id` and optionally `patient_source` and `sex`.
+
+    Example:
+        >>> knows_all_patients(pd.DataFrame({"patient_id": ["p1", "p1", ""]}))
+        False
+    """
     return has_known_patients(manifest) and bool((patient_ids(manifest) != "").all())
 
 
-def placeholders(manifest: pd.DataFrame) -> dict[str, int]:
-    """Find the PatientIDs of DICOM headers that cannot each be one patient.
-
-    These are the words that stand for no one ("ANON", "Unknown", "0000"), an id that all images share or more than half
-    of ten or more, and an id of ten images or more with several of either sex. Of fewer, or of one image of the other
-    sex, a typing error is as likely, and to keep one patient's images together matters more.
+def count_patients(manifest: pd.DataFrame) -> int | None:
+    """Return the number of patients, or None if the patient of an image is not known.
 
     Args:
-        manifest: As for `patient_ids`.
+        manifest: One row per image, with `patient_id` and optionally `patient_source` and `sex`.
+
+    Example:
+        >>> count_patients(pd.DataFrame({"patient_id": ["p1", "p1", "p2"]}))
+        2
+    """
+    return int(patient_ids(manifest).nunique()) if knows_all_patients(manifest) else None
+
+
+def placeholders(manifest: pd.DataFrame) -> dict[str, int]:
+    """Find the PatientIDs of DICOM headers that are placeholders.
+
+    These are:
+
+    - words that do not name anyone, such as "ANON", "Unknown" and "0000";
+    - an ID shared by all images, or by more than half of ten or more images;
+    - an ID of ten or more images with at least two images of each sex. In smaller groups, or with one image of the
+      other sex, a typing error is as likely, and keeping the images of one patient together matters more.
+
+    Args:
+        manifest: One row per image, with `patient_id` and optionally `patient_source` and `sex`.
 
     Returns:
         The number of images with each of them.
+
+    Example:
+        >>> placeholders(pd.DataFrame({"patient_id": ["p1", "p1", "p2", "ANON"]}))
+        {'ANON': 1}
     """
     header = manifest[~_is_mapped(manifest)]
     most = _MOST_SHARED * len(header) if len(header) >= _FEWEST else len(header) - 1
     header = header[header["patient_id"] != ""]
     counts = header["patient_id"].value_counts()
-    suspect = {name for name, count in counts.items() if _stands_for_no_one(name) or count > max(most, 1)}
+    suspect = {name for name, count in counts.items() if _names_no_one(name) or count > max(most, 1)}
     if "sex" in header:
         women, men = (header.loc[header["sex"] == sex, "patient_id"].value_counts() for sex in "FM")
         suspect |= set(women.index[women > 1]) & set(men.index[men > 1]) & set(counts.index[counts >= _FEWEST])
@@ -115,8 +174,8 @@ def _is_mapped(manifest: pd.DataFrame) -> pd.Series:
     return manifest["patient_source"] == ID_MAP
 
 
-def _stands_for_no_one(patient_id: str) -> bool:
-    """Tell whether an id is words for no one, one digit again and again, 12345 and so on, or no letter or digit."""
+def _names_no_one(patient_id: str) -> bool:
+    """Tell whether an ID consists of placeholder words, one repeated digit, 12345 and so on, or no letter or digit."""
     parts = re.split(r"[\W_]+", patient_id.lower())
     whole = "".join(parts)
     in_order = len(whole) >= 5 and "1234567890".startswith(whole)

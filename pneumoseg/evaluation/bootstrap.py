@@ -1,4 +1,4 @@
-"""Between which bounds a score would lie on other images of the same kind: the bootstrap over patients."""
+"""Confidence intervals by bootstrap resampling of patients."""
 
 from collections.abc import Callable
 
@@ -13,21 +13,27 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate between which bounds a score would lie on other images of the same kind (Efron's percentile bootstrap).
+    """Compute the confidence interval of a score (Efron's percentile bootstrap).
 
-    Whole groups are drawn with replacement: two images of one patient tell less than those of two.
+    Whole groups are resampled with replacement, since two images of one patient say less than images of two patients.
 
     Args:
-        score: From row numbers, int64 (n,), some of them several times, to the score of these rows,
-            or an array of scores.
-        groups: (n,), whose image each row is; all different where nothing is known.
-        resamples: How often to draw.
-        level: Share of the resamples between the bounds.
-        seed: Same seed, same bounds.
+        score: Function from row numbers, int64 (n,), with repetitions, to the score of these rows or to an array of
+            scores.
+        groups: (n,), the group of each row, see `patient_groups`.
+        resamples: Number of resamples.
+        level: Confidence level: the fraction of the resamples between the bounds.
+        seed: Seed of the resampling. The same seed gives the same bounds.
 
     Returns:
-        The lower and the upper bound, float64, of the shape of a score. A resample without a score, such as the AUC of
-        one class, does not count; NaN where none has one.
+        The lower and the upper bound, float64, of the shape of a score. Resamples in which a score is NaN, such as the
+        AUC of a single class, are ignored; a bound is NaN if all of them are.
+
+    Example:
+        >>> values = np.array([0.0, 1.0, 1.0, 1.0])
+        >>> low, high = bootstrap_interval(lambda rows: values[rows].mean(), np.arange(4))
+        >>> float(low), float(high)
+        (0.25, 1.0)
     """
     _, members = np.unique(groups, return_inverse=True)
     rows = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members))[:-1])
@@ -44,17 +50,24 @@ def bootstrap_interval(
 def bootstrap_means(
     values: np.ndarray, groups: np.ndarray, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do what `bootstrap_interval` does for means, many at once and all from the same resamples.
+    """Compute the confidence intervals of several means at once, all from the same resamples.
+
+    The bounds are those of `bootstrap_interval`, computed much faster.
 
     Args:
-        values: float, (n, m); NaN where an image does not count for a mean.
-        groups: (n,), as for `bootstrap_interval`, and likewise the others.
-        resamples: How often to draw.
-        level: Share of the resamples between the bounds.
-        seed: Same seed, same bounds.
+        values: float, (n, m); NaN where an image does not count towards a mean.
+        groups: (n,), the group of each row, see `patient_groups`.
+        resamples: Number of resamples.
+        level: Confidence level: the fraction of the resamples between the bounds.
+        seed: Seed of the resampling. The same seed gives the same bounds.
 
     Returns:
-        The lower and upper bounds, float64 (m,) each; NaN for a mean of nothing.
+        The lower and the upper bounds, float64, (m,) each; NaN for the mean of no values.
+
+    Example:
+        >>> low, high = bootstrap_means(np.array([[0.0], [1.0], [1.0], [1.0]]), np.arange(4))
+        >>> low.tolist(), high.tolist()
+        ([0.25], [1.0])
     """
     _, members = np.unique(groups, return_inverse=True)
     known = ~np.isnan(values)
@@ -64,14 +77,14 @@ def bootstrap_means(
     rng = np.random.default_rng(seed)
     means = np.full((resamples, values.shape[1]), np.nan)
     for number in range(resamples):
-        drawn = np.bincount(rng.integers(count, size=count), minlength=count).astype(float)
-        counted = drawn @ counts
-        np.divide(drawn @ totals, counted, out=means[number], where=counted > 0)
+        repeats = np.bincount(rng.integers(count, size=count), minlength=count).astype(float)
+        counted = repeats @ counts
+        np.divide(repeats @ totals, counted, out=means[number], where=counted > 0)
     return _bounds(means, level)
 
 
 def _bounds(scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles over the first axis, without NaN."""
+    """Return quantiles over the first axis, ignoring NaN."""
     bounds = np.full((2, *scores.shape[1:]), np.nan)
     known = ~np.isnan(scores).all(axis=0)
     bounds[:, known] = np.nanquantile(scores[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)

@@ -6,13 +6,22 @@ from pneumoseg.evaluation import Evaluation
 from pneumoseg.inference import PipelineFolder
 
 
-def caveats(evaluation: Evaluation, pipeline: PipelineFolder) -> list[str]:
+def caveats(evaluation: Evaluation, pipeline: PipelineFolder | None) -> list[str]:
     """List what a reader of the scores has to know, one sentence each.
 
     Args:
         evaluation: The scores.
-        pipeline: The pipeline that was scored; it knows which images its networks were trained and validated on.
+        pipeline: The pipeline that was scored; it knows which images its networks were trained and validated on. None
+            leaves these caveats out.
     """
+    found = [] if pipeline is None else _about_networks(evaluation, pipeline)
+    unreadable = sum(map(bool, evaluation.predictions.errors))
+    if unreadable:
+        found.append(f"{unreadable} files could not be read; they are scored as predicted empty.")
+    return found
+
+
+def _about_networks(evaluation: Evaluation, pipeline: PipelineFolder) -> list[str]:
     scored = set(evaluation.predictions.manifest["image_id"])
     threshold = evaluation.rules[""].classifier_threshold
     found = [text for kind in ("classifier", "segmenter") for text in _about_images(scored, kind, pipeline)]
@@ -28,9 +37,6 @@ def caveats(evaluation: Evaluation, pipeline: PipelineFolder) -> list[str]:
             f"NOT CHECKED: {', '.join(pipeline.untold)} does not say which images it was trained on. If any of the "
             f"{len(scored)} images are among them, the scores are too good."
         )
-    unreadable = sum(map(bool, evaluation.predictions.errors))
-    if unreadable:
-        found.append(f"{unreadable} files could not be read; they are scored as predicted empty.")
     return found
 
 

@@ -1,14 +1,16 @@
-"""Cases to the tables that a report shows, each score with the interval of a bootstrap over patients."""
+"""Tables of scores computed from cases, with 95% bootstrap intervals over patients."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pneumoseg.evaluation.bootstrap import bootstrap_interval, bootstrap_means
-from pneumoseg.evaluation.cases import LOSSES, dice_of
-from pneumoseg.evaluation.measures import Measures
-from pneumoseg.postprocessing import REFERENCE_PIXELS
+from pneumoseg.evaluation.cases import ERROR_CAUSES, dice_of
+from pneumoseg.evaluation.estimate import estimates
+from pneumoseg.evaluation.pixel_counts import PixelCounts
+from pneumoseg.geometry import REFERENCE_PIXELS
 from pneumoseg.scores import (
     calibration_error,
     classification_scores,
@@ -16,7 +18,9 @@ from pneumoseg.scores import (
     sensitivity_at_specificity,
 )
 
-FLOOR = "all empty"
+BASELINE = "all-empty baseline"
+"""Name of the baseline's row: no mask is predicted for any image."""
+
 # At 1024 x 1024; the first bound is the smallest area that the paper keeps.
 _SIZES = ("none", "under 3500 px", "3500 to 9999 px", "10000 to 29999 px", "30000 px or more")
 _SIZE_BOUNDS = (3500, 10000, 30000)
@@ -24,90 +28,117 @@ _AGES = ("under 18", "18 to 39", "40 to 59", "60 to 79", "80 or more", "unknown"
 _AGE_BOUNDS = (18, 40, 60, 80)
 
 
-def score_arms(arms: Mapping[str, pd.DataFrame], groups: np.ndarray) -> pd.DataFrame:
-    """Score several ways to decide as the competition does, beside the floor of predicting nothing (section 4.2).
+def score_variants(variants: Mapping[str, pd.DataFrame], groups: np.ndarray) -> pd.DataFrame:
+    """Score variants of the pipeline as the competition does, next to the all-empty baseline (section 4.2).
 
     Args:
-        arms: Cases by the name of the arm, all of the same images, see `decide`.
-        groups: (n,), see `patient_groups`.
+        variants: Cases of each variant by name, all of the same images, see `score_cases`.
+        groups: (n,), the resampling unit of each image, see `patient_groups`.
 
     Returns:
-        One row an arm, and the floor. `mean_dice` is the competition's score (an image with both masks empty counts 1;
-        the mean F1 is the same number), `gain` how far it lies above the floor, `dice_positives` and `dice_negatives`
-        the same over one class, `iou` and `f2` likewise means over images, `predicted` the share of images with a
-        predicted mask; each with `_low` and `_high`, the bounds of its 95% interval. `unreadable` counts the images
-        that could not be read, which are scored as predicted empty.
+        One row per variant, and one for the baseline. Each score is an `Estimate`:
+
+        - `mean_dice`: the competition's score. An image with both masks empty counts 1. The mean F1 is the same number.
+        - `gain`: the difference of `mean_dice` from the baseline's.
+        - `dice_positives`, `dice_negatives`: mean Dice over one class.
+        - `iou`, `f2`: means over images.
+        - `predicted`: the fraction of images with a predicted mask.
+
+        `unreadable` is the number of images that could not be read, which are scored as predicted empty.
+
+    Example:
+        >>> case = {"positive": True, "dice": 0.8, "iou": 2 / 3, "f2": 0.8, "predicted_px": 9, "outcome": "found"}
+        >>> score_variants({"staged": pd.DataFrame([case])}, np.arange(1))["mean_dice"].tolist()
+        [Estimate(value=0.8, low=0.8, high=0.8), Estimate(value=0.0, low=0.0, high=0.0)]
     """
-    positive = next(iter(arms.values()))["positive"].to_numpy()
-    rows = {name: _arm(cases, groups) for name, cases in arms.items()}
+    positive = next(iter(variants.values()))["positive"].to_numpy()
     empty = pd.DataFrame({"positive": positive, "predicted_px": 0, "outcome": ""})
     empty = empty.assign(**dict.fromkeys(("dice", "iou", "f2"), (~positive).astype(float)))
-    return pd.DataFrame.from_dict(rows | {FLOOR: _arm(empty, groups)}, "index").astype({"unreadable": int})
+    rows = [_scores(cases, groups) for cases in (*variants.values(), empty)]
+    return pd.DataFrame(rows, index=[*variants, BASELINE])
 
 
-def gains_over(arms: Mapping[str, pd.DataFrame], reference: str, groups: np.ndarray) -> pd.DataFrame:
-    """Compare the mean Dice of each arm with one of them, on the same resamples of patients.
+def paired_differences(variants: Mapping[str, pd.DataFrame], reference: str, groups: np.ndarray) -> pd.DataFrame:
+    """Compare the mean Dice of one variant with each of the others, on the same resamples of patients.
+
+    Args:
+        variants: Cases of each variant by name, all of the same images, see `score_cases`.
+        reference: Name of the variant that is compared with the others.
+        groups: (n,), the resampling unit of each image, see `patient_groups`.
 
     Returns:
-        One row another arm: `gain`, `gain_low` and `gain_high` of the reference over it.
+        One row per other variant: `difference`, an `Estimate` of the reference's mean Dice minus the other's.
+
+    Example:
+        >>> ours, other = pd.DataFrame({"dice": [0.75]}), pd.DataFrame({"dice": [0.5]})
+        >>> paired_differences({"ours": ours, "other": other}, "ours", np.arange(1)).loc["other", "difference"]
+        Estimate(value=0.25, low=0.25, high=0.25)
     """
-    others = [name for name in arms if name != reference]
-    gains = np.stack([arms[reference]["dice"].to_numpy() - arms[name]["dice"].to_numpy() for name in others], axis=1)
-    low, high = bootstrap_means(gains, groups)
-    return pd.DataFrame(
-        {"gain": gains.mean(axis=0), "gain_low": low, "gain_high": high}, index=pd.Index(others, name="over")
-    )
+    others = [name for name in variants if name != reference]
+    dice = variants[reference]["dice"].to_numpy()
+    differences = np.stack([dice - variants[name]["dice"].to_numpy() for name in others], axis=1)
+    cells = estimates(differences.mean(axis=0), *bootstrap_means(differences, groups))
+    return pd.DataFrame({"difference": cells}, index=pd.Index(others, name="compared with"))
 
 
 def score_classifier(cases: pd.DataFrame, threshold: float, groups: np.ndarray) -> pd.DataFrame:
     """Score the classifier on the images that could be read.
 
     Args:
-        cases: See `decide`.
-        threshold: Above which an image is positive.
-        groups: (n,), see `patient_groups`.
+        cases: One row per image, see `score_cases`.
+        threshold: Probability above which an image is positive.
+        groups: (n,), the resampling unit of each image, see `patient_groups`.
 
     Returns:
-        One row a score, with `value`, `low` and `high`: those of `classification_scores`, the sensitivity at a
-        specificity of .9 and .95, the mean squared error (Brier 1950) and the expected calibration error, this one
-        without bounds.
+        One row per score with `value`, an `Estimate`: the scores of `classification_scores`, the sensitivity at a
+        specificity of 0.90 and 0.95, the mean squared error (Brier 1950), and the expected calibration error, which has
+        no interval. No row if no image could be read.
     """
     known = cases["probability"].notna().to_numpy()
     labels = cases["positive"].to_numpy()[known]
     probabilities = cases["probability"].to_numpy()[known]
     if not labels.size:
-        return pd.DataFrame(columns=["value", "low", "high"])
+        return pd.DataFrame(columns=["value"])
 
     def scores(rows: np.ndarray) -> np.ndarray:
         return np.array(list(_classifier_scores(labels[rows], probabilities[rows], threshold).values()))
 
     names = list(_classifier_scores(labels, probabilities, threshold))
     low, high = bootstrap_interval(scores, groups[known])
-    # A resample's calibration error is greater than the set's own, so that its quantiles are no interval.
+    # The calibration error of a resample is greater than that of the set, so its quantiles are not an interval.
     low[-1] = high[-1] = np.nan
-    return pd.DataFrame({"value": scores(np.arange(labels.size)), "low": low, "high": high}, index=names)
+    return pd.DataFrame({"value": estimates(scores(np.arange(labels.size)), low, high)}, index=names)
 
 
-def lost_dice(cases: pd.DataFrame) -> pd.DataFrame:
-    """Say where the Dice that is missing from 1 went.
+def error_breakdown(cases: pd.DataFrame) -> pd.DataFrame:
+    """Attribute the missing mean Dice, 1 - mean Dice, to causes.
+
+    Args:
+        cases: One row per image, see `score_cases`.
 
     Returns:
-        One row a cause of `LOSSES`, and `total`, which is 1 - mean Dice: `lost`, in units of mean Dice; `images`, how
-        many lost something so.
+        One row per cause of `ERROR_CAUSES`, and `total`: `missing_dice` (the parts add up to the total) and `images`,
+        the number of images that miss Dice for this cause.
     """
-    lost = np.stack([cases[f"lost {name}"].to_numpy() for name in LOSSES], axis=1)
-    table = pd.DataFrame({"lost": lost.mean(axis=0), "images": (lost > 0).sum(axis=0)}, index=list(LOSSES))
-    table.loc["total"] = [table["lost"].sum(), int((cases["dice"] < 1).sum())]
+    missing = np.stack([cases[f"missing_dice {cause}"].to_numpy() for cause in ERROR_CAUSES], axis=1)
+    columns = {"missing_dice": missing.mean(axis=0), "images": (missing > 0).sum(axis=0)}
+    table = pd.DataFrame(columns, index=list(ERROR_CAUSES))
+    table.loc["total"] = [table["missing_dice"].sum(), int((cases["dice"] < 1).sum())]
     return table.astype({"images": int})
 
 
-def strata(cases: pd.DataFrame, manifest: pd.DataFrame, groups: np.ndarray) -> pd.DataFrame:
-    """Score by size of the true mask, view, sex and age.
+def subgroups(cases: pd.DataFrame, manifest: pd.DataFrame, groups: np.ndarray) -> pd.DataFrame:
+    """Score subgroups of the images: by size of the true mask, view, sex and age.
+
+    Args:
+        cases: One row per image, see `score_cases`.
+        manifest: The same images, see `index_dataset`.
+        groups: (n,), the resampling unit of each image, see `patient_groups`.
 
     Returns:
-        One row a stratum that has images: `by`, `stratum`, `images`, `positives`, `mean_dice` with bounds, `floor`
-        (what predicting nothing scores there), `dice_positives`, `recall` (the share of positives with a predicted
-        mask) and `specificity` (of negatives without); NaN where a class is missing.
+        One row per subgroup that has images: `by`, `subgroup`, `images`, `positives`, `mean_dice` (an `Estimate`),
+        `baseline` (mean Dice of the all-empty baseline), `dice_positives`, `recall` (fraction of the positives with a
+        predicted mask) and `specificity` (fraction of the negatives without one); NaN if a class is missing.
     """
     columns = {
         "size of the true mask": pd.Categorical(_size_bands(manifest), _SIZES, ordered=True),
@@ -115,74 +146,67 @@ def strata(cases: pd.DataFrame, manifest: pd.DataFrame, groups: np.ndarray) -> p
         "sex": manifest["sex"].replace("", "unknown").to_numpy(str),
         "age": pd.Categorical(_age_bands(manifest["age"].to_numpy(float)), _AGES, ordered=True),
     }
-    rows = []
-    for by, column in columns.items():
-        for stratum, chosen in cases.groupby(pd.Series(column, index=cases.index), observed=True):
-            positive, drawn = chosen["positive"], chosen["predicted_px"] > 0
-            low, high = bootstrap_means(chosen[["dice"]].to_numpy(), groups[chosen.index])
-            rows.append(
-                {
-                    "by": by,
-                    "stratum": stratum,
-                    "images": len(chosen),
-                    "positives": int(positive.sum()),
-                    "mean_dice": chosen["dice"].mean(),
-                    "mean_dice_low": low[0],
-                    "mean_dice_high": high[0],
-                    "floor": 1 - positive.mean(),
-                    "dice_positives": chosen["dice"][positive].mean(),
-                    "recall": drawn[positive].mean(),
-                    "specificity": 1 - drawn[~positive].mean(),
-                }
-            )
+    rows = [
+        {"by": by, "subgroup": subgroup, **_subgroup_scores(chosen, groups[chosen.index])}
+        for by, column in columns.items()
+        for subgroup, chosen in cases.groupby(pd.Series(column, index=cases.index), observed=True)
+    ]
     return pd.DataFrame(rows)
 
 
 def area_sweep(
-    measures: Measures, threshold: float, areas: Sequence[float], asked: np.ndarray, groups: np.ndarray
+    counts: PixelCounts, threshold: float, areas: Sequence[float], gated_in: np.ndarray, groups: np.ndarray
 ) -> pd.DataFrame:
-    """Score smallest areas of a component (table 2).
+    """Score minimum areas of a component (table 2).
 
     Args:
-        measures: Must hold the threshold and the areas.
-        threshold: Of the mask.
-        areas: In pixels of the grid that the measures were taken on.
-        asked: bool (n,), the images that are segmented.
-        groups: (n,), see `patient_groups`.
+        counts: Pixel counts at the threshold and the areas.
+        threshold: Mask threshold in [0, 1].
+        areas: Minimum areas in pixels of the grid that the counts were taken on.
+        gated_in: bool (n,), whether each image is segmented.
+        groups: (n,), the resampling unit of each image, see `patient_groups`.
 
     Returns:
-        One row an area: `area`, `mean_dice`, `mean_dice_low`, `mean_dice_high`.
+        One row per area: `area`, and `mean_dice`, an `Estimate`.
     """
-    dice = np.stack([_gated(*measures.at(threshold, area), measures.truth, asked) for area in areas], axis=1)
-    low, high = bootstrap_means(dice, groups)
+    dice = np.stack([_gated_dice(counts, threshold, area, gated_in) for area in areas], axis=1)
     return pd.DataFrame(
-        {"area": list(areas), "mean_dice": dice.mean(axis=0), "mean_dice_low": low, "mean_dice_high": high}
+        {"area": list(areas), "mean_dice": estimates(dice.mean(axis=0), *bootstrap_means(dice, groups))}
     )
 
 
-def threshold_sweep(measures: Measures, area: float, asked: np.ndarray) -> pd.DataFrame:
-    """Mean Dice by the mask's threshold: `threshold`, `mean_dice`; arguments as `area_sweep`."""
-    dice = [_gated(*measures.at(value, area), measures.truth, asked).mean() for value in measures.thresholds]
-    return pd.DataFrame({"threshold": measures.thresholds, "mean_dice": dice})
-
-
-def classifier_sweep(cases_alone: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice and MCC by the classifier's threshold, at each probability that occurs.
+def threshold_sweep(counts: PixelCounts, area: float, gated_in: np.ndarray) -> pd.DataFrame:
+    """Score mask thresholds.
 
     Args:
-        cases_alone: Cases without a classifier: what each image scores where it is segmented.
+        counts: Pixel counts at the area and all thresholds to score.
+        area: Minimum area of a component in pixels of the grid that the counts were taken on.
+        gated_in: bool (n,), whether each image is segmented.
 
     Returns:
-        `threshold`, ascending, `mean_dice`, `mcc`.
+        One row per threshold: `threshold`, ascending, and `mean_dice`.
     """
-    known = cases_alone[cases_alone["probability"].notna()].sort_values("probability", ascending=False)
+    dice = [_gated_dice(counts, threshold, area, gated_in).mean() for threshold in counts.thresholds]
+    return pd.DataFrame({"threshold": counts.thresholds, "mean_dice": dice})
+
+
+def classifier_sweep(segmented: pd.DataFrame) -> pd.DataFrame:
+    """Score thresholds of the classifier, one at each probability that occurs.
+
+    Args:
+        segmented: Cases where all images are segmented, see `score_cases` with `use_classifier=False`.
+
+    Returns:
+        One row per threshold: `threshold`, ascending, `mean_dice` and `mcc`.
+    """
+    known = segmented[segmented["probability"].notna()].sort_values("probability", ascending=False)
     if known.empty:
         return pd.DataFrame(columns=["threshold", "mean_dice", "mcc"])
-    total = len(cases_alone)
-    empty = (~cases_alone["positive"]).to_numpy(float)
+    total = len(segmented)
+    empty = (~segmented["positive"]).to_numpy(float)
     gained = np.cumsum(known["dice"].to_numpy() - (~known["positive"]).to_numpy(float))
     thresholds, last = np.unique(-known["probability"].to_numpy(), return_index=True)
-    # Above a probability are the images in front of the first that has it.
+    # The images above a probability are those before the first one that has it.
     gain = np.concatenate([[0.0], gained])[last]
     labels = known["positive"].to_numpy()
     tp, seen = np.concatenate([[0], np.cumsum(labels)])[last], last
@@ -196,11 +220,12 @@ def classifier_sweep(cases_alone: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("threshold", ignore_index=True)
 
 
-def _gated(pixels: np.ndarray, overlap: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    return dice_of(np.where(asked, pixels, 0), np.where(asked, overlap, 0), truth)
+def _gated_dice(counts: PixelCounts, threshold: float, area: float, gated_in: np.ndarray) -> np.ndarray:
+    pixels, overlap = (np.where(gated_in, each, 0) for each in counts.at(threshold, area))
+    return dice_of(pixels, overlap, counts.truth)
 
 
-def _arm(cases: pd.DataFrame, groups: np.ndarray) -> dict[str, float]:
+def _scores(cases: pd.DataFrame, groups: np.ndarray) -> dict[str, Any]:
     positive, dice = cases["positive"].to_numpy(), cases["dice"].to_numpy(float)
     scores = {
         "mean_dice": dice,
@@ -211,19 +236,31 @@ def _arm(cases: pd.DataFrame, groups: np.ndarray) -> dict[str, float]:
         "f2": cases["f2"].to_numpy(float),
         "predicted": (cases["predicted_px"] > 0).to_numpy(float),
     }
-    lows, highs = bootstrap_means(np.stack(list(scores.values()), axis=1), groups)
-    row: dict[str, float] = {}
-    for (name, values), low, high in zip(scores.items(), lows, highs, strict=True):
-        known = values[~np.isnan(values)]
-        row[name] = known.mean() if known.size else np.nan
-        row[f"{name}_low"], row[f"{name}_high"] = low, high
-    return row | {"unreadable": int((cases["outcome"] == "unreadable").sum())}
+    known = [values[~np.isnan(values)] for values in scores.values()]
+    means = [values.mean() if values.size else np.nan for values in known]
+    cells = estimates(means, *bootstrap_means(np.stack(list(scores.values()), axis=1), groups))
+    unreadable = int((cases["outcome"] == "unreadable").sum())
+    return dict(zip(scores, cells, strict=True)) | {"unreadable": unreadable}
+
+
+def _subgroup_scores(cases: pd.DataFrame, groups: np.ndarray) -> dict[str, Any]:
+    positive, predicted = cases["positive"], cases["predicted_px"] > 0
+    (mean_dice,) = estimates([cases["dice"].mean()], *bootstrap_means(cases[["dice"]].to_numpy(), groups))
+    return {
+        "images": len(cases),
+        "positives": int(positive.sum()),
+        "mean_dice": mean_dice,
+        "baseline": 1 - positive.mean(),
+        "dice_positives": cases["dice"][positive].mean(),
+        "recall": predicted[positive].mean(),
+        "specificity": 1 - predicted[~positive].mean(),
+    }
 
 
 def _classifier_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, float]:
     return classification_scores(labels, probabilities, threshold) | {
-        "sensitivity at specificity .90": sensitivity_at_specificity(labels, probabilities, 0.90),
-        "sensitivity at specificity .95": sensitivity_at_specificity(labels, probabilities, 0.95),
+        "sensitivity at specificity 0.90": sensitivity_at_specificity(labels, probabilities, 0.90),
+        "sensitivity at specificity 0.95": sensitivity_at_specificity(labels, probabilities, 0.95),
         "Brier score": float(np.mean((probabilities - labels) ** 2)),
         "expected calibration error": calibration_error(labels, probabilities),
     }

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from pneumoseg.atomic_write import atomic_write
+from pneumoseg.decision import DecisionRule
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
@@ -27,7 +28,6 @@ from pneumoseg.models.bundle import (
     load_bundle,
     read_bundle_spec,
 )
-from pneumoseg.postprocessing import DecisionRule
 
 _log = logging.getLogger(__name__)
 _JOINT = "pipeline.json"

@@ -1,4 +1,4 @@
-"""Many images with their masks on one sheet."""
+"""Contact sheets: many images with their masks in one figure."""
 
 import math
 from collections.abc import Sequence
@@ -22,16 +22,19 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
     """Draw the images of a manifest with the outlines of their true and predicted masks.
 
     Args:
-        manifest: One row an image, see `index_dataset`.
-        results: One prediction a row of the manifest; None to draw the true masks alone.
-        columns: Images side by side.
+        manifest: One row per image, see `index_dataset`.
+        results: One result per row of the manifest; None to draw only the true masks.
+        columns: Number of images per row of the figure.
 
     Raises:
-        DicomError: If an image cannot be read, or has another size than its mask.
+        DicomError: If an image cannot be read, or its size differs from its mask's.
         ValueError: If the manifest is empty.
+
+    Example:
+        >>> draw_contact_sheet(manifest.head(10)).savefig("sheet.png")  # doctest: +SKIP
     """
     if manifest.empty:
-        raise ValueError("the manifest has no row: nothing to draw")
+        raise ValueError("the manifest has no row: expected at least one image")
     columns = min(columns, len(manifest))
     figure = Figure(figsize=(3 * columns, 3.3 * math.ceil(len(manifest) / columns) + 0.4), layout="constrained")
     cells = np.atleast_1d(figure.subplots(math.ceil(len(manifest) / columns), columns)).ravel()
@@ -51,18 +54,21 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
 
 
 def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
-    """Draw the images of a manifest beside what each augmentation transform makes of them, with the true masks.
+    """Draw the images of a manifest next to the results of each augmentation transform, with the true masks.
 
     Args:
-        manifest: One row an image, see `index_dataset`.
-        seed: Of the transforms' random choices, another one for each image.
+        manifest: One row per image, see `index_dataset`.
+        seed: Seed of the first image's random transforms; each further image adds 1.
 
     Raises:
         DicomError: If an image cannot be read.
         ValueError: If the manifest is empty.
+
+    Example:
+        >>> draw_augmentations(manifest.head(3)).savefig("augmentations.png")  # doctest: +SKIP
     """
     if manifest.empty:
-        raise ValueError("the manifest has no row: nothing to draw")
+        raise ValueError("the manifest has no row: expected at least one image")
     augmentations = {name: Augmentation([name], probability=1) for name in TRANSFORMS}
     columns = 1 + len(augmentations)
     figure = Figure(figsize=(2.6 * columns, 2.8 * len(manifest) + 0.3), layout="constrained")
@@ -78,7 +84,7 @@ def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
 
 
 def _image_of(row: Any) -> np.ndarray:
-    """Read the image of a manifest's row, which must be of the size that was indexed."""
+    """Read the image of a manifest's row, and check that its size is the indexed one."""
     image = read_image(row.path)
     if error := size_changed(row, image.shape):
         raise error

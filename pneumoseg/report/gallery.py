@@ -1,4 +1,4 @@
-"""A report's pictures: each image small, with its masks as outlines (figure 2 of the paper)."""
+"""Gallery of a report: each image as a thumbnail, with its masks as outlines (figure 2 of the paper)."""
 
 import base64
 import io
@@ -12,28 +12,31 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from pneumoseg import rle
+from pneumoseg.decision import DecisionRule, decide
 from pneumoseg.dicom import DicomError, read_image
 from pneumoseg.evaluation.cases import OUTCOMES
-from pneumoseg.postprocessing import DecisionRule, above, remove_small_components, restore
 from pneumoseg.predictions import Predictions
 
 _SIDE = 208  # pixels of a picture's longer side: sharp enough for outlines, small enough for hundreds on a page
 _QUALITY = 70
-_MOST_OUTLINES = 40  # the longest of a mask; a speckled one would fill the page
+_MOST_OUTLINES = 40  # per mask, the longest ones; all outlines of a speckled mask would fill the page
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of one image.
+    """The content of one image's card on the page.
 
     Attributes:
-        case: Its row of `decide`.
-        view: PA, AP or unknown; likewise `sex` and `age`.
+        case: The image's row of `score_cases`.
+        view: "PA", "AP" or "view unknown".
+        sex: "F", "M" or "sex unknown".
+        age: Age in words, or "age unknown".
         picture: The image as a JPEG in a data URI; None if it could not be read.
-        width: Of the picture, in pixels; likewise `height`.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
         truth: Outline of the true mask, as the `d` of an SVG path in the picture's pixels; empty without a mask.
-        drawn: Of what the segmenter drew, whether it was asked or not.
-        predicted: Of the final mask.
+        raw_mask: Outline of the segmenter's raw mask, even if the classifier did not pass the image on.
+        predicted: Outline of the final mask.
     """
 
     case: pd.Series
@@ -44,30 +47,35 @@ class Card:
     width: int
     height: int
     truth: str
-    drawn: str
+    raw_mask: str
     predicted: str
 
 
 def worst_first(cases: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Choose the cases to show: by Dice, the lowest first, then the larger true mask, then the greater disagreement."""
+    """Return the cases with the lowest Dice; ties are broken by the larger true mask, then the greater disagreement.
+
+    Args:
+        cases: One row per image, see `score_cases`.
+        count: Greatest number of cases to return.
+    """
     order = cases.sort_values(["dice", "truth_px", "disagreement"], ascending=[True, False, False], kind="stable")
     return order.head(count)
 
 
 def cards(cases: pd.DataFrame, predictions: Predictions, rule: DecisionRule) -> Iterator[Card]:
-    """Draw cases, a few at a time.
+    """Make the cards of cases, a few at a time.
 
     Args:
-        cases: Rows of `decide`, with their positions in the predictions as index.
-        predictions: Where maps and true masks come from; the images are read again.
-        rule: What drew the masks.
+        cases: Rows of `score_cases`, whose index is their position in the predictions.
+        predictions: Probability maps and true masks; the images are read again.
+        rule: The rule that the cases were decided by.
     """
     with ThreadPoolExecutor() as pool:
         yield from pool.map(lambda row: _card(row[1], predictions, rule), cases.iterrows())
 
 
 def outcome_counts(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
-    """Name, explanation and number of cases of each outcome that occurs."""
+    """Return the name, the explanation and the number of cases of each outcome that occurs."""
     counts = cases["outcome"].value_counts()
     return [(name, text, int(counts[name])) for name, text in OUTCOMES.items() if name in counts]
 
@@ -77,9 +85,10 @@ def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card
     shape = (int(row["rows"]), int(row["columns"]))
     scale = _SIDE / max(shape)
     width, height = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
-    levels = predictions.levels(int(case.name))
-    drawn = np.zeros(shape, bool) if levels is None else above(restore(levels, *shape), rule.mask_threshold)
-    predicted = remove_small_components(drawn, rule.minimum_area) if case["stage"] == "mask" else np.zeros(shape, bool)
+    prob_map = predictions.prob_map(int(case.name))
+    raw_mask = mask = np.zeros(shape, bool)
+    if prob_map is not None:
+        raw_mask, mask, _ = decide(prob_map, shape, rule, gated_in=bool(rule.gates_in(case["probability"])))
     return Card(
         case,
         row["view"] or "view unknown",
@@ -88,7 +97,7 @@ def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card
         _picture(row["path"], (width, height)),
         width,
         height,
-        *(outline_path(mask, scale) for mask in (rle.decode(row["rle"], shape), drawn, predicted)),
+        *(outline_path(mask, scale) for mask in (rle.decode(row["rle"], shape), raw_mask, mask)),
     )
 
 
@@ -103,11 +112,14 @@ def _picture(path: str, size: tuple[int, int]) -> str | None:
 
 
 def outline_path(mask: np.ndarray, scale: float) -> str:
-    """The outlines of a mask as an SVG path, simplified to half a pixel of the picture; of many the longest.
+    """Return the longest outlines of a mask as an SVG path, simplified to half a pixel of the picture.
 
     Args:
         mask: bool, (H, W).
-        scale: Pixels of the picture a pixel of the mask.
+        scale: Pixels of the picture per pixel of the mask.
+
+    Returns:
+        The `d` of an SVG path in the picture's pixels; empty for an empty mask.
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not rows.size:
@@ -116,7 +128,7 @@ def outline_path(mask: np.ndarray, scale: float) -> str:
     parts = []
     contours = find_contours(np.pad(inside, 1).astype(np.uint8), 0.5)
     for contour in sorted(contours, key=len, reverse=True)[:_MOST_OUTLINES]:
-        # The padding moved all by a pixel; a pixel's centre lies half a pixel from its edge.
+        # The padding shifted everything by a pixel, and the centre of a pixel lies half a pixel from its edge.
         corner = np.array([rows[0] - 0.5, columns[0] - 0.5])
         points = (approximate_polygon(contour, 0.5 / scale) + corner) * scale
         parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for y, x in points[:-1]) + "Z")

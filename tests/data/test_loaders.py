@@ -12,10 +12,10 @@ import tensorflow as tf
 from pneumoseg import rle
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
-from pneumoseg.data.loaders import classification_examples, files_named, resize_to_square, segmentation_examples
+from pneumoseg.data.loaders import classification_examples, files_named, segmentation_examples
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan, random_epoch
 from pneumoseg.dicom import DamagedError, DicomError, read_image
-from pneumoseg.postprocessing import fit_square, restore
+from pneumoseg.geometry import letterbox, letterbox_image, unletterbox
 from tests.conftest import manifest_of, write_dicom
 
 
@@ -54,7 +54,7 @@ def test_run_to_the_last_pixel_and_non_square_image(tmp_path):
 
 def test_shrinking_averages_by_area():
     image = np.array([[0, 100, 7, 7], [50, 51, 7, 8], [1, 1, 0, 0], [1, 1, 0, 255]], np.uint8)
-    shrunk = resize_to_square(tf.constant(image[..., None]), 2).numpy()[..., 0]
+    shrunk = letterbox_image(tf.constant(image[..., None]), 2).numpy()[..., 0]
     assert shrunk.tolist() == [[50, 7], [1, 64]]  # 50.25, 7.25, 1 and 63.75
 
 
@@ -74,12 +74,12 @@ def test_mask_pixel_stays_if_half_of_it_is_covered(tmp_path):
 @pytest.mark.parametrize("size", [32, 48])
 def test_geometry_goes_there_and_back(shape, size):
     image = np.full((*shape, 1), 200, np.uint8)
-    square = resize_to_square(tf.constant(image), size).numpy()[..., 0]
-    height, width, top, left = fit_square(*shape, size)
+    square = letterbox_image(tf.constant(image), size).numpy()[..., 0]
+    height, width, top, left = letterbox(*shape, size)
     expected = np.zeros((size, size), np.uint8)
     expected[top : top + height, left : left + width] = 200
     np.testing.assert_array_equal(square, expected)
-    np.testing.assert_allclose(restore(square / 255, *shape), np.full(shape, 200 / 255), atol=1e-6)
+    np.testing.assert_allclose(unletterbox(square / 255, *shape), np.full(shape, 200 / 255), atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [classification_examples, segmentation_examples])

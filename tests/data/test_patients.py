@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from pneumoseg.data.patients import (
+    count_patients,
     describe_patients,
     doubts_about_patients,
     has_known_patients,
@@ -56,7 +57,8 @@ def test_a_word_for_no_one_among_real_ids(word):
     assert f"{word!r} (3 images)" in doubt
     assert has_known_patients(manifest)
     assert not knows_all_patients(manifest)
-    assert describe_patients(manifest) == "10 patients of 20 images, those of the others not known"
+    assert count_patients(manifest) is None
+    assert describe_patients(manifest) == "10 patients of 20 images; the patients of the others are not known"
 
 
 @pytest.mark.parametrize("ids", [["site7"] * 2, ["site7"] * 12, ["site7"] * 11 + [f"p{n}" for n in range(10)]])
@@ -106,6 +108,7 @@ def test_an_id_map_is_believed():
     manifest = table(["00000001"] * 12, source="id map")
     assert placeholders(manifest) == {}
     assert knows_all_patients(manifest)
+    assert count_patients(manifest) == 1
     assert set(patient_groups(manifest)) == {"00000001"}
 
 
@@ -114,8 +117,8 @@ def test_half_an_id_map():
     assert patient_ids(manifest).tolist() == ["7", "7", "", ""]
     assert patient_groups(manifest).tolist() == ["7", "7", "image i2", "image i3"]
     assert [text.partition(":")[0] for text in doubts_about_patients(manifest)] == [
-        "the id map names the patient of 2 of 4 images, and of the others only the DICOM header might",
-        "PatientIDs that stand for no single patient are not believed",
+        "the id map names the patient of 2 of 4 images, and the DICOM headers of the others may not be reliable",
+        "PatientIDs that look like placeholders are ignored",
     ]
 
 

@@ -8,12 +8,20 @@ from scipy import ndimage
 from sklearn.metrics import f1_score, fbeta_score, jaccard_score
 
 from pneumoseg import rle
-from pneumoseg.evaluation.cases import LOSSES, OUTCOMES, decide, dice_of, f_beta_of, iou_of, is_confident
-from pneumoseg.evaluation.measures import Measures, measure
+from pneumoseg.decision import DecisionRule
+from pneumoseg.evaluation.cases import (
+    ERROR_CAUSES,
+    OUTCOMES,
+    dice_of,
+    f_beta_of,
+    iou_of,
+    passes_triplet_rule,
+    score_cases,
+)
+from pneumoseg.evaluation.pixel_counts import PixelCounts, count_pixels
 from pneumoseg.inference import Pipeline
 from pneumoseg.metrics import FBeta, IoU
-from pneumoseg.postprocessing import DecisionRule
-from pneumoseg.predictions import predict
+from pneumoseg.predictions import cache_predictions
 from pneumoseg.scores import dice
 from tests.conftest import manifest_of, predictions_of, write_dicom
 from tests.networks import brightest, identity
@@ -40,7 +48,7 @@ def kept(pipeline, tmp_path_factory):
         codes.append(rle.encode(mask))
     paths = [write_dicom(folder / f"i{number}.dcm", image) for number, image in enumerate(images)]
     paths[7].write_bytes(paths[7].read_bytes()[:-50])
-    return predict(pipeline, manifest_of(paths, images, codes), folder / "kept")
+    return cache_predictions(pipeline, manifest_of(paths, images, codes), folder / "kept")
 
 
 def rules(count):
@@ -62,8 +70,8 @@ def true_masks(kept):
 def test_cases_are_what_the_pipeline_returns(pipeline, kept, use_classifier):
     stages = set()
     for rule in rules(15):
-        measures = measure(kept, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
-        cases = decide(kept, measures, rule, use_classifier=use_classifier)
+        counts = count_pixels(kept, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
+        cases = score_cases(kept, counts, rule, use_classifier=use_classifier)
         deciding = replace(pipeline, rule=rule, classifiers=pipeline.classifiers if use_classifier else [])
         results = list(deciding.predict_many(kept.manifest["path"]))
         assert cases["image_id"].tolist() == [result.image_id for result in results]
@@ -81,16 +89,16 @@ def test_cases_are_what_the_pipeline_returns(pipeline, kept, use_classifier):
     assert stages == (expected | {"classifier"} if use_classifier else expected)
 
 
-def test_lost_dice_adds_up_for_every_image(kept):
+def test_missing_dice_adds_up_for_every_image(kept):
     seen = set()
     for rule in rules(40):
-        measures = measure(kept, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
-        cases = decide(kept, measures, rule)
-        lost = cases[[f"lost {name}" for name in LOSSES]]
-        np.testing.assert_allclose(lost.sum(axis=1), 1 - cases["dice"], atol=1e-12)
-        assert (lost.drop(columns="lost elimination") >= 0).all(axis=None)
-        seen |= {name for name in LOSSES if (lost[f"lost {name}"] != 0).any()}
-    assert seen == set(LOSSES)
+        counts = count_pixels(kept, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
+        cases = score_cases(kept, counts, rule)
+        missing = cases[[f"missing_dice {name}" for name in ERROR_CAUSES]]
+        np.testing.assert_allclose(missing.sum(axis=1), 1 - cases["dice"], atol=1e-12)
+        assert (missing.drop(columns="missing_dice elimination") >= 0).all(axis=None)
+        seen |= {name for name in ERROR_CAUSES if (missing[f"missing_dice {name}"] != 0).any()}
+    assert seen == set(ERROR_CAUSES)
 
 
 # Smallest areas 0 and 10 px; the first threshold is the mask's, the second the top one; 1024 x 1024 pixels.
@@ -105,11 +113,11 @@ BY_HAND = [
     (0.6, 50, 50, 50, 50, 50, 5, "found", "mask", 1, {}),
     (0.6, 50, 20, 0, 20, 0, 5, "found", "mask", 0, {"outline": 1}),
     (0.6, 0, 70, 0, 50, 0, 5, "false alarm", "mask", 0, {"false alarm": 1}),
-    (0.6, 0, 9, 0, 0, 0, 5, "rightly empty", "elimination", 1, {}),
-    (0.6, 0, 60, 0, 60, 0, 4, "rightly empty", "triplet", 1, {}),
-    (0.6, 0, 0, 0, 0, 0, 0, "rightly empty", "segmenter", 1, {}),
-    (0.4, 0, 60, 0, 60, 0, 9, "rightly empty", "classifier", 1, {}),
-    (0.5, 0, 60, 0, 60, 0, 9, "rightly empty", "classifier", 1, {}),  # the threshold itself is not above it
+    (0.6, 0, 9, 0, 0, 0, 5, "correctly empty", "elimination", 1, {}),
+    (0.6, 0, 60, 0, 60, 0, 4, "correctly empty", "triplet", 1, {}),
+    (0.6, 0, 0, 0, 0, 0, 0, "correctly empty", "segmenter", 1, {}),
+    (0.4, 0, 60, 0, 60, 0, 9, "correctly empty", "classifier", 1, {}),
+    (0.5, 0, 60, 0, 60, 0, 9, "correctly empty", "classifier", 1, {}),  # the threshold itself is not above it
     (None, 50, 0, 0, 0, 0, 0, "unreadable", "error", 0, {"unreadable": 1}),
     (None, 0, 0, 0, 0, 0, 0, "unreadable", "error", 1, {}),
 ]
@@ -123,57 +131,57 @@ def by_hand(tmp_path):
     pixels, overlap = np.zeros((2, len(BY_HAND), 2, 2), int)
     pixels[:, 0, 0], pixels[:, 0, 1], pixels[:, 1, 0] = drawn, left, confident
     overlap[:, 0, 0], overlap[:, 0, 1] = drawn_true, left_true
-    size, peak = np.full(len(BY_HAND), 1024**2), np.full(len(BY_HAND), 0.75)
-    measures = Measures(np.array([0.6, 0.9]), np.array([0.0, 10.0]), pixels, overlap, truth, size, peak)
+    size, greatest = np.full(len(BY_HAND), 1024**2), np.full(len(BY_HAND), 0.75)
+    counts = PixelCounts(np.array([0.6, 0.9]), np.array([0.0, 10.0]), pixels, overlap, truth, size, greatest)
     maps = [None if row[0] is None else np.zeros((2, 2), np.uint8) for row in BY_HAND]
-    return predictions_of(tmp_path / "kept", maps, [np.zeros((2, 2), bool)] * len(maps), probability), measures
+    return predictions_of(tmp_path / "kept", maps, [np.zeros((2, 2), bool)] * len(maps), probability), counts
 
 
 def test_each_outcome_by_hand(by_hand):
-    cases = decide(*by_hand, HAND_RULE)
+    cases = score_cases(*by_hand, HAND_RULE)
     assert cases["outcome"].tolist() == [row[7] for row in BY_HAND]
     assert cases["stage"].tolist() == [row[8] for row in BY_HAND]
     assert cases["dice"].tolist() == pytest.approx([row[9] for row in BY_HAND])
-    for name in LOSSES:
+    for name in ERROR_CAUSES:
         expected = [row[10].get(name, 0) for row in BY_HAND]
-        assert cases[f"lost {name}"].tolist() == pytest.approx(expected), name
+        assert cases[f"missing_dice {name}"].tolist() == pytest.approx(expected), name
     assert set(cases["outcome"]) == set(OUTCOMES)
     assert cases["predicted_px"].tolist() == [row[4] if row[8] == "mask" else 0 for row in BY_HAND]
-    asked = [row[0] is not None and row[0] > 0.5 for row in BY_HAND]
-    assert cases["drawn_px"].tolist() == [row[2] * chosen for row, chosen in zip(BY_HAND, asked, strict=True)]
+    gated_in = [row[0] is not None and row[0] > 0.5 for row in BY_HAND]
+    assert cases["raw_px"].tolist() == [row[2] * chosen for row, chosen in zip(BY_HAND, gated_in, strict=True)]
     assert cases["positive"].tolist() == [row[1] > 0 for row in BY_HAND]
     found = cases.loc[4]
     assert (found["iou"], found["f2"]) == pytest.approx((40 / 60, 5 * 40 / (4 * 50 + 50)))
-    assert found["dice_drawn"] == pytest.approx(80 / 120)
+    assert found["raw_dice"] == pytest.approx(80 / 120)
     assert found["disagreement"] == pytest.approx(0.15)
 
 
 def test_without_the_classifier_by_hand(by_hand):
-    cases = decide(*by_hand, HAND_RULE, use_classifier=False)
+    cases = score_cases(*by_hand, HAND_RULE, use_classifier=False)
     assert cases.loc[[0, 12, 13], "outcome"].tolist() == ["found", "false alarm", "false alarm"]
     assert cases.loc[0, "dice"] == pytest.approx(80 / 110)
     assert cases.loc[[14, 15], "outcome"].tolist() == ["unreadable"] * 2
-    assert not cases["lost classifier"].any()
+    assert not cases["missing_dice classifier"].any()
 
 
 def test_without_the_triplet_rule_by_hand(by_hand):
-    cases = decide(*by_hand, replace(HAND_RULE, top_threshold=0.1, top_area=0))  # .1 was not measured, nor is it asked
+    cases = score_cases(*by_hand, replace(HAND_RULE, top_threshold=0.1, top_area=0))  # 0.1 was not counted
     assert cases.loc[[2, 10], "outcome"].tolist() == ["found", "false alarm"]
 
 
 def test_triplet_rule_is_scaled_to_the_images_grid(by_hand):
-    measures = by_hand[1]
-    passed = measures.pixels[:, 1, 0] >= 5
-    np.testing.assert_array_equal(is_confident(measures, HAND_RULE), passed)
-    quarter = replace(measures, size=measures.size // 4)
-    np.testing.assert_array_equal(is_confident(quarter, replace(HAND_RULE, top_area=20)), passed)
-    assert is_confident(measures, replace(HAND_RULE, top_area=0)).all()
+    counts = by_hand[1]
+    passed = counts.pixels[:, 1, 0] >= 5
+    np.testing.assert_array_equal(passes_triplet_rule(counts, HAND_RULE), passed)
+    quarter = replace(counts, size=counts.size // 4)
+    np.testing.assert_array_equal(passes_triplet_rule(quarter, replace(HAND_RULE, top_area=20)), passed)
+    assert passes_triplet_rule(counts, replace(HAND_RULE, top_area=0)).all()
 
 
-def test_a_rule_that_was_not_measured(by_hand):
+def test_a_rule_that_was_not_counted(by_hand):
     for change in ({"mask_threshold": 0.5}, {"minimum_area": 11}, {"top_threshold": 0.5}):
-        with pytest.raises(ValueError, match="was not measured"):
-            decide(*by_hand, replace(HAND_RULE, **change))
+        with pytest.raises(ValueError, match="was not counted"):
+            score_cases(*by_hand, replace(HAND_RULE, **change))
 
 
 def pairs():
@@ -207,7 +215,7 @@ def test_scores_of_empty_masks():
 
 def test_scores_of_cases_are_those_of_the_masks(pipeline, kept):
     rule = DecisionRule(0.3, 0.5, 1024 * 8)
-    cases = decide(kept, measure(kept, [0.5], [rule.minimum_area]), rule)
+    cases = score_cases(kept, count_pixels(kept, [0.5], [rule.minimum_area]), rule)
     results = list(replace(pipeline, rule=rule).predict_many(kept.manifest["path"]))
     readable = [n for n, result in enumerate(results) if result.error is None]
     pairs_of = [(true_masks(kept)[n].ravel(), results[n].mask.ravel()) for n in readable]

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from pneumoseg.evaluation import ablation, compare_predictions, evaluate
+from pneumoseg.decision import DecisionRule
+from pneumoseg.evaluation import ablation, compare_predictions, evaluate, table_columns
 from pneumoseg.evaluation.bootstrap import bootstrap_interval
-from pneumoseg.evaluation.cases import decide
-from pneumoseg.evaluation.measures import measure
-from pneumoseg.postprocessing import DecisionRule
+from pneumoseg.evaluation.cases import score_cases
+from pneumoseg.evaluation.pixel_counts import count_pixels
 from tests.conftest import predictions_of
 
 SIZE, COUNT = 32, 20  # an area counts 1024 times as many pixels
 ASSEMBLED = DecisionRule(0.4, 0.47, 8 * 1024)
 TUNED = DecisionRule(0.3, 0.62, 12 * 1024, 0.7, 3 * 1024)
-ARMS = ["staged + elimination", "staged", "segmentation + elimination", "segmentation"]
+VARIANTS = ["staged + elimination", "staged", "segmentation + elimination", "segmentation"]
 
 
 def predictions_for(folder, seed=0):
@@ -47,21 +47,22 @@ def evaluation(predictions):
 
 
 def decided(predictions, rule, use_classifier=True):
-    measures = measure(predictions, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
-    return decide(predictions, measures, rule, use_classifier=use_classifier)
+    counts = count_pixels(predictions, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
+    return score_cases(predictions, counts, rule, use_classifier=use_classifier)
 
 
-def test_arms_are_the_rules_with_and_without_classifier_and_elimination(evaluation, predictions):
-    names = [*ARMS, *(f"{name} (tuned)" for name in ARMS), "all empty"]
-    assert evaluation.arms.index.tolist() == names
+def test_variants_are_the_rules_with_and_without_classifier_and_elimination(evaluation, predictions):
+    names = [*VARIANTS, *(f"{name} (tuned)" for name in VARIANTS), "all-empty baseline"]
+    scores = table_columns(evaluation.variants)
+    assert scores.index.tolist() == names
     for rule, suffix in ((ASSEMBLED, ""), (TUNED, " (tuned)")):
-        for name in ARMS:
+        for name in VARIANTS:
             area = rule.minimum_area if "elimination" in name else 0
             cases = decided(predictions, replace(rule, minimum_area=area), name.startswith("staged"))
-            assert evaluation.arms.loc[name + suffix, "mean_dice"] == pytest.approx(cases["dice"].mean())
-    assert evaluation.arms["mean_dice"].nunique() == 9  # each does something
-    assert (evaluation.arms["unreadable"].drop("all empty") == 1).all()
-    assert evaluation.arms.loc["all empty", "mean_dice"] == 0.5
+            assert scores.loc[name + suffix, "mean_dice"] == pytest.approx(cases["dice"].mean())
+    assert scores["mean_dice"].nunique() == 9  # each does something
+    assert (scores["unreadable"].drop("all-empty baseline") == 1).all()
+    assert scores.loc["all-empty baseline", "mean_dice"] == 0.5
 
 
 def test_the_tuned_rule_is_in_force(evaluation, predictions):
@@ -69,22 +70,22 @@ def test_the_tuned_rule_is_in_force(evaluation, predictions):
     assert evaluation.rules == {"": ASSEMBLED, " (tuned)": TUNED}
     pd.testing.assert_frame_equal(evaluation.cases, decided(predictions, TUNED))
     assert set(evaluation.cases["stage"]) == {"classifier", "segmenter", "triplet", "elimination", "mask", "error"}
-    means = evaluation.arms["mean_dice"].drop("all empty")
-    expected = means.pop(f"{ARMS[0]} (tuned)") - means
-    assert evaluation.gains["gain"].to_dict() == pytest.approx(expected.to_dict())
+    means = table_columns(evaluation.variants)["mean_dice"].drop("all-empty baseline")
+    expected = means.pop(f"{VARIANTS[0]} (tuned)") - means
+    assert table_columns(evaluation.differences)["difference"].to_dict() == pytest.approx(expected.to_dict())
 
 
 def test_tables_agree_with_each_other(evaluation):
-    mean_dice = evaluation.arms.loc[f"{ARMS[0]} (tuned)", "mean_dice"]
-    assert evaluation.lost.loc["total", "lost"] == pytest.approx(1 - mean_dice)
-    for _, group in evaluation.strata.groupby("by"):
+    mean_dice = table_columns(evaluation.variants).loc[f"{VARIANTS[0]} (tuned)", "mean_dice"]
+    assert evaluation.error_breakdown.loc["total", "missing_dice"] == pytest.approx(1 - mean_dice)
+    for _, group in table_columns(evaluation.subgroups).groupby("by"):
         assert np.average(group["mean_dice"], weights=group["images"]) == pytest.approx(mean_dice)
     sweep = evaluation.mask_thresholds.set_index("threshold")["mean_dice"]
     assert sweep[TUNED.mask_threshold] == pytest.approx(mean_dice)
     below = evaluation.classifier_thresholds[evaluation.classifier_thresholds["threshold"] <= 0.3].iloc[-1]
     assert below["threshold"] == 0.3  # which occurs
     assert below["mean_dice"] == pytest.approx(mean_dice)
-    assert below["mcc"] == pytest.approx(evaluation.classifier.loc["mcc", "value"])
+    assert below["mcc"] == pytest.approx(evaluation.classifier.loc["mcc", "value"].value)
 
 
 def test_sweeps_are_decisions(evaluation, predictions):
@@ -94,14 +95,14 @@ def test_sweeps_are_decisions(evaluation, predictions):
     for row in evaluation.classifier_thresholds.itertuples():
         expected = decided(predictions, replace(TUNED, classifier_threshold=row.threshold))["dice"].mean()
         assert row.mean_dice == pytest.approx(expected)
-    for row in evaluation.areas[evaluation.areas["grid"] == 1024].itertuples():
+    for row in table_columns(evaluation.areas).query("grid == 1024").itertuples():
         expected = decided(predictions, replace(TUNED, minimum_area=row.area))["dice"].mean()
         assert row.mean_dice == pytest.approx(expected)
-    assert evaluation.areas["mean_dice"].nunique() > 5
+    assert table_columns(evaluation.areas)["mean_dice"].nunique() > 5
 
 
 def test_table_2_holds_the_papers_rows(evaluation, predictions):
-    table = evaluation.table_2
+    table = table_columns(evaluation.table_2)
     assert table[["grid", "area", "paper"]].to_numpy().tolist() == [
         [1024, 3500, 0.8347],
         [1024, 4500, 0.8329],
@@ -109,13 +110,13 @@ def test_table_2_holds_the_papers_rows(evaluation, predictions):
         [1024, 1750, 0.8318],
         [512, 250, 0.8307],
     ]
-    areas = evaluation.areas.set_index(["grid", "area"])
+    areas = table_columns(evaluation.areas).set_index(["grid", "area"])
     for row in table.itertuples():
         swept = areas.loc[(row.grid, row.area)]
         assert (row.mean_dice, row.mean_dice_low) == (swept["mean_dice"], swept["mean_dice_low"])
-    asked = (predictions.probability > 0.3) & ~evaluation.cases["stage"].isin(["triplet"])
-    coarse = measure(predictions, [TUNED.mask_threshold], [750], grid=512)
-    pixels, overlap = (np.where(asked, counts, 0) for counts in coarse.at(TUNED.mask_threshold, 750))
+    gated_in = (predictions.probability > 0.3) & ~evaluation.cases["stage"].isin(["triplet"])
+    coarse = count_pixels(predictions, [TUNED.mask_threshold], [750], grid=512)
+    pixels, overlap = (np.where(gated_in, each, 0) for each in coarse.at(TUNED.mask_threshold, 750))
     total = pixels + coarse.truth
     dice = np.where(total > 0, 2 * overlap / np.maximum(total, 1), 1)
     assert table.loc[2, "mean_dice"] == pytest.approx(dice.mean())
@@ -124,17 +125,31 @@ def test_table_2_holds_the_papers_rows(evaluation, predictions):
 def test_bounds_are_by_patient(evaluation, predictions):
     dice = evaluation.cases["dice"].to_numpy()
     low, high = bootstrap_interval(lambda rows: dice[rows].mean(), predictions.manifest["patient_id"].to_numpy())
-    arm = evaluation.arms.loc[f"{ARMS[0]} (tuned)"]
-    assert (arm["mean_dice_low"], arm["mean_dice_high"]) == pytest.approx((low, high))
+    variant = table_columns(evaluation.variants).loc[f"{VARIANTS[0]} (tuned)"]
+    assert (variant["mean_dice_low"], variant["mean_dice_high"]) == pytest.approx((low, high))
 
 
 def test_summaries_and_tables(evaluation):
     summaries = evaluation.summaries()
-    assert list(summaries)[2] == "Classifier at 0.300"
-    assert summaries["Smallest component (table 2)"].index.tolist()[0] == (1024, 3500)
-    assert summaries["By group"].loc[("view", "PA"), "images"] == COUNT
-    names = ["arms", "gains", "classifier", "lost", "strata", "table_2", "areas", "mask_thresholds"]
+    assert list(summaries)[2] == "Classifier at threshold 0.300"
+    assert summaries["Minimum area of a component (table 2)"].index.tolist()[0] == (1024, 3500)
+    assert summaries["By subgroup"].loc[("view", "PA"), "images"] == COUNT
+    names = [
+        "variants",
+        "differences",
+        "classifier",
+        "error_breakdown",
+        "subgroups",
+        "table_2",
+        "areas",
+        "mask_thresholds",
+    ]
     assert set(evaluation.tables()) == {"cases", "classifier_thresholds", *names}
+    for name, table in evaluation.tables().items():
+        pd.testing.assert_frame_equal(table, table_columns(getattr(evaluation, name)))
+    shown = summaries["Mean Dice with and without classifier and elimination"].columns.tolist()
+    others = ["dice_positives", "dice_negatives", "iou", "f2", "predicted"]
+    assert shown == ["mean_dice", "mean_dice_low", "mean_dice_high", *others]
 
 
 @pytest.fixture(scope="module")
@@ -145,32 +160,32 @@ def unreadable(tmp_path_factory):
     return evaluate(predictions_of(folder, [None, None], masks, [math.nan, math.nan]), ASSEMBLED)
 
 
-def test_without_a_tuned_rule_there_are_half_as_many_arms(unreadable):
-    assert unreadable.arms.index.tolist() == [*ARMS, "all empty"]
-    assert unreadable.gains.index.tolist() == ARMS[1:]
+def test_without_a_tuned_rule_there_are_half_as_many_variants(unreadable):
+    assert unreadable.variants.index.tolist() == [*VARIANTS, "all-empty baseline"]
+    assert unreadable.differences.index.tolist() == VARIANTS[1:]
     assert unreadable.rule == ASSEMBLED
 
 
 def test_no_readable_image_is_scored_as_predicted_empty(unreadable):
     assert unreadable.cases["outcome"].tolist() == ["unreadable"] * 2
-    assert (unreadable.arms["mean_dice"] == 0.5).all()
-    assert unreadable.lost.loc["unreadable", "lost"] == 0.5
+    assert (table_columns(unreadable.variants)["mean_dice"] == 0.5).all()
+    assert unreadable.error_breakdown.loc["unreadable", "missing_dice"] == 0.5
     assert unreadable.classifier.empty
     assert unreadable.classifier_thresholds.empty
-    assert (unreadable.areas["mean_dice"] == 0.5).all()
-    assert unreadable.summaries()["Classifier at 0.400"].empty
+    assert (table_columns(unreadable.areas)["mean_dice"] == 0.5).all()
+    assert unreadable.summaries()["Classifier at threshold 0.400"].empty
 
 
 def test_ablation_of_a_rule(predictions):
-    measures = measure(predictions, [ASSEMBLED.mask_threshold, ASSEMBLED.top_threshold], [ASSEMBLED.minimum_area])
-    arms = ablation(predictions, measures, ASSEMBLED)
-    assert list(arms) == ARMS
-    pd.testing.assert_frame_equal(arms["staged + elimination"], decided(predictions, ASSEMBLED))
-    assert (arms["segmentation"]["predicted_px"] >= arms["staged"]["predicted_px"]).all()
-    assert (arms["staged"]["predicted_px"] >= arms["staged + elimination"]["predicted_px"]).all()
+    counts = count_pixels(predictions, [ASSEMBLED.mask_threshold, ASSEMBLED.top_threshold], [ASSEMBLED.minimum_area])
+    variants = ablation(predictions, counts, ASSEMBLED)
+    assert list(variants) == VARIANTS
+    pd.testing.assert_frame_equal(variants["staged + elimination"], decided(predictions, ASSEMBLED))
+    assert (variants["segmentation"]["predicted_px"] >= variants["staged"]["predicted_px"]).all()
+    assert (variants["staged"]["predicted_px"] >= variants["staged + elimination"]["predicted_px"]).all()
 
 
-def test_variants_are_compared_image_by_image(tmp_path):
+def test_other_predictions_are_compared_image_by_image(tmp_path):
     boxes = np.zeros((3, 4, 4), bool)
     boxes[0, :2], boxes[1, :1], boxes[2, :, 0] = True, True, True
     masks = [*boxes, np.zeros((4, 4), bool)]
@@ -179,31 +194,31 @@ def test_variants_are_compared_image_by_image(tmp_path):
     rule = DecisionRule(0.5, 0.5, 0)
     reference = predictions_of(tmp_path / "a", worse, masks, [0.9, 0.9, 0.1, 0.9])
     better = replace(predictions_of(tmp_path / "b", maps, masks, [0.9] * 4), seconds=1.25)
-    table = compare_predictions(reference, {"b": better, "same": reference}, rule)
-    assert table.index.tolist() == ["as it is", "b", "same"]
+    table = table_columns(compare_predictions(reference, {"b": better, "same": reference}, rule))
+    assert table.index.tolist() == ["reference", "b", "same"]
     # By image 1, 0, 0 and 0 against 1, 1, 1 and 1.
     assert table["mean_dice"].tolist() == pytest.approx([0.25, 1, 0.25])
-    assert table["gain"].tolist() == pytest.approx([0, 0.75, 0])
+    assert table["difference"].tolist() == pytest.approx([0, 0.75, 0])
     assert table["seconds"].tolist() == [0.5, 1.25, 0.5]
     assert table["cost"].tolist() == [1, 2.5, 1]
     gains = np.array([0, 1, 1, 1])
     bounds = bootstrap_interval(lambda rows: gains[rows].mean(), np.arange(4))
-    assert tuple(table.loc["b", ["gain_low", "gain_high"]]) == pytest.approx(bounds)
-    assert (table.loc[["as it is", "same"], ["gain_low", "gain_high"]] == 0).all(axis=None)
+    assert tuple(table.loc["b", ["difference_low", "difference_high"]]) == pytest.approx(bounds)
+    assert (table.loc[["reference", "same"], ["difference_low", "difference_high"]] == 0).all(axis=None)
 
 
-def test_a_variant_of_more_images_is_compared_on_the_references(predictions):
-    some = predictions.rows(np.arange(COUNT) % 3 > 0)
-    table = compare_predictions(some, {"all": predictions}, TUNED)
-    assert table.loc["all", "gain"] == 0
+def test_predictions_of_more_images_are_compared_on_the_references(predictions):
+    some = predictions.select(np.arange(COUNT) % 3 > 0)
+    table = table_columns(compare_predictions(some, {"all": predictions}, TUNED))
+    assert table.loc["all", "difference"] == 0
     assert table.loc["all", "mean_dice"] == pytest.approx(decided(some, TUNED)["dice"].mean())
 
 
-def test_a_variant_of_other_images_is_refused(predictions, tmp_path):
+def test_predictions_of_other_images_are_refused(predictions, tmp_path):
     for chosen in (np.arange(COUNT) > 0, np.zeros(COUNT, bool)):
-        with pytest.raises(ValueError, match=r"is of other images than .*: predict the same manifest"):
-            compare_predictions(predictions, {"fewer": predictions.rows(chosen)}, TUNED)
+        with pytest.raises(ValueError, match=r"hold predictions of different images: cache the predictions of both"):
+            compare_predictions(predictions, {"fewer": predictions.select(chosen)}, TUNED)
     other = predictions_for(tmp_path / "b", 1)
     other.manifest["image_id"] = [f"x{number}" for number in range(COUNT)]
-    with pytest.raises(ValueError, match="is of other images"):
+    with pytest.raises(ValueError, match="hold predictions of different images"):
         compare_predictions(predictions, {"other": other}, TUNED)

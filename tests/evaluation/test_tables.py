@@ -7,11 +7,20 @@ import pandas as pd
 import pytest
 from sklearn.metrics import brier_score_loss, matthews_corrcoef
 
-from pneumoseg.evaluation import tables
+from pneumoseg.evaluation import Estimate, table_columns, tables
 from pneumoseg.evaluation.bootstrap import bootstrap_interval
-from pneumoseg.evaluation.cases import LOSSES
-from pneumoseg.evaluation.measures import Measures
+from pneumoseg.evaluation.cases import ERROR_CAUSES
+from pneumoseg.evaluation.pixel_counts import PixelCounts
 from pneumoseg.scores import calibration_error, classification_scores, sensitivity_at_specificity
+
+
+def flat(function):
+    """The function's table with its estimates split into columns."""
+    return lambda *arguments: table_columns(function(*arguments))
+
+
+score_variants, paired_differences = flat(tables.score_variants), flat(tables.paired_differences)
+score_classifier, subgroups, area_sweep = flat(tables.score_classifier), flat(tables.subgroups), flat(tables.area_sweep)
 
 
 def cases_of(positive, dice, probability=0.5, **columns):
@@ -21,26 +30,38 @@ def cases_of(positive, dice, probability=0.5, **columns):
     return pd.DataFrame(shown | {"predicted_px": 9 * ((dice > 0) == positive), "outcome": "found"} | columns)
 
 
-ARM = cases_of([1, 1, 0, 0, 0], [0.5, 0, 1, 0, 1])
+CASES = cases_of([1, 1, 0, 0, 0], [0.5, 0, 1, 0, 1])
 PATIENTS = np.arange(5)
 
 
-def test_arms_by_hand():
-    arm = tables.score_arms({"arm": ARM}, PATIENTS).loc["arm"]
-    assert arm["mean_dice"] == pytest.approx(2.5 / 5)
-    assert arm["gain"] == pytest.approx(2.5 / 5 - 3 / 5)
-    assert arm["dice_positives"] == pytest.approx(0.25)
-    assert arm["dice_negatives"] == pytest.approx(2 / 3)
-    assert arm["iou"] == pytest.approx((1 / 3 + 2) / 5)
-    assert arm["f2"] == pytest.approx(0.5)
-    assert arm["predicted"] == pytest.approx(2 / 5)
-    assert arm["unreadable"] == 0
+def test_variants_by_hand():
+    scores = score_variants({"ours": CASES}, PATIENTS).loc["ours"]
+    assert scores["mean_dice"] == pytest.approx(2.5 / 5)
+    assert scores["gain"] == pytest.approx(2.5 / 5 - 3 / 5)
+    assert scores["dice_positives"] == pytest.approx(0.25)
+    assert scores["dice_negatives"] == pytest.approx(2 / 3)
+    assert scores["iou"] == pytest.approx((1 / 3 + 2) / 5)
+    assert scores["f2"] == pytest.approx(0.5)
+    assert scores["predicted"] == pytest.approx(2 / 5)
+    assert scores["unreadable"] == 0
+
+
+def test_each_score_is_an_estimate():
+    pixel_counts, gated_in = swept()
+    scores = tables.score_variants({"ours": CASES}, PATIENTS).drop(columns="unreadable")
+    assert all(type(cell) is Estimate for cell in scores.to_numpy().ravel())
+    for table, column in (
+        (tables.paired_differences({"a": CASES, "b": CASES}, "a", PATIENTS), "difference"),
+        (tables.area_sweep(pixel_counts, 0.5, [9, 0], gated_in, np.arange(9)), "mean_dice"),
+    ):
+        assert len(table) > 0
+        assert all(type(cell) is Estimate for cell in table[column])
 
 
 def test_bounds_are_those_of_the_bootstrap():
     groups = np.array(["a", "a", "b", "c", "c"])
-    arm = tables.score_arms({"arm": ARM}, groups).loc["arm"]
-    dice, positive = ARM["dice"].to_numpy(), ARM["positive"].to_numpy()
+    scores = score_variants({"ours": CASES}, groups).loc["ours"]
+    dice, positive = CASES["dice"].to_numpy(), CASES["positive"].to_numpy()
 
     def of_positives(rows):
         return dice[rows][positive[rows]].mean() if positive[rows].any() else math.nan
@@ -50,21 +71,21 @@ def test_bounds_are_those_of_the_bootstrap():
         ("gain", lambda rows: dice[rows].mean() - (~positive[rows]).mean()),
         ("dice_positives", of_positives),
     ):
-        assert (arm[f"{name}_low"], arm[f"{name}_high"]) == pytest.approx(bootstrap_interval(score, groups))
+        assert (scores[f"{name}_low"], scores[f"{name}_high"]) == pytest.approx(bootstrap_interval(score, groups))
 
 
-def test_floor_is_the_share_of_negatives():
-    floor = tables.score_arms({"arm": ARM}, PATIENTS).loc["all empty"]
+def test_baseline_is_the_share_of_negatives():
+    baseline = score_variants({"ours": CASES}, PATIENTS).loc["all-empty baseline"]
     for name in ("mean_dice", "iou", "f2"):
-        assert floor[name] == pytest.approx(3 / 5)
-    assert (floor["dice_positives"], floor["dice_negatives"], floor["predicted"]) == (0, 1, 0)
-    assert floor["gain"] == floor["gain_low"] == floor["gain_high"] == 0
-    assert floor["unreadable"] == 0
+        assert baseline[name] == pytest.approx(3 / 5)
+    assert (baseline["dice_positives"], baseline["dice_negatives"], baseline["predicted"]) == (0, 1, 0)
+    assert baseline["gain"] == baseline["gain_low"] == baseline["gain_high"] == 0
+    assert baseline["unreadable"] == 0
 
 
 @pytest.mark.parametrize(("positive", "missing"), [(True, "dice_negatives"), (False, "dice_positives")])
 def test_one_class_alone_has_no_score_of_the_other(positive, missing):
-    scores = tables.score_arms({"arm": cases_of([positive] * 3, [1, 1, 1])}, np.arange(3))
+    scores = score_variants({"ours": cases_of([positive] * 3, [1, 1, 1])}, np.arange(3))
     assert scores["mean_dice"].tolist() == [1, 0 if positive else 1]
     assert scores[[missing, f"{missing}_low", f"{missing}_high"]].isna().all(axis=None)
     assert scores.drop(columns=[missing, f"{missing}_low", f"{missing}_high"]).notna().all(axis=None)
@@ -72,23 +93,23 @@ def test_one_class_alone_has_no_score_of_the_other(positive, missing):
 
 def test_unreadable_images_are_counted():
     cases = cases_of([1, 0, 0], [0, 1, 1], outcome=["unreadable", "rightly empty", "unreadable"])
-    scores = tables.score_arms({"arm": cases, "other": cases.assign(outcome="found")}, np.arange(3))
-    assert scores["unreadable"].to_dict() == {"arm": 2, "other": 0, "all empty": 0}
+    scores = score_variants({"ours": cases, "other": cases.assign(outcome="found")}, np.arange(3))
+    assert scores["unreadable"].to_dict() == {"ours": 2, "other": 0, "all-empty baseline": 0}
 
 
-def test_gains_over_the_other_arms():
+def test_differences_from_the_other_variants():
     rng = np.random.default_rng(0)
     dice = rng.random((3, 30))
-    arms = {name: cases_of([1] * 30, dice[number]) for number, name in enumerate(("a", "b", "c"))}
+    variants = {name: cases_of([1] * 30, dice[number]) for number, name in enumerate(("a", "b", "c"))}
     groups = np.arange(30) // 2
-    gains = tables.gains_over(arms, "b", groups)
-    assert gains.index.tolist() == ["a", "c"]
+    differences = paired_differences(variants, "b", groups)
+    assert differences.index.tolist() == ["a", "c"]
     for number, name in ((0, "a"), (2, "c")):
         difference = dice[1] - dice[number]
-        assert gains.loc[name, "gain"] == pytest.approx(difference.mean())
+        assert differences.loc[name, "difference"] == pytest.approx(difference.mean())
         bounds = bootstrap_interval(lambda rows, d=difference: d[rows].mean(), groups)
-        assert tuple(gains.loc[name, ["gain_low", "gain_high"]]) == pytest.approx(bounds)
-    over_itself = tables.gains_over({"a": arms["a"], "same": arms["a"]}, "a", groups)
+        assert tuple(differences.loc[name, ["difference_low", "difference_high"]]) == pytest.approx(bounds)
+    over_itself = paired_differences({"a": variants["a"], "same": variants["a"]}, "a", groups)
     assert (over_itself == 0).all(axis=None)
 
 
@@ -107,7 +128,7 @@ def classifier_cases(seed=0, count=60):
 def test_classifier_is_scored_on_what_could_be_read():
     cases = classifier_cases()
     groups = np.arange(60) // 2
-    table = tables.score_classifier(cases, 0.45, groups)
+    table = score_classifier(cases, 0.45, groups)
     known = cases[cases["probability"].notna()]
     labels, probabilities = known["positive"].to_numpy(), known["probability"].to_numpy()
     assert len(known) < 60
@@ -120,52 +141,57 @@ def test_classifier_is_scored_on_what_could_be_read():
     bounds = bootstrap_interval(
         lambda rows: matthews_corrcoef(labels[rows], probabilities[rows] > 0.45), groups[known.index]
     )
-    assert tuple(table.loc["mcc", ["low", "high"]]) == pytest.approx(bounds)
-    assert (table["low"] <= table["value"] + 1e-9).drop("expected calibration error").all()
+    assert tuple(table.loc["mcc", ["value_low", "value_high"]]) == pytest.approx(bounds)
+    assert (table["value_low"] <= table["value"] + 1e-9).drop("expected calibration error").all()
 
 
 def test_classifier_on_one_class_and_on_nothing():
-    one = tables.score_classifier(cases_of([0, 0, 0], [1, 1, 1], [0.1, 0.2, 0.9]), 0.5, np.arange(3))
+    one = score_classifier(cases_of([0, 0, 0], [1, 1, 1], [0.1, 0.2, 0.9]), 0.5, np.arange(3))
     assert one.loc["specificity", "value"] == pytest.approx(2 / 3)
-    unknown = ["auc", "sensitivity at specificity .90", "sensitivity at specificity .95", "expected calibration error"]
+    unknown = [
+        "auc",
+        "sensitivity at specificity 0.90",
+        "sensitivity at specificity 0.95",
+        "expected calibration error",
+    ]
     assert one.index[one.isna().any(axis=1)].tolist() == unknown
-    nothing = tables.score_classifier(cases_of([1, 0], [0, 1], math.nan), 0.5, np.arange(2))
+    nothing = score_classifier(cases_of([1, 0], [0, 1], math.nan), 0.5, np.arange(2))
     assert nothing.empty
-    assert nothing.columns.tolist() == ["value", "low", "high"]
+    assert nothing.columns.tolist() == ["value"]
 
 
-def test_lost_dice_by_cause():
-    lost = dict.fromkeys((f"lost {name}" for name in LOSSES), 0.0)
-    cases = cases_of([1, 1, 0, 0], [0.7, 0, 0, 1], **lost)
-    cases.loc[0, ["lost outline", "lost elimination"]] = 0.4, -0.1  # elimination helped
-    cases.loc[1, "lost classifier"] = 1
-    cases.loc[2, "lost false alarm"] = 1
-    table = tables.lost_dice(cases)
-    assert table.index.tolist() == [*LOSSES, "total"]
+def test_missing_dice_by_cause():
+    missing = dict.fromkeys((f"missing_dice {name}" for name in ERROR_CAUSES), 0.0)
+    cases = cases_of([1, 1, 0, 0], [0.7, 0, 0, 1], **missing)
+    cases.loc[0, ["missing_dice outline", "missing_dice elimination"]] = 0.4, -0.1  # elimination helped
+    cases.loc[1, "missing_dice classifier"] = 1
+    cases.loc[2, "missing_dice false alarm"] = 1
+    table = tables.error_breakdown(cases)
+    assert table.index.tolist() == [*ERROR_CAUSES, "total"]
     expected = {"classifier": (0.25, 1), "elimination": (-0.025, 0), "outline": (0.1, 1), "false alarm": (0.25, 1)}
-    for name in LOSSES:
+    for name in ERROR_CAUSES:
         assert tuple(table.loc[name]) == pytest.approx(expected.get(name, (0, 0)))
-    assert table.loc["total", "lost"] == pytest.approx(1 - cases["dice"].mean())
+    assert table.loc["total", "missing_dice"] == pytest.approx(1 - cases["dice"].mean())
     assert table.loc["total", "images"] == 3
 
 
-def strata_of(by, positive=None, dice=None, **columns):
+def subgroups_of(by, positive=None, dice=None, **columns):
     """Where each image went: the table's rows of one grouping, in order."""
     count = len(next(iter(columns.values())))
     base = {"area_px": 0, "rows": 1024, "columns": 1024, "view": "PA", "sex": "F", "age": 50.0}
     manifest = pd.DataFrame(base | columns, index=range(count))
     cases = cases_of([1] * count if positive is None else positive, [1] * count if dice is None else dice)
-    table = tables.strata(cases, manifest, np.arange(count))
+    table = subgroups(cases, manifest, np.arange(count))
     return table[table["by"] == by].drop(columns="by").reset_index(drop=True)
 
 
 def counts(table):
-    return dict(zip(table["stratum"], table["images"], strict=True))
+    return dict(zip(table["subgroup"], table["images"], strict=True))
 
 
 def test_borders_of_the_sizes():
     areas = [0, 1, 3499, 3500, 9999, 10000, 29999, 30000, 900000]
-    assert counts(strata_of("size of the true mask", area_px=areas)) == {
+    assert counts(subgroups_of("size of the true mask", area_px=areas)) == {
         "none": 1,
         "under 3500 px": 2,
         "3500 to 9999 px": 2,
@@ -183,14 +209,14 @@ def test_borders_of_the_sizes():
     ],
 )
 def test_borders_of_the_sizes_on_other_grids(rows, columns, areas, expected):
-    table = strata_of("size of the true mask", area_px=areas, rows=rows, columns=columns)
+    table = subgroups_of("size of the true mask", area_px=areas, rows=rows, columns=columns)
     names = ("none", "under 3500 px", "3500 to 9999 px", "10000 to 29999 px", "30000 px or more")
     assert counts(table) == {name: count for name, count in zip(names, expected, strict=True) if count}
 
 
 def test_borders_of_the_ages():
     ages = [math.nan, 80, 79, 60, 59, 40, 39, 18, 17, 0]
-    table = strata_of("age", age=ages)
+    table = subgroups_of("age", age=ages)
     assert list(counts(table).items()) == [
         ("under 18", 2),
         ("18 to 39", 2),
@@ -202,13 +228,13 @@ def test_borders_of_the_ages():
 
 
 def test_views_and_sexes():
-    assert counts(strata_of("view", view=["PA", "AP", "", "AP"])) == {"AP": 2, "PA": 1, "unknown": 1}
-    assert counts(strata_of("sex", sex=["M", "F", "", "M"])) == {"M": 2, "F": 1, "unknown": 1}
+    assert counts(subgroups_of("view", view=["PA", "AP", "", "AP"])) == {"AP": 2, "PA": 1, "unknown": 1}
+    assert counts(subgroups_of("sex", sex=["M", "F", "", "M"])) == {"M": 2, "F": 1, "unknown": 1}
 
 
-def test_scores_of_a_stratum():
+def test_scores_of_a_subgroup():
     positive, dice = [1, 1, 1, 0, 0, 1, 0], [0.5, 0, 0.7, 1, 0, 1, 1]
-    table = strata_of("sex", positive, dice, sex=["M", "M", "F", "M", "M", "F", "O"]).set_index("stratum")
+    table = subgroups_of("sex", positive, dice, sex=["M", "M", "F", "M", "M", "F", "O"]).set_index("subgroup")
     men = table.loc["M"]
     assert (men["images"], men["positives"]) == (4, 2)
     assert men["mean_dice"] == pytest.approx(1.5 / 4)
@@ -222,17 +248,17 @@ def test_scores_of_a_stratum():
     assert math.isnan(others["dice_positives"])
 
 
-def test_bounds_of_a_stratum_are_of_its_own_patients():
+def test_bounds_of_a_subgroup_are_of_its_own_patients():
     rng = np.random.default_rng(0)
     dice, sex, groups = rng.random(40), np.where(np.arange(40) % 3, "M", "F"), np.arange(40) // 2
     manifest = pd.DataFrame({"area_px": 0, "rows": 9, "columns": 9, "view": "PA", "sex": sex, "age": 50.0})
-    table = tables.strata(cases_of([1] * 40, dice), manifest, groups).set_index("stratum")
+    table = subgroups(cases_of([1] * 40, dice), manifest, groups).set_index("subgroup")
     women = np.flatnonzero(sex == "F")
     bounds = bootstrap_interval(lambda rows: dice[women][rows].mean(), groups[women])
     assert tuple(table.loc["F", ["mean_dice_low", "mean_dice_high"]]) == pytest.approx(bounds)
 
 
-def test_the_strata_of_a_grouping_hold_all_images():
+def test_the_subgroups_of_a_grouping_hold_all_images():
     rng = np.random.default_rng(0)
     manifest = pd.DataFrame(
         {
@@ -245,7 +271,7 @@ def test_the_strata_of_a_grouping_hold_all_images():
         }
     )
     cases = cases_of(rng.random(50) < 0.5, rng.random(50))
-    table = tables.strata(cases, manifest, np.arange(50))
+    table = subgroups(cases, manifest, np.arange(50))
     for _, group in table.groupby("by"):
         assert group["images"].sum() == 50
         assert group["positives"].sum() == cases["positive"].sum()
@@ -253,39 +279,39 @@ def test_the_strata_of_a_grouping_hold_all_images():
 
 
 def swept():
-    """Random measures of 9 images at 3 thresholds and 3 areas, and which of them are segmented."""
+    """Random pixel counts of 9 images at 3 thresholds and 3 areas, and which of them are segmented."""
     rng = np.random.default_rng(0)
     pixels = -np.sort(-rng.integers(0, 50, (9, 3, 3)), axis=2)
     overlap, truth = pixels // 3, rng.integers(20, 90, 9) * (np.arange(9) % 3 > 0)
     overlap[truth == 0] = 0
-    measures = Measures(np.array([0.2, 0.5, 0.8]), np.array([0.0, 7, 9]), pixels, overlap, truth, truth, truth)
-    return measures, rng.random(9) < 0.6
+    pixel_counts = PixelCounts(np.array([0.2, 0.5, 0.8]), np.array([0.0, 7, 9]), pixels, overlap, truth, truth, truth)
+    return pixel_counts, rng.random(9) < 0.6
 
 
-def dice_by_hand(measures, row, threshold, area, asked):
-    if not asked:
-        return float(measures.truth[row] == 0)
-    total = measures.pixels[row, threshold, area] + measures.truth[row]
-    return 2 * measures.overlap[row, threshold, area] / total if total else 1.0
+def dice_by_hand(pixel_counts, row, threshold, area, gated_in):
+    if not gated_in:
+        return float(pixel_counts.truth[row] == 0)
+    total = pixel_counts.pixels[row, threshold, area] + pixel_counts.truth[row]
+    return 2 * pixel_counts.overlap[row, threshold, area] / total if total else 1.0
 
 
 def test_area_sweep_by_hand():
-    measures, asked = swept()
+    pixel_counts, gated_in = swept()
     groups = np.arange(9) // 2
-    table = tables.area_sweep(measures, 0.5, [9, 0], asked, groups)
+    table = area_sweep(pixel_counts, 0.5, [9, 0], gated_in, groups)
     assert table["area"].tolist() == [9, 0]
     for line, area in enumerate([2, 0]):
-        dice = np.array([dice_by_hand(measures, row, 1, area, asked[row]) for row in range(9)])
+        dice = np.array([dice_by_hand(pixel_counts, row, 1, area, gated_in[row]) for row in range(9)])
         assert table.loc[line, "mean_dice"] == pytest.approx(dice.mean())
         bounds = bootstrap_interval(lambda rows, d=dice: d[rows].mean(), groups)
         assert tuple(table.loc[line, ["mean_dice_low", "mean_dice_high"]]) == pytest.approx(bounds)
 
 
 def test_threshold_sweep_by_hand():
-    measures, asked = swept()
-    table = tables.threshold_sweep(measures, 7, asked)
+    pixel_counts, gated_in = swept()
+    table = tables.threshold_sweep(pixel_counts, 7, gated_in)
     assert table["threshold"].tolist() == [0.2, 0.5, 0.8]
-    expected = [np.mean([dice_by_hand(measures, row, t, 1, asked[row]) for row in range(9)]) for t in range(3)]
+    expected = [np.mean([dice_by_hand(pixel_counts, row, t, 1, gated_in[row]) for row in range(9)]) for t in range(3)]
     assert table["mean_dice"].tolist() == pytest.approx(expected)
 
 
@@ -296,9 +322,9 @@ def test_classifier_sweep_against_all_thresholds(seed):
     known = alone["probability"].notna()
     assert table["threshold"].tolist() == sorted(set(alone.loc[known, "probability"]))
     for threshold, mean_dice, mcc in table.itertuples(index=False):
-        asked = alone["probability"] > threshold
-        assert mean_dice == pytest.approx(np.where(asked, alone["dice"], ~alone["positive"]).mean())
-        assert mcc == pytest.approx(matthews_corrcoef(alone.loc[known, "positive"], asked[known]))
+        gated_in = alone["probability"] > threshold
+        assert mean_dice == pytest.approx(np.where(gated_in, alone["dice"], ~alone["positive"]).mean())
+        assert mcc == pytest.approx(matthews_corrcoef(alone.loc[known, "positive"], gated_in[known]))
 
 
 def test_classifier_sweep_of_one_class_and_of_nothing():

@@ -9,12 +9,12 @@ import pytest
 from scipy import ndimage
 
 from pneumoseg.data.patients import patient_groups
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import tuning
-from pneumoseg.evaluation.cases import decide
-from pneumoseg.evaluation.measures import measure
+from pneumoseg.evaluation.cases import score_cases
+from pneumoseg.evaluation.pixel_counts import count_pixels
 from pneumoseg.evaluation.tuning import tune, without_tuning_images
 from pneumoseg.inference import Tuning
-from pneumoseg.postprocessing import DecisionRule
 from tests.conftest import predictions_of
 
 SIZE = 32  # an area counts 1024 times as many pixels
@@ -38,8 +38,8 @@ def random_predictions(folder, seed, count=8, **columns):
 
 
 def mean_dice(predictions, rule):
-    measures = measure(predictions, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
-    return decide(predictions, measures, rule)["dice"].mean()
+    counts = count_pixels(predictions, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
+    return score_cases(predictions, counts, rule)["dice"].mean()
 
 
 def triplets(thresholds, top_areas, rule):
@@ -54,16 +54,16 @@ def best_of_all(predictions, rule, thresholds, areas, top_areas):
     """Mean Dice of the best rule: each one of the grid decided, each cut of the probabilities tried."""
     thresholds = sorted({*thresholds, rule.mask_threshold, rule.top_threshold})
     areas = sorted({*areas, rule.minimum_area})
-    measures = measure(predictions, thresholds, areas)
+    counts = count_pixels(predictions, thresholds, areas)
     cuts = [-1.0, *sorted(set(predictions.probability[~np.isnan(predictions.probability)]))]
     best = 0.0
     for mask_threshold, top_threshold, top_area in triplets(thresholds, top_areas, rule):
         for area in areas:
             candidate = DecisionRule(0.5, mask_threshold, area, top_threshold, top_area)
-            cases = decide(predictions, measures, candidate, use_classifier=False)
+            cases = score_cases(predictions, counts, candidate, use_classifier=False)
             for cut in cuts:
-                asked = (predictions.probability > cut) & (predictions.probability > 0)  # no threshold is below 0
-                best = max(best, np.where(asked, cases["dice"], ~cases["positive"]).mean())
+                gated_in = (predictions.probability > cut) & (predictions.probability > 0)  # no threshold is below 0
+                best = max(best, np.where(gated_in, cases["dice"], ~cases["positive"]).mean())
     return best
 
 
@@ -94,12 +94,12 @@ def test_no_rule_of_the_whole_grid_is_better(tmp_path):
     chosen = tune(predictions, RULE)
     assert mean_dice(predictions, chosen.rule) == pytest.approx(chosen.scores["mean_dice"])
     thresholds = np.arange(1, 20) * 5 / 100
-    measures = measure(predictions, [*thresholds, 0.45, 0.62], tuning.AREAS)
+    counts = count_pixels(predictions, [*thresholds, 0.45, 0.62], tuning.AREAS)
     for _ in range(300):
         mask_threshold, top_threshold = rng.choice(thresholds, 2)
         top_area = rng.choice([0, *tuning.TOP_AREAS]) if top_threshold > mask_threshold else 0
         rule = DecisionRule(rng.random(), mask_threshold, rng.choice(tuning.AREAS), top_threshold, top_area)
-        assert decide(predictions, measures, rule)["dice"].mean() <= chosen.scores["mean_dice"] + 1e-12
+        assert score_cases(predictions, counts, rule)["dice"].mean() <= chosen.scores["mean_dice"] + 1e-12
 
 
 def test_the_grid_is_the_one_that_is_documented():
@@ -118,7 +118,7 @@ def test_never_worse_than_before_and_scores_by_hand(tmp_path, seed):
     assert chosen.scores["mean_dice"] >= chosen.scores["mean_dice_before"]
     assert chosen.scores["mean_dice_before"] == pytest.approx(mean_dice(predictions, rule))
     assert chosen.scores["mean_dice"] == pytest.approx(mean_dice(predictions, chosen.rule))
-    assert chosen.scores["mean_dice"] >= chosen.scores["floor"] == pytest.approx((~positive).mean())
+    assert chosen.scores["mean_dice"] >= chosen.scores["baseline"] == pytest.approx((~positive).mean())
     assert (chosen.scores["images"], chosen.scores["positives"]) == (12, positive.sum())
     assert chosen.image_ids == tuple(predictions.manifest["image_id"])
     assert chosen.patient_ids == tuple(sorted(predictions.manifest["patient_id"]))
@@ -201,7 +201,7 @@ def test_unreadable_images_count_and_change_nothing(tmp_path):
     chosen = tune(predictions, RULE)
     assert chosen.scores["images"] == 8
     assert chosen.scores["mean_dice"] == pytest.approx(mean_dice(predictions, chosen.rule))
-    others = tune(predictions.rows(np.arange(8) > 0), RULE)
+    others = tune(predictions.select(np.arange(8) > 0), RULE)
     assert chosen.scores["mean_dice"] == pytest.approx(others.scores["mean_dice"] * 7 / 8)  # it is positive
     assert chosen.rule == others.rule
 
@@ -216,25 +216,25 @@ def test_no_readable_image_leaves_the_rule_as_it_is(tmp_path):
 PAIRS = [f"p{number // 2}" for number in range(24)]
 
 
-def test_a_share_leaves_the_others_and_keeps_patients_apart(tmp_path):
+def test_a_fraction_leaves_the_others_and_keeps_patients_apart(tmp_path):
     predictions = random_predictions(tmp_path, 0, 24, patient_id=PAIRS, patient_source="id map")
-    chosen = tune(predictions, RULE, share=0.25, seed=3)
+    chosen = tune(predictions, RULE, fraction=0.25, seed=3)
     used = predictions.manifest["image_id"].isin(chosen.image_ids)
     assert 3 <= used.sum() <= 9
     patients = predictions.manifest["patient_id"]
     assert set(chosen.patient_ids) == set(patients[used])
     assert not set(patients[used]) & set(patients[~used])
-    alone = tune(predictions.rows(used.to_numpy()), RULE)
+    alone = tune(predictions.select(used.to_numpy()), RULE)
     assert (chosen.rule, chosen.scores, chosen.image_ids) == (alone.rule, alone.scores, alone.image_ids)
     rest = without_tuning_images(predictions, chosen)
     assert set(rest.manifest["image_id"]) == set(predictions.manifest.loc[~used, "image_id"])
-    assert tune(predictions, RULE, share=0.25, seed=3) == chosen
-    assert tune(predictions, RULE, share=0.25, seed=4).image_ids != chosen.image_ids
+    assert tune(predictions, RULE, fraction=0.25, seed=3) == chosen
+    assert tune(predictions, RULE, fraction=0.25, seed=4).image_ids != chosen.image_ids
 
 
 def test_other_images_of_the_patients_are_left_out_too(tmp_path):
     predictions = random_predictions(tmp_path, 0, 24, patient_id=PAIRS)
-    chosen = tune(predictions.rows(np.arange(24) % 3 == 0), RULE)  # one image each of 8 of the 12 pairs
+    chosen = tune(predictions.select(np.arange(24) % 3 == 0), RULE)  # one image each of 8 of the 12 pairs
     rest = without_tuning_images(predictions, chosen)
     assert len(rest.manifest) == 8
     assert not set(rest.manifest["patient_id"]) & set(chosen.patient_ids)
@@ -247,14 +247,14 @@ def test_other_images_of_the_patients_are_left_out_too(tmp_path):
 def test_a_placeholder_joins_no_images(tmp_path, placeholder):
     """One PatientID for all files: what was tuned on half of the images is scored on the other half."""
     predictions = random_predictions(tmp_path, 0, 24, patient_id=placeholder)
-    chosen = tune(predictions, RULE, share=0.5)
+    chosen = tune(predictions, RULE, fraction=0.5)
     assert (len(chosen.image_ids), chosen.patient_ids) == (12, ())
     assert len(without_tuning_images(predictions, chosen).manifest) == 12
 
 
 def test_images_without_a_patient_are_left_out_one_by_one(tmp_path):
     predictions = random_predictions(tmp_path, 0, 6, patient_id="")
-    chosen = tune(predictions.rows(np.arange(6) < 2), RULE)
+    chosen = tune(predictions.select(np.arange(6) < 2), RULE)
     assert chosen.patient_ids == ()
     assert without_tuning_images(predictions, chosen).manifest["image_id"].tolist() == ["i2", "i3", "i4", "i5"]
 
@@ -268,23 +268,23 @@ def test_without_a_tuning_all_images_are_scored(tmp_path):
 
 def test_no_image_is_left(tmp_path):
     predictions = random_predictions(tmp_path, 0)
-    with pytest.raises(ValueError, match="chosen on all 8 images"):
+    with pytest.raises(ValueError, match="tuned on all 8 images"):
         without_tuning_images(predictions, tune(predictions, RULE))
     patients = tuple(predictions.manifest["patient_id"])
-    with pytest.raises(ValueError, match="or on others of their patients"):
+    with pytest.raises(ValueError, match="or on other images of their patients"):
         without_tuning_images(predictions, Tuning(RULE, (), patients, {}))
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01, math.nan])
-def test_a_share_out_of_range(tmp_path, share):
-    with pytest.raises(ValueError, match=f"share is {share}, expected above 0 and at most 1"):
-        tune(random_predictions(tmp_path, 0), RULE, share=share)
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, math.nan])
+def test_a_fraction_out_of_range(tmp_path, fraction):
+    with pytest.raises(ValueError, match=f"fraction is {fraction}, expected above 0 and at most 1"):
+        tune(random_predictions(tmp_path, 0), RULE, fraction=fraction)
 
 
 def test_images_that_cannot_be_tuned_on(tmp_path):
     predictions = random_predictions(tmp_path, 0)
     positive = predictions.manifest["has_pneumothorax"].to_numpy()
     with pytest.raises(ValueError, match=r"none of the \d images is positive"):
-        tune(predictions.rows(~positive), RULE)
+        tune(predictions.select(~positive), RULE)
     with pytest.raises(ValueError, match="needs two images of each class"):
-        tune(predictions.rows(positive), RULE, share=0.5)
+        tune(predictions.select(positive), RULE, fraction=0.5)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pneumoseg import rle
+from pneumoseg.decision import DecisionRule
 from pneumoseg.dicom import DamagedError, DicomError
 from pneumoseg.inference import Pipeline
-from pneumoseg.postprocessing import DecisionRule
 from tests.conftest import write_dicom
 from tests.networks import brightest, identity, left_half, weighted
 
@@ -110,14 +110,14 @@ def test_several_networks_are_averaged():
     (answer,) = pipeline.probabilities([image])
     # The 32 x 32 image averages 2 x 2 pixels: the block from (5, 7) on leaves whole ones inside.
     assert answer.probability == pytest.approx((1 + 0.5 + 0.3) / 3 * 240 / 255, abs=1e-6)
-    np.testing.assert_array_equal(answer.levels, np.round(image * 0.8))
+    np.testing.assert_allclose(answer.prob_map, image * 0.8 / 255, atol=1e-6)
     # .8 of .94 is above the mask's threshold of .75, what the second network alone says is not.
     assert pipeline.predict(image).area_px == 100
     assert Pipeline(classifiers, [identity(SIZE, 0.6)], RULE).predict(image).stage == "segmenter"
 
 
 def test_segmenters_of_several_sizes_cannot_be_averaged():
-    with pytest.raises(ValueError, match=r"they need one image size, got \[32, 64\]"):
+    with pytest.raises(ValueError, match=r"expected one image size, got \[32, 64\]"):
         Pipeline([], [identity(64), identity(32)])
     with pytest.raises(ValueError, match=r"one image size, got \[\]"):
         Pipeline([brightest()], [])
@@ -137,7 +137,7 @@ def test_flip_averages_the_mirrored_image_in(width):
     assert plain.probability == pytest.approx(halves[0], abs=1e-6)
     assert flipped.probability == pytest.approx(sum(halves) / 2, abs=1e-6)
     for found, expected in ((plain, weights), (flipped, (weights + weights[::-1]) / 2)):
-        assert np.abs(found.levels - square * expected).max() < 0.501  # rounded
+        np.testing.assert_allclose(found.prob_map, square * expected / 255, atol=1e-6)
 
 
 def test_flip_tells_sides_apart_in_a_batch():
@@ -146,7 +146,7 @@ def test_flip_tells_sides_apart_in_a_batch():
     pipeline = Pipeline([left_half(SIZE)], [identity(SIZE)], flip=True)
     answers = list(pipeline.probabilities([bright_left, bright_right]))
     assert [answer.probability for answer in answers] == pytest.approx([100 / 255, 50 / 255])
-    np.testing.assert_array_equal([answer.levels for answer in answers], [bright_left, bright_right])
+    np.testing.assert_allclose([255 * answer.prob_map for answer in answers], [bright_left, bright_right], rtol=1e-6)
 
 
 def test_many_in_order_whatever_the_batch(pipeline, tmp_path):
@@ -171,11 +171,11 @@ def test_probabilities_decide_nothing(pipeline, tmp_path):
     assert [answer.image_id for answer in answers] == [source.stem for source in sources]
     absent = answers.pop(7)
     assert math.isnan(absent.probability)
-    assert absent.levels is None
+    assert absent.prob_map is None
     assert isinstance(absent.error, DicomError)
     assert all(answer.error is None for answer in answers)
     # One not above the classifier's threshold, too, is segmented.
-    np.testing.assert_array_equal([answer.levels for answer in answers], images)
+    np.testing.assert_allclose([255 * answer.prob_map for answer in answers], images, rtol=1e-6)
     assert [answer.probability for answer in answers] == pytest.approx([image.max() / 255 for image in images])
 
 
@@ -197,14 +197,14 @@ def test_bad_file_is_a_result_and_the_run_goes_on(pipeline, tmp_path):
     [np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)],
 )
 def test_what_is_no_image_is_refused(pipeline, array):
-    with pytest.raises(ValueError, match=r"an image is uint8, \(H, W\)"):
+    with pytest.raises(ValueError, match=r"expected an image, uint8 \(H, W\)"):
         pipeline.predict(array)
 
 
 def test_mistakes_with_the_arguments(pipeline):
-    with pytest.raises(ValueError, match="takes many sources"):
+    with pytest.raises(ValueError, match="expected many sources, got one path"):
         next(pipeline.predict_many("a.dcm"))
-    with pytest.raises(ValueError, match="takes many sources"):
+    with pytest.raises(ValueError, match="expected many sources, got one path"):
         next(pipeline.probabilities("a.dcm"))
     with pytest.raises(ValueError, match="batch_size is 0"):
         replace(pipeline, batch_size=0)

@@ -12,10 +12,12 @@ import pytest
 
 from pneumoseg import rle
 from pneumoseg.data.index import index_dataset
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import compare_predictions, evaluate
+from pneumoseg.evaluation.cases import score_cases
+from pneumoseg.evaluation.pixel_counts import count_pixels
 from pneumoseg.inference import Tuning
-from pneumoseg.postprocessing import DecisionRule
-from pneumoseg.report.gallery import outline_path, worst_first
+from pneumoseg.report.gallery import cards, outline_path, worst_first
 from pneumoseg.report.page import warnings_about, write_report
 from tests.conftest import predictions_of, write_dicom
 
@@ -29,29 +31,31 @@ def square(top, left, side):
     return mask
 
 
+EMPTY = np.zeros((SIZE, SIZE), bool)
+RAW_MASKS = [square(12, 10, 20), square(5, 30, 10), EMPTY, square(8, 8, 3), square(40, 40, 9), EMPTY]
+
+
 @pytest.fixture(scope="module")
 def predictions(tmp_path_factory):
-    """Six images, a case of each kind: found, missed twice, removed, false alarm, rightly empty."""
+    """Six images, a case of each kind: found, missed twice, removed, false alarm, correctly empty."""
     folder = tmp_path_factory.mktemp("report")
-    empty = np.zeros((SIZE, SIZE), bool)
-    truth = [square(10, 10, 20), square(5, 30, 10), square(30, 5, 12), square(8, 8, 8), empty, empty]
-    drawn = [square(12, 10, 20), square(5, 30, 10), empty, square(8, 8, 3), square(40, 40, 9), empty]
+    truth = [square(10, 10, 20), square(5, 30, 10), square(30, 5, 12), square(8, 8, 8), EMPTY, EMPTY]
     probability = [0.9, 0.2, 0.8, 0.7, 0.6, 0.1]
     image = np.tile(np.arange(SIZE, dtype=np.uint8) * 3, (SIZE, 1))
     paths = [str(write_dicom(folder / f"i{number}.dcm", image)) for number in range(6)]
-    levels = [np.where(mask, 230, 10).astype(np.uint8) for mask in drawn]
-    return predictions_of(folder, levels, truth, probability, path=paths)
+    maps = [np.where(mask, 230, 10).astype(np.uint8) for mask in RAW_MASKS]
+    return predictions_of(folder, maps, truth, probability, path=paths)
 
 
 @pytest.fixture(scope="module")
 def page(predictions, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     tuning = Tuning(
-        DecisionRule(), ("other",), (), {"mean_dice": 0.7, "mean_dice_before": 0.6, "floor": 0.5, "positives": 1}
+        DecisionRule(), ("other",), (), {"mean_dice": 0.7, "mean_dice_before": 0.6, "baseline": 0.5, "positives": 1}
     )
     evaluation = evaluate(predictions, DecisionRule(), DecisionRule(mask_threshold=0.45))
-    variants = compare_predictions(predictions, {"flip": predictions}, evaluation.rule)
-    write_report(evaluation, path, tuning=tuning, variants=variants)
+    comparison = compare_predictions(predictions, {"flip": predictions}, evaluation.rule)
+    write_report(evaluation, path, tuning=tuning, comparison=comparison)
     return path
 
 
@@ -82,7 +86,7 @@ def test_page_is_self_contained(page):
 def test_scores_are_those_of_the_evaluation(page, predictions):
     text = page.read_text()
     evaluation = evaluate(predictions, DecisionRule(), DecisionRule(mask_threshold=0.45))
-    # found: 2 * 360 / 800; missed twice and removed: 0; false alarm: 0; rightly empty: 1.
+    # found: 2 * 360 / 800; missed twice and removed: 0; false alarm: 0; correctly empty: 1.
     assert evaluation.cases["dice"].tolist() == pytest.approx([0.9, 0, 0, 0, 0, 1])
     assert f"<dd>{(0.9 + 1) / 6:.3f} (" in text
     assert f"<dd>{2 / 6:.3f}</dd>" in text
@@ -91,6 +95,16 @@ def test_scores_are_those_of_the_evaluation(page, predictions):
 def test_worst_come_first():
     cases = pd.DataFrame({"dice": [1.0, 0.0, 0.5, 0.0], "truth_px": [0, 10, 9, 30], "disagreement": 0.0})
     assert worst_first(cases, 3).index.tolist() == [3, 1, 2]
+
+
+def test_cards_show_the_masks_of_the_decision(predictions):
+    counts = count_pixels(predictions, [0.5], [3500])
+    shown = list(cards(score_cases(predictions, counts, DecisionRule()), predictions, DecisionRule()))
+    stages = ["mask", "classifier", "segmenter", "elimination", "mask", "classifier"]
+    assert [card.case["stage"] for card in shown] == stages
+    decided = [RAW_MASKS[0], EMPTY, EMPTY, EMPTY, RAW_MASKS[4], EMPTY]
+    assert [card.raw_mask for card in shown] == [outline_path(mask, 208 / SIZE) for mask in RAW_MASKS]
+    assert [card.predicted for card in shown] == [outline_path(mask, 208 / SIZE) for mask in decided]
 
 
 def test_outline_of_a_square():
@@ -106,7 +120,7 @@ def test_outline_of_a_square():
 
 @pytest.mark.parametrize("kept", [[0], [4], [5], [0, 1, 2, 3]])
 def test_a_class_or_all_scores_missing(predictions, tmp_path, kept):
-    chosen = predictions.rows(np.isin(np.arange(6), kept))
+    chosen = predictions.select(np.isin(np.arange(6), kept))
     write_report(evaluate(chosen, DecisionRule()), tmp_path / "report.html")
     assert f"All {len(kept)} images." in (tmp_path / "report.html").read_text()
 
@@ -162,7 +176,7 @@ def test_cards_come_worst_first_and_can_be_sorted(opened):
     assert shown(opened) == cases(5, 0, 2, 1, 3, 4)
     opened.select_option("#sort", "probability:-1")
     assert shown(opened) == cases(0, 2, 3, 4, 1, 5)
-    # |probability - peak|, peaks 230/255 or 10/255: .002, .70, .76, .20, .30, .06
+    # |probability - greatest of a pixel|, which is 230/255 or 10/255: .002, .70, .76, .20, .30, .06
     opened.select_option("#sort", "disagreement:-1")
     assert shown(opened) == cases(2, 1, 4, 3, 5, 0)
 
@@ -170,10 +184,10 @@ def test_cards_come_worst_first_and_can_be_sorted(opened):
 def test_cards_can_be_filtered(opened):
     assert opened.inner_text("#status") == "6 of 6 images shown"
     opened.uncheck("input[value='missed by the segmenter']")
-    opened.uncheck("input[value='rightly empty']")
+    opened.uncheck("input[value='correctly empty']")
     assert shown(opened) == cases(1, 3, 4, 0)
     assert opened.inner_text("#status") == "4 of 6 images shown"
-    opened.check("input[value='rightly empty']")
+    opened.check("input[value='correctly empty']")
     assert shown(opened) == cases(1, 3, 4, 0, 5)
 
 
@@ -218,9 +232,9 @@ def test_a_page_of_500_real_cases_stays_under_10_megabytes(mini, tmp_path):
     maps = [255 * mask[::2, ::2].astype(np.uint8) for mask in truth]
     kept = predictions_of(tmp_path, maps, truth, [0.9] * 20, path=chosen["path"].tolist())
     sizes = {}
-    for cases in (0, 20):
-        write_report(evaluate(kept, DecisionRule()), tmp_path / f"{cases}.html", cases=cases)
-        sizes[cases] = (tmp_path / f"{cases}.html").stat().st_size
+    for count in (0, 20):
+        write_report(evaluate(kept, DecisionRule()), tmp_path / f"{count}.html", max_images=count)
+        sizes[count] = (tmp_path / f"{count}.html").stat().st_size
     assert sizes[0] + 500 * (sizes[20] - sizes[0]) / 20 < 10e6
 
 
@@ -261,7 +275,7 @@ def test_images_that_chose_the_threshold_are_told(predictions, tmp_path, thresho
     assert len(texts) == told
     if told:
         assert texts[0].startswith("2 of the 6 images are ones that classifier chose its threshold on, by the best MCC")
-        assert "as assembled is too good" in texts[0]
+        assert "as assembled are too high" in texts[0]
 
 
 def test_no_threshold_was_chosen_on_other_images(predictions, tmp_path):

@@ -13,6 +13,7 @@ from pneumoseg.callbacks.mcc import MCC
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.dicom import read_image
+from pneumoseg.geometry import letterbox_image
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.training import classifier
 from pneumoseg.training.classifier import train_classifier
@@ -41,7 +42,7 @@ def sides(manifest, run):
     split = pd.read_csv(run / "split.csv")
     for side in ("training", "validation"):
         rows = manifest[manifest["image_id"].isin(split.loc[split["side"] == side, "image_id"])]
-        images = [loaders.resize_to_square(read_image(path)[..., None], 32).numpy() for path in rows["path"]]
+        images = [letterbox_image(read_image(path)[..., None], 32).numpy() for path in rows["path"]]
         yield rows, images
 
 

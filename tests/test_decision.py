@@ -1,60 +1,22 @@
-"""Geometry, the rule's stages and small-region elimination against hand-drawn cases."""
+"""The decision's stages, its comparisons and small-component elimination against hand-drawn cases."""
 
 import dataclasses
 import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pneumoseg.postprocessing import (
+from pneumoseg.decision import (
     DecisionRule,
-    Fit,
     above,
-    draw_mask,
-    fit_square,
+    decide,
+    dequantize,
     quantize,
     remove_small_components,
-    restore,
+    upscale,
 )
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns", "size", "expected"),
-    [
-        (1024, 1024, 512, Fit(512, 512, 0, 0)),
-        (1024, 512, 512, Fit(512, 256, 0, 128)),
-        (300, 400, 100, Fit(75, 100, 12, 0)),
-        (3, 2, 5, Fit(5, 3, 0, 1)),  # 2 * 5 / 3 = 3.33
-        (2, 1, 5, Fit(5, 3, 0, 1)),  # 2.5 rounds up
-        (1, 4000, 8, Fit(1, 8, 3, 0)),  # never vanishes
-    ],
-)
-def test_fit_square(rows, columns, size, expected):
-    assert fit_square(rows, columns, size) == expected
-
-
-def test_restore_is_the_identity_on_the_same_grid():
-    probability = np.random.default_rng(0).random((16, 16), dtype=np.float32)
-    np.testing.assert_array_equal(restore(probability, 16, 16), probability)
-
-
-def test_restore_cuts_the_padding_off():
-    probability = np.full((8, 8), 0.9, np.float32)
-    probability[:, 2:6] = 0.25  # a 16 x 8 image lies in columns 2 to 5
-    np.testing.assert_allclose(restore(probability, 16, 8), np.full((16, 8), 0.25), atol=1e-6)
-
-
-def test_restore_interpolates_between_pixel_centres():
-    probability = np.tile(np.array([0.0, 1.0], np.float32), (2, 1))
-    # Centres of the four new pixels lie at -.25, .25, .75 and 1.25 of the old grid; the edge is repeated.
-    np.testing.assert_allclose(restore(probability, 4, 4)[0], [0, 0.25, 0.75, 1], atol=1e-6)
-
-
-def test_restore_keeps_float16_probabilities_within_their_range():
-    restored = restore(np.array([[0, 1], [1, 0]], np.float16), 7, 7)
-    assert restored.dtype == np.float32
-    assert restored.min() >= 0
-    assert restored.max() <= 1
+from pneumoseg.evaluation.tuning import THRESHOLDS
 
 
 def boxes(size, *corners):
@@ -155,6 +117,8 @@ def test_quantize_by_hand():
 def test_quantize_is_off_by_half_a_level_at_most():
     levels = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(quantize(levels / np.float32(255)), levels)
+    np.testing.assert_array_equal(quantize(dequantize(levels)), levels)
+    np.testing.assert_array_equal(dequantize(levels), levels / 255)
     probability = np.random.default_rng(0).random(10_000)
     assert np.abs(quantize(probability) / 255 - probability).max() < 0.5001 / 255
 
@@ -195,10 +159,15 @@ RULE = DecisionRule(mask_threshold=0.6, minimum_area=14 * 256, top_threshold=0.8
     ],
 )
 def test_each_stage_of_drawing(boxes_and_levels, stage, kept):
-    mask, decided = draw_mask(levels_of(64, *boxes_and_levels), (64, 64), RULE)
-    assert (decided, np.count_nonzero(mask)) == (stage, kept)
-    assert mask.dtype == bool
-    assert mask.shape == (64, 64)
+    prob_map = levels_of(64, *boxes_and_levels) / 255
+    decision = decide(prob_map, (64, 64), RULE)
+    assert (decision.stage, np.count_nonzero(decision.mask)) == (stage, kept)
+    assert decision.mask.dtype == decision.raw_mask.dtype == bool
+    assert decision.mask.shape == (64, 64)
+    np.testing.assert_array_equal(decision.raw_mask, 255 * prob_map > 153.5)  # .6 itself is 153
+    gated_out = decide(prob_map, (64, 64), RULE, gated_in=False)
+    assert (gated_out.stage, gated_out.mask.any()) == ("classifier", False)
+    np.testing.assert_array_equal(gated_out.raw_mask, decision.raw_mask)
 
 
 @pytest.mark.parametrize(("shape", "pixels"), [((64, 64), 64), ((128, 128), 256), ((128, 64), 256), ((32, 32), 16)])
@@ -207,20 +176,70 @@ def test_areas_are_scaled_to_the_images_grid(shape, pixels):
     levels = levels_of(64, ((24, 24, 8, 8), 255))
     area = pixels * 1024**2 // (shape[0] * shape[1])
     for number, kept in ((area, pixels), (area + 1, 0)):
-        mask, stage = draw_mask(levels, shape, DecisionRule(minimum_area=number))
+        _, mask, stage = decide(levels / 255, shape, DecisionRule(minimum_area=number))
         assert (stage, np.count_nonzero(mask)) == ("mask" if kept else "elimination", kept)
-        mask, stage = draw_mask(levels, shape, DecisionRule(minimum_area=0, top_area=number))
+        _, mask, stage = decide(levels / 255, shape, DecisionRule(minimum_area=0, top_area=number))
         assert (stage, np.count_nonzero(mask)) == ("mask" if kept else "triplet", kept)
 
 
 def test_what_lies_in_the_padding_is_not_drawn():
     levels = levels_of(16, ((0, 0, 16, 16), 255), ((0, 4, 16, 8), 0))  # a 32 x 16 image lies in columns 4 to 11
-    assert draw_mask(levels, (32, 16), DecisionRule(minimum_area=0))[1] == "segmenter"
+    assert decide(levels / 255, (32, 16), DecisionRule(minimum_area=0)).stage == "segmenter"
 
 
 def test_without_areas_everything_drawn_stays():
     rng = np.random.default_rng(0)
     levels = rng.integers(256, size=(16, 16)).astype(np.uint8)
-    mask, stage = draw_mask(levels, (16, 16), DecisionRule(mask_threshold=0.9, minimum_area=0, top_threshold=1))
-    assert stage == "mask"
-    np.testing.assert_array_equal(mask, levels > 229.5)
+    rule = DecisionRule(mask_threshold=0.9, minimum_area=0, top_threshold=1)
+    decision = decide(levels / 255, (16, 16), rule)
+    assert decision.stage == "mask"
+    np.testing.assert_array_equal(decision.mask, levels > 229.5)
+
+
+def test_a_probability_equal_to_the_threshold_is_not_above_it():
+    """Every multiple of 1/255 against itself, its neighbours in float64, and every threshold of the tuning grid."""
+    levels = np.arange(256, dtype=np.uint8)
+    prob_map = upscale(dequantize(levels.reshape(16, 16)), 16, 16).ravel()
+    for level in range(256):
+        for threshold in (level / 255, np.nextafter(level / 255, 0), np.nextafter(level / 255, 1)):
+            np.testing.assert_array_equal(above(prob_map, float(threshold)), levels > level)
+    for threshold in THRESHOLDS:
+        hundredths = round(100 * threshold)
+        np.testing.assert_array_equal(above(prob_map, threshold), 100 * levels.astype(int) > hundredths * 255)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", [(64, 64), (48, 33), (31, 64)])
+def test_interpolated_maps_are_compared_as_whole_numbers(dtype, shape):
+    """A map in [0, 1] decides as the whole numbers do that are in the cache, wherever interpolation puts a pixel."""
+    rng, on_threshold = np.random.default_rng(0), 0
+    for _ in range(20):
+        # Few different levels around .2 and .6, which are whole numbers, so that many pixels hit a threshold exactly.
+        cached = rng.choice([0, 49, 50, 51, 52, 53, 151, 152, 153, 154, 155, 255], size=(16, 16)).astype(np.uint8)
+        longest = max(shape)
+        height, width = ((2 * 16 * side + longest) // (2 * longest) for side in shape)
+        top, left = (16 - height) // 2, (16 - width) // 2
+        inside = Image.fromarray(cached[top : top + height, left : left + width].astype(np.float32))
+        expected = np.asarray(inside.resize(shape[::-1], Image.Resampling.BILINEAR))
+        for threshold in THRESHOLDS:
+            rule = DecisionRule(mask_threshold=threshold, minimum_area=0)
+            found = decide((cached / 255).astype(dtype), shape, rule)
+            np.testing.assert_array_equal(found.raw_mask, expected > np.float32(255 * threshold))
+            on_threshold += np.count_nonzero(expected == np.float32(255 * threshold))
+    assert on_threshold > 100
+
+
+def test_a_map_from_the_network_decides_as_its_cached_one():
+    prob_map = np.random.default_rng(0).random((16, 16), dtype=np.float32)
+    cached = dequantize(quantize(prob_map))
+    assert (prob_map != cached).all()
+    for threshold in THRESHOLDS:
+        rule = DecisionRule(mask_threshold=threshold, minimum_area=0)
+        fresh, kept = decide(prob_map, (24, 30), rule), decide(cached, (24, 30), rule)
+        np.testing.assert_array_equal(fresh.raw_mask, kept.raw_mask)
+
+
+def test_only_a_probability_above_the_threshold_is_gated_in():
+    rule = DecisionRule(0.25)
+    assert rule.gates_in([0, 0.25, 0.2500001, 1, math.nan]).tolist() == [False, False, True, True, False]
+    assert bool(rule.gates_in(0.3))

@@ -5,10 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
-from pneumoseg.evaluation.measures import measure
-from pneumoseg.postprocessing import DecisionRule, draw_mask, fit_square, remove_small_components, restore
+from pneumoseg.decision import DecisionRule, decide, remove_small_components
+from pneumoseg.evaluation.pixel_counts import count_pixels
+from pneumoseg.geometry import letterbox, unletterbox
 from tests.conftest import predictions_of
 
 SHAPES = [(40, 40), (64, 64), (96, 96), (50, 37), (20, 90), (13, 64), (1, 5), (128, 70)]
@@ -23,7 +25,7 @@ def blobs(rng, shape, sigma, levels=256):
 
 @pytest.fixture(scope="module")
 def predictions(tmp_path_factory):
-    """40 images of several shapes, more than are measured at once, with maps smaller and larger than they are."""
+    """40 images of several shapes, more than are counted at once, with maps smaller and larger than they are."""
     rng = np.random.default_rng(0)
     maps, masks = [], []
     for number in range(40):
@@ -38,6 +40,12 @@ def predictions(tmp_path_factory):
     return predictions_of(tmp_path_factory.mktemp("kept"), maps, masks, rng.random(40)), masks
 
 
+def levels_of(kept, row):
+    """A map as it is in the cache, 255 times the probability."""
+    with Image.open(kept.maps[row]) as image:
+        return np.asarray(image)
+
+
 def counts_of(mask, truth):
     return np.count_nonzero(mask), np.count_nonzero(mask & truth)
 
@@ -48,18 +56,18 @@ def test_counts_are_those_of_the_masks_that_the_pipeline_draws(predictions):
     thresholds = [0, 1, 0.5, 0.55, *rng.random(6)]
     # On a 64 x 64 image an area stands for 256 times as many pixels: sizes that components have exactly, too.
     areas = [256, 512, 512 + 1e-6, 3500, 20 * 256, 100_000, *(rng.random(4) * 20_000)]
-    measures = measure(kept, thresholds, areas)
+    counts = count_pixels(kept, thresholds, areas)
     seen = set()
     for row, truth in enumerate(masks):
-        levels = kept.levels(row)
+        prob_map = kept.prob_map(row)
         for threshold in thresholds:
             for area in [0, *areas]:
-                found = tuple(counts[row] for counts in measures.at(threshold, area))
-                if levels is None:
+                found = tuple(each[row] for each in counts.at(threshold, area))
+                if prob_map is None:
                     assert found == (0, 0)
                     continue
                 rule = DecisionRule(mask_threshold=threshold, minimum_area=area)
-                mask, stage = draw_mask(levels, truth.shape, rule)
+                _, mask, stage = decide(prob_map, truth.shape, rule)
                 assert found == counts_of(mask, truth)
                 seen.add(stage)
     assert seen == {"segmenter", "elimination", "mask"}
@@ -67,22 +75,22 @@ def test_counts_are_those_of_the_masks_that_the_pipeline_draws(predictions):
 
 def test_counts_are_those_of_elimination(predictions):
     kept, masks = predictions
-    measures = measure(kept, [0.6], [1000, 5000])
+    counts = count_pixels(kept, [0.6], [1000, 5000])
     for row in [n for n in range(40) if n != 18]:
-        drawn = restore(kept.levels(row), *masks[row].shape) > 153
+        raw_mask = unletterbox(levels_of(kept, row), *masks[row].shape) > 153
         for area in (0, 1000, 5000):
-            mask = remove_small_components(drawn, area)
-            assert tuple(counts[row] for counts in measures.at(0.6, area)) == counts_of(mask, masks[row])
+            mask = remove_small_components(raw_mask, area)
+            assert tuple(each[row] for each in counts.at(0.6, area)) == counts_of(mask, masks[row])
 
 
 def test_a_threshold_just_beside_a_level_that_occurs(tmp_path):
     maps = [np.arange(256, dtype=np.uint8).reshape(16, 16)]
     kept = predictions_of(tmp_path, maps, [np.ones((16, 16), bool)], [0.5])
     thresholds = [(level + step) / 255 for level in (7, 77, 200) for step in (-1e-6, -1e-9, 0, 1e-9, 1e-6)]
-    measures = measure(kept, thresholds, [0])
+    counts = count_pixels(kept, thresholds, [0])
     for threshold in thresholds:
-        mask, _ = draw_mask(maps[0], (16, 16), DecisionRule(mask_threshold=threshold, minimum_area=0))
-        assert measures.at(threshold, 0)[0][0] == np.count_nonzero(mask)
+        mask = decide(maps[0] / 255, (16, 16), DecisionRule(mask_threshold=threshold, minimum_area=0)).mask
+        assert counts.at(threshold, 0)[0][0] == np.count_nonzero(mask)
 
 
 def nearest(old, new):
@@ -90,10 +98,10 @@ def nearest(old, new):
     return [math.floor(Fraction(2 * pixel + 1, 2) * old / new) for pixel in range(new)]
 
 
-def drawn_on_a_grid(levels, shape, grid, threshold, area):
+def mask_on_a_grid(levels, shape, grid, threshold, area):
     """The mask where components are found, and dropped, on a square grid first."""
-    height, width, _, _ = fit_square(*shape, grid)
-    labels, count = ndimage.label(restore(levels, height, width) > threshold * 255, np.ones((3, 3)))
+    height, width, _, _ = letterbox(*shape, grid)
+    labels, count = ndimage.label(unletterbox(levels, height, width) > threshold * 255, np.ones((3, 3)))
     kept = np.zeros((height, width), bool)
     for number in range(1, count + 1):
         if (labels == number).sum() >= area:
@@ -105,40 +113,40 @@ def drawn_on_a_grid(levels, shape, grid, threshold, area):
 def test_counts_on_another_grid(predictions, grid):
     kept, masks = predictions
     thresholds, areas = [0.31, 0.5, 0.8], [2, 5.5, 30, 200]
-    measures = measure(kept, thresholds, areas, grid=grid)
+    counts = count_pixels(kept, thresholds, areas, grid=grid)
     for row in [n for n in range(40) if n != 18]:
         for threshold in thresholds:
             for area in [0, *areas]:
-                mask = drawn_on_a_grid(kept.levels(row), masks[row].shape, grid, threshold, area)
-                assert tuple(counts[row] for counts in measures.at(threshold, area)) == counts_of(mask, masks[row])
+                mask = mask_on_a_grid(levels_of(kept, row), masks[row].shape, grid, threshold, area)
+                assert tuple(each[row] for each in counts.at(threshold, area)) == counts_of(mask, masks[row])
 
 
 def test_the_images_own_grid_is_one_of_them(tmp_path):
     rng = np.random.default_rng(3)
     maps, masks = [blobs(rng, (64, 64), 1.5) for _ in range(4)], [blobs(rng, (64, 64), 3) > 150 for _ in range(4)]
     kept = predictions_of(tmp_path, maps, masks, [0.5] * 4)
-    own, same = measure(kept, [0.5], [256 * 7]), measure(kept, [0.5], [7], grid=64)
+    own, same = count_pixels(kept, [0.5], [256 * 7]), count_pixels(kept, [0.5], [7], grid=64)
     np.testing.assert_array_equal(own.pixels, same.pixels)
     np.testing.assert_array_equal(own.overlap, same.overlap)
 
 
-def test_the_rest_of_what_is_measured(predictions):
+def test_the_rest_of_what_is_counted(predictions):
     kept, masks = predictions
-    measures = measure(kept, [0.7, 0.2, 0.7], [500, 100, 0, 100])
-    np.testing.assert_array_equal(measures.thresholds, [0.2, 0.7])
-    np.testing.assert_array_equal(measures.areas, [0, 100, 500])
-    assert measures.pixels.shape == measures.overlap.shape == (40, 2, 3)
-    np.testing.assert_array_equal(measures.truth, [mask.sum() for mask in masks])
-    np.testing.assert_array_equal(measures.size, [mask.size for mask in masks])
-    levels = [kept.levels(row) for row in range(40)]
-    np.testing.assert_array_equal(measures.peak, [0 if each is None else each.max() / 255 for each in levels])
-    assert (measures.peak[0], measures.peak[9], measures.peak[18]) == (0, 1, 0)
-    assert measures.truth[18] > 0  # known even where the file cannot be read
+    counts = count_pixels(kept, [0.7, 0.2, 0.7], [500, 100, 0, 100])
+    np.testing.assert_array_equal(counts.thresholds, [0.2, 0.7])
+    np.testing.assert_array_equal(counts.areas, [0, 100, 500])
+    assert counts.pixels.shape == counts.overlap.shape == (40, 2, 3)
+    np.testing.assert_array_equal(counts.truth, [mask.sum() for mask in masks])
+    np.testing.assert_array_equal(counts.size, [mask.size for mask in masks])
+    levels = [0 if row == 18 else levels_of(kept, row).max() for row in range(40)]
+    np.testing.assert_array_equal(counts.max_probability, np.array(levels) / 255)
+    assert (counts.max_probability[0], counts.max_probability[9], counts.max_probability[18]) == (0, 1, 0)
+    assert counts.truth[18] > 0  # known even where the file cannot be read
 
 
-def test_what_was_not_measured(predictions):
-    measures = measure(predictions[0], [0.5], [100])
-    assert len(measures.at(0.5, 0)[0]) == 40
+def test_what_was_not_counted(predictions):
+    counts = count_pixels(predictions[0], [0.5], [100])
+    assert len(counts.at(0.5, 0)[0]) == 40
     for threshold, area in ((0.51, 100), (0.5, 101)):
-        with pytest.raises(ValueError, match=rf"threshold {threshold} with smallest area {area} was not measured"):
-            measures.at(threshold, area)
+        with pytest.raises(ValueError, match=rf"threshold {threshold} with minimum area {area} was not counted"):
+            counts.at(threshold, area)

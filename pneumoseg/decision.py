@@ -1,0 +1,223 @@
+"""The decision on one image: from the probabilities of both networks to the final mask on the image's own grid."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from skimage.measure import label
+
+from pneumoseg.geometry import scale_area, unletterbox
+
+# Probability maps are rounded to multiples of 1/255 before anything is decided.
+_STEPS = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionRule:
+    """The numbers that turn probabilities into a mask.
+
+    An image is segmented if the classifier's probability is above `classifier_threshold`. Its mask consists of the
+    pixels above `mask_threshold`, provided that at least `top_area` pixels are above `top_threshold`: the triplet rule
+    of the competition's first place (section 4.2), which the defaults switch off. Components smaller than
+    `minimum_area` are removed.
+
+    Areas are in pixels on a 1024 x 1024 grid. On another grid they are scaled.
+
+    Attributes:
+        classifier_threshold: Probability in [0, 1].
+        mask_threshold: Probability in [0, 1].
+        minimum_area: Area in pixels, 0 or more (table 2).
+        top_threshold: Probability in [0, 1].
+        top_area: Area in pixels, 0 or more; 0 switches the triplet rule off.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> rule = DecisionRule(classifier_threshold=0.4, minimum_area=1750)
+        >>> rule.mask_threshold, rule.minimum_area
+        (0.5, 1750)
+    """
+
+    classifier_threshold: float = 0.5
+    mask_threshold: float = 0.5
+    minimum_area: float = 3500
+    top_threshold: float = 0.5
+    top_area: float = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, value in dataclasses.asdict(self).items():
+            limit = 1.0 if name.endswith("threshold") else math.inf
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
+                raise ValueError(f"{name} is {value!r}, expected a number from 0 to {limit}")
+
+    @classmethod
+    def from_numbers(cls, numbers: Mapping[str, Any]) -> "DecisionRule":
+        """Create a rule from the numbers in a file.
+
+        Args:
+            numbers: All attributes by name.
+
+        Raises:
+            ValueError: If a number is missing, unknown or out of its range.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(numbers, Mapping) or numbers.keys() != set(names):
+            raise ValueError(f"expected the numbers {', '.join(names)}")
+        return cls(**numbers)
+
+    def gates_in(self, probability: ArrayLike) -> np.ndarray:
+        """Tell which images the classifier passes on to the segmenter.
+
+        Args:
+            probability: The classifier's probability of one image or of many, float; NaN does not pass.
+
+        Returns:
+            bool, of the same shape.
+        """
+        return np.asarray(probability) > self.classifier_threshold
+
+
+class Decision(NamedTuple):
+    """The decision on one image.
+
+    Attributes:
+        raw_mask: bool, (H, W), the pixels above the mask threshold, before any post-processing.
+        mask: bool, (H, W), the final mask.
+        stage: The stage that decided: "classifier" (not above its threshold), "segmenter" (the raw mask is empty),
+            "triplet" (too few pixels above the top threshold), "elimination" (only small components), or "mask" (a
+            mask is left).
+    """
+
+    raw_mask: np.ndarray
+    mask: np.ndarray
+    stage: str
+
+
+def decide(prob_map: np.ndarray, shape: tuple[int, int], rule: DecisionRule, *, gated_in: bool = True) -> Decision:
+    """Decide on one image.
+
+    The map is rounded to multiples of 1/255 first. So the decision is the same for a map that comes from a network and
+    for one that was cached.
+
+    Args:
+        prob_map: float, (size, size), the segmenter's probabilities in [0, 1]; NaN counts as 0.
+        shape: (H, W) of the image.
+        rule: The thresholds and areas.
+        gated_in: Whether the classifier passed the image on, see `DecisionRule.gates_in`.
+
+    Returns:
+        The masks on the image's own grid, and the stage that decided.
+
+    Example:
+        >>> prob_map = np.zeros((8, 8))
+        >>> prob_map[2:6, 2:6] = 0.9
+        >>> decision = decide(prob_map, (8, 8), DecisionRule(minimum_area=0))
+        >>> int(decision.mask.sum()), decision.stage
+        (16, 'mask')
+    """
+    prob_map_255 = upscale(prob_map, *shape)
+    raw_mask = above(prob_map_255, rule.mask_threshold)
+    empty = np.zeros_like(raw_mask)
+    if not gated_in:
+        return Decision(raw_mask, empty, "classifier")
+    if not raw_mask.any():
+        return Decision(raw_mask, empty, "segmenter")
+    if np.count_nonzero(above(prob_map_255, rule.top_threshold)) < scale_area(rule.top_area, raw_mask.size):
+        return Decision(raw_mask, empty, "triplet")
+    mask = remove_small_components(raw_mask, rule.minimum_area)
+    return Decision(raw_mask, mask, "mask" if mask.any() else "elimination")
+
+
+def remove_small_components(mask: np.ndarray, minimum_area: float = 3500) -> np.ndarray:
+    """Remove the components that are too small to be a pneumothorax (section 3.3, table 2).
+
+    Args:
+        mask: bool, (H, W).
+        minimum_area: Area in pixels on a 1024 x 1024 grid; on another grid it is scaled. An 8-connected component with
+            fewer pixels is removed.
+
+    Returns:
+        bool, (H, W). An empty mask stays empty.
+
+    Example:
+        >>> mask = np.zeros((512, 512), bool)
+        >>> mask[:30, :30] = True  # 900 pixels, which are 3600 at 1024 x 1024
+        >>> mask[100, 100] = True
+        >>> int(remove_small_components(mask).sum())
+        900
+    """
+    if not mask.any():
+        return mask.copy()
+    labels = label(mask, connectivity=2)
+    areas = np.bincount(labels.ravel())
+    keep = areas >= scale_area(minimum_area, mask.size)
+    keep[0] = False
+    return keep[labels]
+
+
+def quantize(prob_map: np.ndarray) -> np.ndarray:
+    """Round probabilities to multiples of 1/255.
+
+    Args:
+        prob_map: float, probabilities in [0, 1], of any shape; NaN becomes 0.
+
+    Returns:
+        uint8, of the same shape: the multiples.
+
+    Example:
+        >>> quantize(np.array([0.0, 0.2, 1.0]))
+        array([  0,  51, 255], dtype=uint8)
+    """
+    return np.round(np.nan_to_num(np.asarray(prob_map, np.float32)) * _STEPS).astype(np.uint8)
+
+
+def dequantize(prob_map_u8: np.ndarray) -> np.ndarray:
+    """Convert multiples of 1/255 back to probabilities; `quantize` is the exact inverse.
+
+    Args:
+        prob_map_u8: uint8, of any shape, see `quantize`.
+
+    Returns:
+        float64 in [0, 1], of the same shape.
+
+    Example:
+        >>> dequantize(np.array([0, 51, 255], np.uint8))
+        array([0. , 0.2, 1. ])
+    """
+    return prob_map_u8 / _STEPS
+
+
+def upscale(prob_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Bring a probability map to another grid, as `unletterbox` does, in a form that `above` compares exactly.
+
+    Args:
+        prob_map: float, (size, size), probabilities in [0, 1]; NaN counts as 0.
+        rows: Height of the grid in pixels.
+        columns: Width of the grid in pixels.
+
+    Returns:
+        float32, (rows, columns), 255 times the probabilities.
+    """
+    # Whole numbers up to 255 are exact in float32, and multiples of 1/255 are not. Interpolating between the whole
+    # numbers, a map and a threshold that are equal stay equal.
+    return unletterbox(quantize(prob_map), rows, columns)
+
+
+def above(prob_map_255: np.ndarray, threshold: float) -> np.ndarray:
+    """Tell which pixels are above a probability.
+
+    The comparison is in float32 whatever kind of float the threshold is, so that it is the same everywhere.
+
+    Args:
+        prob_map_255: float32, (H, W), see `upscale`.
+        threshold: Probability in [0, 1].
+
+    Returns:
+        bool, (H, W).
+    """
+    return prob_map_255 > np.float32(threshold * _STEPS)

@@ -1,0 +1,139 @@
+"""Geometry between an image and the square that a network sees: letterboxing, its inverse, and area scaling."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+REFERENCE_PIXELS = 1024 * 1024
+"""Pixels of the grid on which areas are given, the competition's 1024 x 1024."""
+
+
+class Letterbox(NamedTuple):
+    """Placement of an image inside the padded square network input, in pixels.
+
+    Attributes:
+        height: Height of the resized image.
+        width: Width of the resized image.
+        top: Rows of padding above the image.
+        left: Columns of padding to the left of the image.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+def letterbox(rows: int, columns: int, size: int) -> Letterbox:
+    """Fit an image into a square: as large as possible, centred, with its aspect ratio kept.
+
+    `letterbox_image` does the same to an image tensor, and `unletterbox` is the inverse.
+
+    Args:
+        rows: Height of the image in pixels.
+        columns: Width of the image in pixels.
+        size: Side of the square in pixels.
+
+    Returns:
+        The placement of the image in the square. The rest of the square is padding.
+
+    Example:
+        >>> letterbox(1024, 512, 256)
+        Letterbox(height=256, width=128, top=0, left=64)
+    """
+    longest = max(rows, columns)
+    height, width = (max(1, _resized_side(side, longest, size)) for side in (rows, columns))
+    return Letterbox(height, width, (size - height) // 2, (size - width) // 2)
+
+
+def letterbox_image(image: "tf.Tensor", size: int) -> "tf.Tensor":
+    """Resize and pad an image to a square, inside a TensorFlow graph or outside of it; the geometry is `letterbox`'s.
+
+    Shrinking averages over the area that a new pixel covers, so that thin lines do not alias. Enlarging is bilinear.
+
+    Args:
+        image: uint8, (H, W, 1).
+        size: Side of the square in pixels.
+
+    Returns:
+        uint8, (size, size, 1). The padding is 0.
+
+    Example:
+        >>> letterbox_image(np.full((4, 2, 1), 9, np.uint8), 4).numpy()[0, :, 0]  # doctest: +SKIP
+        array([0, 9, 9, 0], dtype=uint8)
+    """
+    import tensorflow as tf
+
+    shape = tf.shape(image)
+    height, width = shape[0], shape[1]
+    resized = tf.cond(
+        (height == size) & (width == size), lambda: image, lambda: _resize_and_pad(image, height, width, size)
+    )
+    return tf.ensure_shape(resized, (size, size, 1))
+
+
+def unletterbox(prob_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Bring a square map back to the grid of the image: crop the padding, then resize bilinearly (section 3.1).
+
+    This is the inverse of the geometry of `letterbox`.
+
+    Args:
+        prob_map: float, (size, size), the probabilities of a segmenter in [0, 1].
+        rows: Height of the image in pixels.
+        columns: Width of the image in pixels.
+
+    Returns:
+        float32, (rows, columns), within the range of the input.
+
+    Example:
+        >>> unletterbox(np.array([[0.0, 1.0], [0.0, 1.0]]), 2, 4)
+        array([[0.  , 0.25, 0.75, 1.  ],
+               [0.  , 0.25, 0.75, 1.  ]], dtype=float32)
+    """
+    height, width, top, left = letterbox(rows, columns, prob_map.shape[0])
+    inside = np.ascontiguousarray(prob_map[top : top + height, left : left + width], dtype=np.float32)
+    if inside.shape == (rows, columns):
+        return inside
+    return np.asarray(Image.fromarray(inside).resize((columns, rows), Image.Resampling.BILINEAR))
+
+
+def scale_area(area: ArrayLike, pixels: ArrayLike) -> np.ndarray:
+    """Convert areas given on a 1024 x 1024 grid to grids with another number of pixels.
+
+    Args:
+        area: Areas in pixels at 1024 x 1024; a number or an array.
+        pixels: Number of pixels of the other grid; a number or an array whose shape broadcasts.
+
+    Returns:
+        float64, the areas in pixels of the other grid.
+
+    Example:
+        >>> float(scale_area(3500, 512 * 512))
+        875.0
+    """
+    return np.asarray(area) * np.asarray(pixels) / REFERENCE_PIXELS
+
+
+def _resized_side(side: Any, longest: Any, size: int) -> Any:
+    # Integer arithmetic that rounds half up, so that Python and the TensorFlow graph compute the same numbers.
+    return (2 * side * size + longest) // (2 * longest)
+
+
+def _resize_and_pad(image: "tf.Tensor", height: "tf.Tensor", width: "tf.Tensor", size: int) -> "tf.Tensor":
+    import tensorflow as tf
+
+    longest = tf.maximum(height, width)
+    new_height, new_width = (tf.maximum(1, _resized_side(side, longest, size)) for side in (height, width))
+    new_shape = tf.stack([new_height, new_width])
+    resized = tf.cond(
+        longest > size,
+        lambda: tf.image.resize(image, new_shape, "area"),
+        lambda: tf.image.resize(image, new_shape, "bilinear"),
+    )
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    return tf.image.pad_to_bounding_box(tf.cast(tf.round(resized), tf.uint8), top, left, size, size)

@@ -1,0 +1,50 @@
+"""Letterboxing and its inverse against hand-computed cases."""
+
+import numpy as np
+import pytest
+
+from pneumoseg.geometry import Letterbox, letterbox, scale_area, unletterbox
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "size", "expected"),
+    [
+        (1024, 1024, 512, Letterbox(512, 512, 0, 0)),
+        (1024, 512, 512, Letterbox(512, 256, 0, 128)),
+        (300, 400, 100, Letterbox(75, 100, 12, 0)),
+        (3, 2, 5, Letterbox(5, 3, 0, 1)),  # 2 * 5 / 3 = 3.33
+        (2, 1, 5, Letterbox(5, 3, 0, 1)),  # 2.5 rounds up
+        (1, 4000, 8, Letterbox(1, 8, 3, 0)),  # never vanishes
+    ],
+)
+def test_letterbox(rows, columns, size, expected):
+    assert letterbox(rows, columns, size) == expected
+
+
+def test_unletterbox_is_the_identity_on_the_same_grid():
+    probability = np.random.default_rng(0).random((16, 16), dtype=np.float32)
+    np.testing.assert_array_equal(unletterbox(probability, 16, 16), probability)
+
+
+def test_unletterbox_cuts_the_padding_off():
+    probability = np.full((8, 8), 0.9, np.float32)
+    probability[:, 2:6] = 0.25  # a 16 x 8 image lies in columns 2 to 5
+    np.testing.assert_allclose(unletterbox(probability, 16, 8), np.full((16, 8), 0.25), atol=1e-6)
+
+
+def test_unletterbox_interpolates_between_pixel_centres():
+    probability = np.tile(np.array([0.0, 1.0], np.float32), (2, 1))
+    # Centres of the four new pixels lie at -.25, .25, .75 and 1.25 of the old grid; the edge is repeated.
+    np.testing.assert_allclose(unletterbox(probability, 4, 4)[0], [0, 0.25, 0.75, 1], atol=1e-6)
+
+
+def test_unletterbox_keeps_float16_probabilities_within_their_range():
+    unletterboxd = unletterbox(np.array([[0, 1], [1, 0]], np.float16), 7, 7)
+    assert unletterboxd.dtype == np.float32
+    assert unletterboxd.min() >= 0
+    assert unletterboxd.max() <= 1
+
+
+def test_areas_are_scaled_by_the_number_of_pixels():
+    assert scale_area(3500, 1024 * 1024) == 3500
+    np.testing.assert_array_equal(scale_area([0, 3500, 2], [9, 512 * 512, 2048 * 2048]), [0, 875, 8])
