@@ -20,9 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pandas as pd
-from generated_data import manifests, trained
+from generated_data import manifests, trained, without_training_images
 
-from pneumoseg.data.splits import without_training_images
 from pneumoseg.evaluation import GRIDS, STAGED, TABLE_2, ablation
 from pneumoseg.evaluation.cases import decide
 from pneumoseg.evaluation.measures import measure
@@ -70,12 +69,12 @@ def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Arms, Arms]:
     manifest, test = manifests(folder / "data", seed)
     cache = folder / "cache"
     runs = [trained(folder / name, name, seed, manifest, cache) for name in (CLASSIFIER, segmenter)]
-    average = runs[1] / "swa_automatic"
+    average = runs[1].folder / "swa_automatic"
     if not average.exists():
-        average_epochs(runs[1], "best:4", manifest, cache, average)
+        average_epochs(runs[1], "best:4", manifest, average)
     pipeline = folder / f"pipeline_{segmenter}"
     if not pipeline.exists():
-        assemble_pipeline(runs[0] / "best", average, pipeline)
+        assemble_pipeline(runs[0].best, average, pipeline)
     kept = folder / f"predictions_{segmenter}"
     validation = predicted(pipeline, without_training_images(manifest, runs), kept / "validation")
     tested = predicted(pipeline, test, kept / "test")

@@ -123,9 +123,9 @@ def warnings_about(evaluation: Evaluation, runs: Sequence[str | Path]) -> list[s
     warnings = []
     for run in map(Path, runs):
         for side, text in (
-            ("training", "was trained on: the scores are too good and tell nothing of other images"),
+            ("train", "was trained on: the scores are too good and tell nothing of other images"),
             (
-                "validation",
+                "val",
                 "chose its best epoch on: the scores are too good, the more so where "
                 "the split was by image and patients stand on both sides",
             ),
@@ -133,7 +133,7 @@ def warnings_about(evaluation: Evaluation, runs: Sequence[str | Path]) -> list[s
             count = len(scored & images_of_run(run, side))
             if count:
                 warnings.append(f"{count} of the {len(scored)} images are ones that {run.name} {text}.")
-        chosen_on = scored & images_of_run(run, "validation")
+        chosen_on = scored & images_of_run(run, "val")
         if chosen_on and _chose_threshold(run, evaluation.rules[""].classifier_threshold):
             warnings.append(
                 f"{len(chosen_on)} of the {len(scored)} images are ones that {run.name} chose its threshold on, by the "
