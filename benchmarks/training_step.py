@@ -33,8 +33,8 @@ from pneumoseg.data.sampling import random_epoch
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.synthetic import write_dataset
-from pneumoseg.training.objective import segmentation_loss
 from pneumoseg.training.engine import compile_phase
+from pneumoseg.training.objective import segmentation_loss
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EXPERIMENT = {"classifier": "classifier_augmentation.yaml", "segmenter": "segmenter_window_swa.yaml"}

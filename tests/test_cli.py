@@ -59,7 +59,7 @@ def runs(generated, tmp_path_factory):
     assert "40 images, 9 positive" in out
     for name in ("classifier", "segmenter"):
         experiment = small_experiment(name, runs)
-        invoke(f"train-{name}", experiment, "--manifest", manifest, "--out", runs / name)
+        invoke("train", experiment, "--manifest", manifest, "--out", runs / name)
     invoke(
         "assemble", "--classifier", runs / "classifier/best", "--segmenter", runs / "segmenter/best",
         "--out", runs / "pipeline", "--classifier-threshold", 0, "--minimum-area", 0,
@@ -72,7 +72,7 @@ def test_run_holds_all_that_was_done(runs, name, monitor):
     run = runs / name
     assert {path.name for path in run.iterdir()} == {
         "settings.yaml", "split.csv", "environment.json", "history.csv", "metrics.json", "curves.png", "tensorboard",
-        "best", *(["predictions.csv"] if name == "classifier" else []),
+        "best", *(["validation_predictions.csv"] if name == "classifier" else []),
     }  # fmt: skip
     assert yaml.safe_load((run / "settings.yaml").read_text())["phases"][1]["epochs"] == 2
     history = pd.read_csv(run / "history.csv")
@@ -93,23 +93,21 @@ def test_both_networks_share_one_split(runs):
     assert sorted(classifier["image_id"]) == manifest["image_id"].tolist()
     both = segmenter.merge(classifier, on="image_id")
     assert len(both) == len(segmenter)
-    assert (both["side_x"] == both["side_y"]).all()
+    assert (both["split_x"] == both["split_y"]).all()
     positive = manifest.set_index("image_id")["has_pneumothorax"]
     assert segmenter["image_id"].map(positive).sum() == 9
 
 
 def test_settings_of_a_run_can_be_run_again(runs):
-    from pneumoseg.config import load_classifier_settings
+    from pneumoseg.config import load_experiment
 
-    assert load_classifier_settings(runs / "classifier/settings.yaml") == load_classifier_settings(
-        runs / "classifier.yaml"
-    )
+    assert load_experiment(runs / "classifier/settings.yaml") == load_experiment(runs / "classifier.yaml")
 
 
 def test_finished_run_is_not_overwritten(runs):
     with pytest.raises(FileExistsError, match="holds a finished run"):
         invoke(
-            "train-classifier",
+            "train",
             runs / "classifier.yaml",
             "--manifest",
             runs / "manifest.csv",
@@ -142,7 +140,7 @@ def kept(runs, generated):
     test_manifest = runs / "test.csv"
     invoke("index", generated / "dicom-images-test", generated / "test-rle.csv", "--out", test_manifest)
     splits = pd.concat([pd.read_csv(runs / name / "split.csv") for name in ("classifier", "segmenter")])
-    trained_on = set(splits.loc[splits["side"] == "training", "image_id"])
+    trained_on = set(splits.loc[splits["split"] == "train", "image_id"])
     excluded = [argument for name in ("classifier", "segmenter") for argument in ("--exclude-training", runs / name)]
     for name, manifest in (("test", test_manifest), ("validation", runs / "manifest.csv")):
         out = runs / "predictions" / name
@@ -267,7 +265,7 @@ def test_epochs_are_averaged_by_command(runs, tmp_path):
     settings = yaml.safe_load((runs / "segmenter.yaml").read_text()) | {"epoch_weights_gigabytes": 1.0}
     (tmp_path / "kept.yaml").write_text(yaml.safe_dump(settings))
     manifest = runs / "manifest.csv"
-    invoke("train-segmenter", tmp_path / "kept.yaml", "--manifest", manifest, "--out", tmp_path / "run")
+    invoke("train", tmp_path / "kept.yaml", "--manifest", manifest, "--out", tmp_path / "run")
     said = invoke("swa", tmp_path / "run", "--epochs", "2-3", "--manifest", manifest)
     assert "swa_2-3: validation IoU" in said
     assert load_bundle(tmp_path / "run/swa_2-3").builder == "segmenter"
@@ -295,7 +293,7 @@ def test_training_that_diverges_ends_with_one_line_and_status_two(runs, tmp_path
     settings["phases"] += [{"epochs": 2, "learning_rate": 1e38, "trainable": "all"}]
     (tmp_path / "wild.yaml").write_text(yaml.safe_dump(settings))
     arguments = (
-        "train-segmenter",
+        "train",
         tmp_path / "wild.yaml",
         "--manifest",
         runs / "manifest.csv",
@@ -316,9 +314,9 @@ def test_training_that_diverges_ends_with_one_line_and_status_two(runs, tmp_path
 def test_cross_validation_by_command(runs, tmp_path):
     settings = yaml.safe_load((runs / "classifier.yaml").read_text()) | {"cross_validate": True}
     (tmp_path / "folds.yaml").write_text(yaml.safe_dump(settings))
-    arguments = ["train-classifier", tmp_path / "folds.yaml", "--manifest", runs / "manifest.csv", "--out"]
+    arguments = ["train", tmp_path / "folds.yaml", "--manifest", runs / "manifest.csv", "--out"]
     invoke(*arguments, tmp_path / "run")
-    assert len(pd.read_csv(tmp_path / "run/predictions.csv")) == 40
+    assert len(pd.read_csv(tmp_path / "run/validation_predictions.csv")) == 40
     assert "mcc_gain" in invoke("compare", tmp_path / "run", tmp_path / "run", "--out", tmp_path / "c.png")
 
 
@@ -365,8 +363,7 @@ OUTPUTS = [
     ("index", "absent", "absent", "--out", "{out}"),
     ("show-masks", "--manifest", "absent", "--out", "{out}"),
     ("show-augmentations", "--manifest", "absent", "--out", "{out}"),
-    ("train-classifier", "absent", "--manifest", "absent", "--out", "{out}"),
-    ("train-segmenter", "absent", "--manifest", "absent", "--out", "{out}"),
+    ("train", "absent", "--manifest", "absent", "--out", "{out}"),
     ("swa", "absent", "--epochs", "1-2", "--manifest", "absent", "--out", "{out}"),
     ("compare", "absent", "--out", "{out}"),
     ("assemble", "--classifier", "absent", "--segmenter", "absent", "--out", "{out}"),
@@ -375,7 +372,7 @@ OUTPUTS = [
     ("evaluate", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("report", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
 ]
-FOLDERS = {"synthesize", "train-classifier", "train-segmenter", "swa", "assemble", "predict", "evaluate"}
+FOLDERS = {"synthesize", "train", "swa", "assemble", "predict", "evaluate"}
 
 
 def test_every_command_that_writes_is_among_the_outputs():
@@ -446,7 +443,7 @@ def run_command(*arguments):
 def test_mistakes_end_with_one_line_and_status_two(tmp_path):
     for arguments, message in [
         (("index", tmp_path / "absent", tmp_path / "rle.csv"), "absent: no such folder"),
-        (("train-classifier", "absent.yaml", "--manifest", "m.csv", "--out", tmp_path), "no such experiment file"),
+        (("train", "absent.yaml", "--manifest", "m.csv", "--out", tmp_path), "no such experiment file"),
         (("submit", tmp_path, "--pipeline", tmp_path), "no .dcm file"),
     ]:
         finished = run_command(*arguments)
