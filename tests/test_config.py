@@ -175,7 +175,7 @@ def test_first_places_share_and_distortions():
             },
             r"phases\.0: .*cosine\.minimum 0\.2 is above learning_rate 0\.1",
         ),
-        ({"swa": {"start_epoch": 13, "end_epoch": 38}}, "swa averages epochs 13 to 38, and there are 37"),
+        ({"swa": {"start_epoch": 13, "end_epoch": 38}}, "swa averages epochs 13 to 38, but there are 37"),
         ({"swa": {"start_epoch": 5, "end_epoch": 4}}, "swa averages epochs 5 to 4"),
         ({"swa": {"start_epoch": 0, "end_epoch": 4}}, r"swa\.start_epoch"),
         (
