@@ -26,12 +26,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from pneumoseg.config import (
-    ClassifierSettings,
-    SegmenterSettings,
-    load_classifier_settings,
-    load_segmenter_settings,
-)
+from pneumoseg.config import ClassifierSettings, Experiment, load_experiment
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.index import index_dataset
@@ -39,10 +34,11 @@ from pneumoseg.data.sampling import random_epoch
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.synthetic import write_dataset
+from pneumoseg.training.engine import compile_phase
 from pneumoseg.training.objective import segmentation_loss
-from pneumoseg.training.phases import compile_phase
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENT = {"classifier": "classifier_augmentation.yaml", "segmenter": "segmenter_window_swa.yaml"}
 # Images of training and validation: all of them, 80 / 20; for the segmenter the positives and as many negatives.
 IMAGES = {"classifier": (9638, 2409), "segmenter": (4270, 1068)}
 PAPER = {"classifier": f"the paper's: {25 * 50 / 60:.1f} hours on a GTX 1080 Ti", "segmenter": "the paper does not say"}
@@ -79,7 +75,7 @@ def gibibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def network(settings: ClassifierSettings | SegmenterSettings) -> tuple[keras.Model, keras.losses.Loss]:
+def network(settings: Experiment) -> tuple[keras.Model, keras.losses.Loss]:
     """The network with random weights, and its loss."""
     if isinstance(settings, ClassifierSettings):
         return build_classifier(settings.backbone, settings.image_size, None), keras.losses.BinaryCrossentropy()
@@ -93,11 +89,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int)
     options = parser.parse_args()
-    settings: ClassifierSettings | SegmenterSettings
-    if options.kind == "classifier":
-        settings = load_classifier_settings(EXPERIMENTS / "classifier_augmentation.yaml")
-    else:
-        settings = load_segmenter_settings(EXPERIMENTS / "segmenter_window_swa.yaml")
+    settings = load_experiment(EXPERIMENTS / EXPERIMENT[options.kind])
     batch = options.batch_size or settings.batch_size
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # two generated files that no index accepts
@@ -116,7 +108,7 @@ def main() -> None:
 
 def measure(
     kind: str,
-    settings: ClassifierSettings | SegmenterSettings,
+    settings: Experiment,
     batches: tf.data.Dataset,
     batch: int,
     steps: int,

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from generated_data import manifests, trained
 
-from pneumoseg.data.splits import without_training_images
 from pneumoseg.evaluation import GRIDS, STAGED, TABLE_2, ablation, table_columns
 from pneumoseg.evaluation.cases import score_cases
 from pneumoseg.evaluation.pixel_counts import count_pixels
@@ -69,14 +68,14 @@ def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Variants, Variant
     manifest, test = manifests(folder / "data", seed)
     cache = folder / "cache"
     runs = [trained(folder / name, name, seed, manifest, cache) for name in (CLASSIFIER, segmenter)]
-    average = runs[1] / "swa_automatic"
+    average = runs[1].folder / "swa_automatic"
     if not average.exists():
-        average_epochs(runs[1], "best:4", manifest, cache, average)
+        average_epochs(runs[1], "best:4", manifest, average)
     pipeline = folder / f"pipeline_{segmenter}"
     if not pipeline.exists():
-        assemble_pipeline(runs[0] / "best", average, pipeline)
+        assemble_pipeline(runs[0].best, average, pipeline)
     kept = folder / f"predictions_{segmenter}"
-    validation = predicted(pipeline, without_training_images(manifest, runs), kept / "validation")
+    validation = predicted(pipeline, manifest, kept / "validation")
     tested = predicted(pipeline, test, kept / "test")
     rule = PipelineFolder.read(pipeline).assembled
     tuned = tune(validation, rule).rule
@@ -99,7 +98,7 @@ def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Variants, Variant
 
 
 def predicted(pipeline: Path, manifest: pd.DataFrame, folder: Path) -> Predictions:
-    """Run the networks over what is missing."""
+    """Return the cached predictions of the images that the pipeline was not trained on."""
     return cache_predictions(load_pipeline(pipeline, 16), manifest, folder)
 
 

@@ -51,7 +51,7 @@ def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for arm, experiment in ARMS.items():
         run = trained(folder / experiment, experiment, seed, manifest, folder / "cache")
-        bundle = load_bundle(run / "best")
+        bundle = load_bundle(run.best)
         rows.append({"seed": seed, "arm": arm} | scored(bundle.model, bundle.thresholds["probability"], test, folder))
     keras.utils.set_random_seed(seed)
     untrained = build_classifier(**bundle.arguments, weights=None)

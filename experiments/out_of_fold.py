@@ -18,15 +18,16 @@ import pandas as pd
 
 from pneumoseg.data.index import load_manifest
 from pneumoseg.data.patients import patient_groups
-from pneumoseg.data.splits import images_of_run
 from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import STAGED, Evaluation, ablation, evaluate, table_columns
 from pneumoseg.evaluation.pixel_counts import count_pixels
 from pneumoseg.evaluation.tables import paired_differences
 from pneumoseg.evaluation.tuning import tune
 from pneumoseg.inference import assemble_pipeline, load_pipeline
+from pneumoseg.models.bundle import read_data_split
 from pneumoseg.predictions import Predictions, cache_predictions, pool
 from pneumoseg.report.page import write_report
+from pneumoseg.training.run import Run
 
 
 def main() -> None:
@@ -34,11 +35,9 @@ def main() -> None:
     for name in ("classifier", "segmenter", "manifest", "folder"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
-    folds = sorted(path.name for path in arguments.classifier.glob("fold_*"))
-    parts = [
-        of_fold(arguments.classifier / fold, arguments.segmenter / fold, arguments.manifest, arguments.folder / fold)
-        for fold in folds
-    ]
+    folds = zip(Run(arguments.classifier).folds(), Run(arguments.segmenter).folds(), strict=True)
+    table = load_manifest(arguments.manifest)
+    parts = [of_fold(*fold, table, arguments.folder / fold[0].folder.name) for fold in folds]
     pooled = pool(parts)
     evaluation = evaluate(pooled, DecisionRule())
     for title, table in evaluation.summaries().items():
@@ -47,18 +46,14 @@ def main() -> None:
     write_report(evaluation, arguments.folder / "report.html")
 
 
-def of_fold(classifier: Path, segmenter: Path, manifest: Path, folder: Path) -> Predictions:
-    """Predict the images that a fold's networks were not trained on."""
-    kept_out = images_of_run(classifier, "validation")
-    if trained_on := kept_out & images_of_run(segmenter, "training"):
-        raise SystemExit(f"{segmenter} was trained on {len(trained_on)} images kept out of {classifier}: other folds")
-    average = segmenter / "swa"
-    assemble_pipeline(
-        classifier / "best", average if average.exists() else segmenter / "best", folder / "pipeline",
-        classifier_threshold=0.5,
-    )  # fmt: skip
-    table = load_manifest(manifest)
-    table = table[table["image_id"].isin(kept_out)].reset_index(drop=True)
+def of_fold(classifier: Run, segmenter: Run, manifest: pd.DataFrame, folder: Path) -> Predictions:
+    """Predict the images that the networks of a fold were not trained on."""
+    (first,), (second,) = classifier.deployable(), segmenter.deployable()
+    kept_out, trained_on = read_data_split(first).validation, read_data_split(second).training
+    if both := kept_out & trained_on:
+        raise SystemExit(f"{second} was trained on {len(both)} images kept out of {first}: other folds")
+    assemble_pipeline(first, second, folder / "pipeline", classifier_threshold=0.5)
+    table = manifest[manifest["image_id"].isin(kept_out)].reset_index(drop=True)
     return cache_predictions(load_pipeline(folder / "pipeline", 8), table, folder / "predictions", progress=True)
 
 

@@ -20,7 +20,6 @@ import tensorflow as tf
 from generated_data import manifests, trained
 
 from pneumoseg.callbacks.epoch_weights import load_epoch_weights
-from pneumoseg.config import load_segmenter_settings
 from pneumoseg.data.loaders import segmentation_examples
 from pneumoseg.models.bundle import load_bundle
 from pneumoseg.models.segmenter import build_segmenter
@@ -47,9 +46,9 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
     cache = folder / "cache"
     manifest, test = manifests(folder / "data", seed)
     window, classic = (trained(folder / name, name, seed, manifest, cache) for name in EXPERIMENTS)
-    automatic = average_epochs(window, "best:4", manifest, cache, window / "swa_automatic")
+    automatic = average_epochs(window, "best:4", manifest, window.folder / "swa_automatic")
     chosen = f"{automatic['start_epoch']} to {automatic['end_epoch']}"
-    settings, bundle = load_segmenter_settings(window / "settings.yaml"), load_bundle(window / "best")
+    settings, bundle = window.settings(), load_bundle(window.best)
     images = segmentation_examples(test, settings.image_size, cache_dir=cache).batches(16)
     empty = {name: float((~test["has_pneumothorax"]).mean()) for name in SCORES[:-1]} | {"pooled_iou": 0.0}
     keras.utils.set_random_seed(seed)
@@ -57,17 +56,17 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
     model.compile(loss="binary_crossentropy", metrics=segmentation_metrics(), jit_compile=False)
     rows = [{"weights": "all empty", **empty}, {"weights": "untrained", **scored(model, images)}]
     for name, folder in {
-        "best epoch": window / "best",
-        "classic SWA": classic / "swa",
-        "window SWA": window / "swa",
-        "automatic window SWA": window / "swa_automatic",
+        "best epoch": window.best,
+        "classic SWA": classic.swa,
+        "window SWA": window.swa,
+        "automatic window SWA": automatic["folder"],
     }.items():
         model.set_weights(load_bundle(folder).model.get_weights())
         rows.append({"weights": name, **scored(model, images)})
-    model.set_weights(load_epoch_weights(window / "epochs", sum(phase.epochs for phase in settings.phases)))
+    model.set_weights(load_epoch_weights(window.epoch_weights, sum(phase.epochs for phase in settings.phases)))
     rows.insert(2, {"weights": "last epoch", **scored(model, images)})
     averaged = range(settings.swa.start_epoch, settings.swa.end_epoch + 1)
-    samples = [load_epoch_weights(window / "epochs", epoch) for epoch in averaged]
+    samples = [load_epoch_weights(window.epoch_weights, epoch) for epoch in averaged]
     model.set_weights([np.mean(values, axis=0) for values in zip(*samples, strict=True)])
     rows.append({"weights": "window SWA, statistics averaged", **scored(model, images)})
     return pd.DataFrame(rows).assign(seed=seed, automatic=chosen)

@@ -1,32 +1,37 @@
-"""Experiment files: YAML to validated, typed settings."""
+"""Experiment files: YAML that becomes validated, typed settings."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 
 
 class Settings(BaseModel):
-    """What every part of an experiment file keeps to: no unknown key, no silent conversion, no later change."""
+    """Base class of all settings: rejects unknown keys, validates types strictly, and is immutable.
+
+    Example:
+        >>> Split(validation_fraction=0.2, seed=0).model_dump()
+        {'validation_fraction': 0.2, 'seed': 0, 'group_by_patient': None}
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Split(Settings):
-    """How images are divided into training and validation, see `data.splits.stratified_split`."""
+    """Division of the images into training and validation, see `data.splits.stratified_split`."""
 
-    validation_fraction: Share
+    validation_fraction: Fraction
     seed: int
     group_by_patient: bool | None = None
 
 
 class Cosine(Settings):
-    """How the learning rate falls from a phase's own, step by step, see `callbacks.cosine_annealing`."""
+    """Fall of the learning rate from that of the phase, step by step, see `callbacks.cosine_annealing`."""
 
     cycle_epochs: PositiveInt
     multiplier: Annotated[float, Field(ge=1)] = 1.0
@@ -34,7 +39,7 @@ class Cosine(Settings):
 
 
 class Phase(Settings):
-    """Some epochs with one learning rate and one trainable part of the network, see `models.freezing`."""
+    """Epochs with one learning rate and one trainable part of the network, see `models.freezing`."""
 
     epochs: PositiveInt
     learning_rate: PositiveFloat
@@ -49,15 +54,16 @@ class Phase(Settings):
 
 
 class Plateau(Settings):
-    """When the learning rate falls: Keras' ReduceLROnPlateau on the monitored validation metric.
+    """Fall of the learning rate by Keras' ReduceLROnPlateau on the monitored validation metric.
 
-    It never falls below `minimum`. The default is chosen: the paper names none, its 23 epochs reach 2.6e-9 at the
-    least, and Adam's steps at 1e-9 are lost in the rounding of a float32 weight of .03 or more. `stop_after` ends the
-    training after so many epochs of the last phase without a new best of that phase; earlier phases run to their end.
+    The rate never falls below `minimum`. Its default is our choice: the paper names none, its 23 epochs reach 2.6e-9
+    at the lowest, and Adam's steps at 1e-9 are lost in the rounding of a float32 weight of 0.03 or more. `stop_after`
+    ends the training after that many epochs of the last phase without a new best of that phase; earlier phases run to
+    their end.
     """
 
     patience: PositiveInt
-    factor: Share
+    factor: Fraction
     minimum: Annotated[float, Field(ge=0)] = 1e-9
     stop_after: PositiveInt | None = None
 
@@ -72,27 +78,27 @@ class Plateau(Settings):
 
 
 class AugmentationSettings(Settings):
-    """Which changes of an image, see `data.augmentation`; `zoom` is the least and the greatest change of size."""
+    """Changes of an image, see `data.augmentation`; `zoom` is the smallest and the largest change of size."""
 
     transforms: Annotated[list[str], Field(min_length=1)]
-    zoom: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    zoom: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class RandomAugmentation(AugmentationSettings):
-    """Each transform changes each training image with one probability, anew each epoch."""
+    """Random changes: each transform changes each training image with the same probability in each epoch."""
 
     probability: Annotated[float, Field(gt=0, le=1)]
 
 
 class PositiveFractionSchedule(Settings):
-    """The share of positives that an epoch shows, from the first epoch to the last, see `data.sampling`."""
+    """Fraction of positives that an epoch shows, from the first epoch to the last, see `data.sampling`."""
 
-    first: Share
-    last: Share
+    first: Fraction
+    last: Fraction
 
 
 class FocalLossSettings(Settings):
-    """See `losses.FocalLoss`."""
+    """Settings of `losses.FocalLoss`."""
 
     kind: Literal["focal"]
     alpha: Probability
@@ -100,18 +106,19 @@ class FocalLossSettings(Settings):
 
 
 class ClassWeights(Settings):
-    """What one image of a class counts in the training loss."""
+    """Weight of one image of each class in the training loss."""
 
     negative: PositiveFloat
     positive: PositiveFloat
 
 
 class ClassifierSettings(Settings):
-    """A classifier's experiment. What is left out is off.
+    """Experiment of a classifier; options that are left out are off.
 
-    `jit_compile`: whether XLA compiles the network, anew for each phase and each number of images a batch.
-    `gradient_accumulation_steps`: batches whose mean gradient makes one step of the optimizer, see `training.phases`.
-    `decoded_images_gigabytes`: 10^9 bytes; a side of the split that is larger decoded is read again each epoch.
+    `jit_compile`: whether XLA compiles the network, once per phase and number of images in a batch.
+    `gradient_accumulation_steps`: number of batches whose mean gradient makes one step, see `training.engine`.
+    `decoded_images_gigabytes`: gigabytes (10^9 bytes) for the decoded images of each split; a split that takes more is
+    read again in each epoch.
     """
 
     kind: Literal["classifier"]
@@ -138,24 +145,28 @@ class ClassifierSettings(Settings):
     @model_validator(mode="after")
     def _no_contradiction(self) -> "ClassifierSettings":
         if self.enrichment and (self.augmentation or self.positive_fraction):
-            raise ValueError("enrichment fixes the training set: leave augmentation and positive_fraction out, or it")
+            raise ValueError(
+                "enrichment fixes the training set: leave out either it or augmentation and positive_fraction"
+            )
         if self.plateau and any(phase.cosine for phase in self.phases):
-            raise ValueError("a cosine sets the learning rate at each step: leave plateau out, or it")
+            raise ValueError("a cosine sets the learning rate at each step: leave out either it or plateau")
         if self.deterministic and self.jit_compile:
-            raise ValueError("Keras compiles nothing by XLA where operations are deterministic: leave one of them out")
+            raise ValueError(
+                "Keras does not use XLA if operations are deterministic: leave out jit_compile or deterministic"
+            )
         lowest = min(phase.learning_rate for phase in self.phases)
         if self.plateau and self.plateau.minimum > lowest:
             raise ValueError(f"plateau.minimum {self.plateau.minimum} is above learning_rate {lowest}")
         if self.class_weights == "balanced" and (self.positive_fraction or self.enrichment):
             raise ValueError(
-                "class_weights: balanced makes up for the manifest's share of positives, and positive_fraction and "
+                "class_weights: balanced makes up for the manifest's fraction of positives, but positive_fraction and "
                 "enrichment show another one: leave class_weights out, or say {negative: ..., positive: ...}"
             )
         return self
 
 
 class SegmentationLoss(Settings):
-    """A weighted sum of losses, see `losses`; a weight of 0 leaves its term out."""
+    """Weighted sum of losses, see `losses`; a weight of 0 leaves out its term."""
 
     focal_weight: Annotated[float, Field(ge=0)]
     dice_weight: Annotated[float, Field(ge=0)]
@@ -170,12 +181,12 @@ class SegmentationLoss(Settings):
     @model_validator(mode="after")
     def _some_term(self) -> "SegmentationLoss":
         if not (self.focal_weight or self.dice_weight or self.cross_entropy_weight or self.tversky_weight):
-            raise ValueError("one weight at least must be above 0")
+            raise ValueError("at least one weight must be above 0")
         return self
 
 
 class WeightAveraging(Settings):
-    """Which epochs' weights are averaged, one-based and inclusive, see `callbacks.swa`."""
+    """Epochs whose weights are averaged, counted from 1 and inclusive, see `callbacks.swa`."""
 
     start_epoch: PositiveInt
     end_epoch: PositiveInt
@@ -183,7 +194,10 @@ class WeightAveraging(Settings):
 
 
 class SegmenterSettings(Settings):
-    """A segmenter's experiment. What is left out is off; on what runs it, see `ClassifierSettings`."""
+    """Experiment of a segmenter; options that are left out are off.
+
+    `jit_compile`, `gradient_accumulation_steps` and `decoded_images_gigabytes` are described in `ClassifierSettings`.
+    """
 
     kind: Literal["segmenter"]
     architecture: str
@@ -213,35 +227,52 @@ class SegmenterSettings(Settings):
         epochs = sum(phase.epochs for phase in self.phases)
         if self.swa and not self.swa.start_epoch <= self.swa.end_epoch <= epochs:
             raise ValueError(
-                f"swa averages epochs {self.swa.start_epoch} to {self.swa.end_epoch}, and there are {epochs}"
+                f"swa averages epochs {self.swa.start_epoch} to {self.swa.end_epoch}, but there are {epochs}"
             )
         return self
 
 
-Experiment = TypeVar("Experiment", ClassifierSettings, SegmenterSettings)
+Experiment = ClassifierSettings | SegmenterSettings
+_KINDS: dict[str, type[Experiment]] = {"classifier": ClassifierSettings, "segmenter": SegmenterSettings}
 
 
 class ConfigError(ValueError):
-    """An experiment file that cannot be used; names the file, the key, what came and what was expected."""
+    """Error of an experiment file that cannot be used; names the file, the key, its value and what was expected.
+
+    Example:
+        >>> try:
+        ...     load_experiment("absent.yaml")
+        ... except ConfigError as error:
+        ...     print(error)
+        absent.yaml: no such experiment file, see the folder experiments/
+    """
 
 
-def load_classifier_settings(path: str | Path) -> ClassifierSettings:
-    """Read a classifier's experiment file.
+def load_experiment(path: str | Path) -> Experiment:
+    """Read an experiment file, whose `kind` says whether it trains a classifier or a segmenter.
 
-    A file may say `based_on: other.yaml`, with a path relative to itself: it then has the other's settings but for the
-    top-level keys that it gives itself.
+    A file may say `based_on: other.yaml`, with a path relative to itself. It then has the other file's settings except
+    for the top-level keys that it gives itself.
 
     Raises:
-        ConfigError: If the file is missing, is no YAML, is based on itself, or has a key that is unknown, missing or
+        ConfigError: If the file is missing, is not YAML, is based on itself, or has a key that is unknown, missing or
             of the wrong type.
+
+    Example:
+        >>> load_experiment("experiments/demo_classifier.yaml").backbone  # doctest: +SKIP
+        'compact'
     """
-    return _validated(path, ClassifierSettings)
-
-
-def load_experiment(path: str | Path) -> ClassifierSettings | SegmenterSettings:
-    """TEMPORARY."""
-    content, _ = _read(Path(path))
-    return load_classifier_settings(path) if content["kind"] == "classifier" else load_segmenter_settings(path)
+    content, files = _read(Path(path))
+    names = ", based on ".join(map(str, files))
+    if not isinstance(content, dict):
+        raise ConfigError(f"{names}: expected keys and values, got {content!r:.60}")
+    kind = content.get("kind")
+    if kind not in tuple(_KINDS):
+        raise ConfigError(f"{names}: kind: expected {' or '.join(_KINDS)}, got {kind!r:.60}")
+    try:
+        return _KINDS[kind].model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{names}: {_explain(error)}") from error
 
 
 def experiment_files(path: str | Path) -> list[Path]:
@@ -253,21 +284,8 @@ def experiment_files(path: str | Path) -> list[Path]:
     return _read(Path(path))[1]
 
 
-def load_segmenter_settings(path: str | Path) -> SegmenterSettings:
-    """Read a segmenter's experiment file, as `load_classifier_settings` does."""
-    return _validated(path, SegmenterSettings)
-
-
-def _validated(path: str | Path, model: type[Experiment]) -> Experiment:
-    content, files = _read(Path(path))
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{', based on '.join(map(str, files))}: {_explain(error)}") from error
-
-
 def _read(path: Path, readers: tuple[Path, ...] = ()) -> tuple[Any, list[Path]]:
-    """A file's content, what it does not say filled in, and the files read: this one and those it is based on."""
+    """Return a file's content with inherited settings filled in, and the files read: this one and its bases."""
     if path.resolve() in readers:
         raise ConfigError(f"{path}: is based on itself")
     try:
@@ -294,7 +312,7 @@ def _explain(error: ValidationError) -> str:
             if problem["type"] == "float_type" and isinstance(problem["input"], str)
             else ""
         )
-        if problem["type"] == "value_error":  # a rule of our own, which tells all
+        if problem["type"] == "value_error":  # a rule of our own, whose message is complete
             problems.append(f"{key}: {problem['ctx']['error']}")
             continue
         problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}{hint}")

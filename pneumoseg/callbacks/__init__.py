@@ -1,1 +1,1 @@
-"""Callbacks for Keras trainings, one a file."""
+"""Callbacks of a training: one class per module."""

@@ -1,4 +1,4 @@
-"""Let the learning rate fall along a cosine, again and again (SGDR)."""
+"""Learning rate that falls along a cosine, cycle after cycle (SGDR)."""
 
 import math
 
@@ -10,15 +10,19 @@ def annealed_rate(
 ) -> float:
     """Return the learning rate of cosine annealing with warm restarts (Loshchilov and Hutter 2016, equation 5).
 
-    ``minimum + (maximum - minimum) (1 + cos(pi t / T)) / 2``, where ``t`` is how far a cycle has gone and ``T`` its
-    length. A cycle begins at ``maximum`` where the one before ends.
+    ``minimum + (maximum - minimum) (1 + cos(pi t / T)) / 2``, where ``t`` is the position within the cycle and ``T``
+    its length. The next cycle begins at ``maximum`` where the last one ends.
 
     Args:
-        position: Since the first cycle's beginning, in epochs, fractions included; 0 or more.
-        maximum: At the beginning of each cycle.
+        position: Epochs since the beginning of the first cycle, fractions included; 0 or more.
+        maximum: Learning rate at the beginning of each cycle.
         cycle: Length of the first cycle in epochs, above 0.
-        multiplier: How many times as long each cycle is as the one before; 1 or more.
-        minimum: At the end of each cycle.
+        multiplier: Length of each cycle as a multiple of the one before; 1 or more.
+        minimum: Learning rate at the end of each cycle.
+
+    Example:
+        >>> [round(annealed_rate(position, maximum=0.01, cycle=2), 4) for position in (0, 1, 1.5, 2)]
+        [0.01, 0.005, 0.0015, 0.01]
     """
     while position >= cycle:
         position, cycle = position - cycle, cycle * multiplier
@@ -28,18 +32,22 @@ def annealed_rate(
 class CosineAnnealing(keras.callbacks.Callback):
     """Set the learning rate before each step by `annealed_rate`.
 
-    The rate follows from the epoch's number and the step alone, so that a resumed training needs nothing kept. Epochs
-    may differ in length; the data set must know how many batches it has.
+    The rate follows from the epoch's number and the step alone, so that a resumed training needs no saved state.
+    Epochs may differ in length; the data set must know its number of batches.
 
     Args:
         maximum: Learning rate at the beginning of each cycle.
         cycle: Length of the first cycle in epochs, above 0.
-        multiplier: How many times as long each cycle is as the one before; 1 or more.
+        multiplier: Length of each cycle as a multiple of the one before; 1 or more.
         minimum: Learning rate at the end of each cycle.
-        first_epoch: The epoch, from 0, with which the first cycle begins.
+        first_epoch: Epoch at which the first cycle begins, counted from 0.
 
     Raises:
         ValueError: If a number is out of range.
+
+    Example:
+        >>> annealing = CosineAnnealing(maximum=1e-4, cycle=7, minimum=1e-6)
+        >>> model.fit(images, masks, epochs=35, callbacks=[annealing])  # doctest: +SKIP
     """
 
     def __init__(
@@ -55,7 +63,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         self._first_epoch = self._epoch = first_epoch
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Set the rate of the first step, for whoever notes an epoch's rate."""
+        """Set the rate of the first step, for callbacks that note an epoch's rate."""
         self._epoch = epoch
         self._set(epoch - self._first_epoch)
 

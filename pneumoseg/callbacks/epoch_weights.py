@@ -1,4 +1,4 @@
-"""Keep the weights of each epoch, so that any of them can be averaged afterwards."""
+"""Keep the weights of each epoch, so that any of them can be averaged later."""
 
 from pathlib import Path
 from zipfile import BadZipFile
@@ -10,15 +10,20 @@ from pneumoseg.atomic_write import atomic_write
 
 
 class EpochWeights(keras.callbacks.Callback):
-    """Write the weights to `epoch_001.npz` and so on, within a budget.
+    """Write the weights after each epoch to `epoch_001.npz` and so on, within a budget.
 
-    An array is written as float16 where that changes no value by more than a thousandth or 1e-7, else as float32. What
-    is over the budget is deleted, the epoch with the lowest monitored value first.
+    An array is written as float16 if that changes no value by more than a thousandth or 1e-7, else as float32. If the
+    files exceed the budget, the epochs with the lowest monitored values are deleted first.
 
     Args:
-        folder: Where to write.
-        gigabytes: The budget, 10^9 bytes.
+        folder: Folder to write to.
+        gigabytes: Budget in gigabytes (10^9 bytes).
         monitor: Name of a value in the logs; greater is better.
+
+    Example:
+        >>> kept = EpochWeights("run/epochs", gigabytes=2, monitor="val_iou")
+        >>> model.fit(images, masks, validation_data=validation, callbacks=[kept])  # doctest: +SKIP
+        >>> load_epoch_weights("run/epochs", 3)  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | Path, gigabytes: float, monitor: str) -> None:
@@ -26,7 +31,7 @@ class EpochWeights(keras.callbacks.Callback):
         self._folder, self._bytes, self._monitor = Path(folder), gigabytes * 1e9, monitor
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write this epoch's, then delete what is over the budget.
+        """Write this epoch's weights, then delete what exceeds the budget.
 
         Raises:
             ValueError: If the budget does not hold a single epoch.
@@ -46,22 +51,22 @@ class EpochWeights(keras.callbacks.Callback):
 
 
 def epoch_path(folder: Path, epoch: int) -> Path:
-    """The file of an epoch, one-based."""
+    """Return the file of an epoch, counted from 1."""
     return folder / f"epoch_{epoch:03}.npz"
 
 
 def load_epoch_weights(folder: str | Path, epoch: int) -> list[np.ndarray]:
-    """Read an epoch's weights.
+    """Read the weights of an epoch.
 
     Args:
-        folder: That an `EpochWeights` wrote to.
-        epoch: One-based.
+        folder: Folder that an `EpochWeights` wrote to.
+        epoch: Number of the epoch, counted from 1.
 
     Returns:
         float32, as `model.get_weights()` orders them.
 
     Raises:
-        ValueError: If they were not kept, or the file is damaged.
+        ValueError: If the epoch was not kept, or its file is damaged.
     """
     path = epoch_path(Path(folder), epoch)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no number any more."""
+"""Stop a training whose loss has become NaN or infinite."""
 
 import math
 from pathlib import Path
@@ -7,42 +7,51 @@ import keras
 
 
 class DivergedError(ValueError):
-    """A training that diverged; names its folder, the epoch, what is kept, and what to change."""
+    """Error of a training that diverged; names its folder, the epoch, what is kept, and what to change.
+
+    Example:
+        >>> try:  # doctest: +SKIP
+        ...     train(task, manifest, run)
+        ... except DivergedError as error:
+        ...     print(error)
+    """
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """End a training at a batch or an epoch whose loss is NaN or infinite, and at weights that are.
+    """End a training at a batch or an epoch whose loss, or whose weights, are NaN or infinite.
 
-    It stands before the callbacks that write, so that the checkpoint, the history and the best bundle stay those of the
-    epochs before. A metric that is not defined, such as the AUC of a single class, is not a loss. The step that a
-    float16 training skips since its scaled gradients overflow has a finite loss, and changes no weight.
+    Put it before the callbacks that write, so that the checkpoint, the history and the best bundle stay those of the
+    epochs before. A metric that is undefined, such as the AUC of a single class, does not count as a loss. A step that
+    a float16 training skips because its scaled gradients overflow has a finite loss, and changes no weight.
 
     Args:
-        folder: The run's, for the message.
+        folder: The run's folder, for the error message.
+        best: Folder of the best epoch's bundle, for the error message.
 
     Raises:
         DivergedError: At the end of the batch or the epoch.
 
     Example:
-        >>> model.fit(images, masks, callbacks=[FiniteLoss("runs/segmenter"), BestBundle("val_iou", save)])
+        >>> finite = FiniteLoss("runs/segmenter", "runs/segmenter/best")
+        >>> model.fit(images, masks, callbacks=[finite, BestBundle("val_iou", save)])  # doctest: +SKIP
     """
 
     async_safe = True  # Keras need not wait for each batch's loss before it sends the next
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, best: str | Path) -> None:
         super().__init__()
-        self._folder, self._epoch = Path(folder), 0
+        self._folder, self._best, self._epoch = Path(folder), Path(best), 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Note the epoch, for the message."""
+        """Note the epoch, for the error message."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Check the mean loss since the epoch's beginning."""
+        """Check the mean loss since the beginning of the epoch."""
         self._check("loss", logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Check both losses, and the weights: a last step can spoil them unseen by any training loss."""
+        """Check both losses, and the weights, which a last step can spoil without any training loss showing it."""
         self._check("loss", logs)
         self._check("val_loss", logs)
         for weights in self.model.weights:
@@ -57,7 +66,7 @@ class FiniteLoss(keras.callbacks.Callback):
     def _diverged(self, found: str) -> DivergedError:
         kept = "nothing was kept"
         if self._epoch:
-            kept = f"kept are the epochs up to {self._epoch}, the best of them in {self._folder / 'best'}"
+            kept = f"kept are the epochs up to {self._epoch}, the best of them in {self._best}"
         return DivergedError(
             f"{self._folder}: the training diverged in epoch {self._epoch + 1}, at a learning rate of "
             f"{float(self.model.optimizer.learning_rate):.3g}: {found}; {kept}. With --resume the same settings end "

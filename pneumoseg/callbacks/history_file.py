@@ -1,4 +1,4 @@
-"""Write each epoch's values to a CSV as soon as they are known."""
+"""Table of all epochs, written after each of them."""
 
 import time
 from pathlib import Path
@@ -10,16 +10,23 @@ from pneumoseg.atomic_write import atomic_write
 
 
 class HistoryFile(keras.callbacks.Callback):
-    """One row an epoch: `epoch` (one-based), `seconds`, `learning_rate` at its beginning, and all logs.
+    """Write a CSV with one row per epoch: `epoch`, `seconds`, `learning_rate` and all logs.
 
-    The file is whole after each epoch. Works across several calls of `fit`.
+    Epochs are counted from 1, and `learning_rate` is that of the epoch's beginning. The file is complete after each
+    epoch. Works across several calls of `fit`.
 
     Args:
-        path: The CSV.
-        epochs: How many epochs of an earlier process to go on from; the rows of later ones are dropped.
+        path: CSV to write.
+        epochs: Number of epochs of an earlier process to continue from; rows of later epochs are dropped.
 
     Raises:
         ValueError: If the file has fewer rows.
+
+    Example:
+        >>> history = HistoryFile("run/history.csv")
+        >>> model.fit(images, masks, epochs=2, callbacks=[history])  # doctest: +SKIP
+        >>> history.table["epoch"].tolist()  # doctest: +SKIP
+        [1, 2]
     """
 
     def __init__(self, path: str | Path, epochs: int = 0) -> None:
@@ -32,7 +39,7 @@ class HistoryFile(keras.callbacks.Callback):
             if len(table) < epochs:
                 raise ValueError(
                     f"{path} has {len(table)} of {epochs} epochs that were trained: put the whole file back, or remove "
-                    "the run's folder to train anew"
+                    "the run's folder to train again"
                 )
             self._rows = table.head(epochs).to_dict("records")
         self._begin, self._learning_rate = 0.0, 0.0
@@ -44,7 +51,7 @@ class HistoryFile(keras.callbacks.Callback):
 
     @property
     def last_logs(self) -> dict[str, float]:
-        """The last row's logs, and the learning rate at its beginning."""
+        """The logs of the last row, and the learning rate at the beginning of its epoch."""
         return {name: value for name, value in self._rows[-1].items() if name not in ("epoch", "seconds")}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -53,7 +60,7 @@ class HistoryFile(keras.callbacks.Callback):
         self._learning_rate = float(self.model.optimizer.learning_rate)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the table anew, to a temporary name first."""
+        """Add this epoch's row and replace the file."""
         seconds = time.perf_counter() - self._begin
         row = {"epoch": epoch + 1, "seconds": round(seconds, 2), "learning_rate": self._learning_rate}
         self._rows.append(row | {name: float(value) for name, value in (logs or {}).items()})

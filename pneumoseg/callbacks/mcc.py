@@ -1,4 +1,4 @@
-"""Score the classifier on the validation images once an epoch."""
+"""Validation scores of the classifier, after each epoch."""
 
 import keras
 import numpy as np
@@ -8,19 +8,23 @@ from pneumoseg.scores import best_threshold, classification_scores
 
 
 class MCC(keras.callbacks.Callback):
-    """Put validation scores into the logs: one pass over the images an epoch, one confusion matrix (section 4.1.1).
+    """Add validation scores to the logs, from one pass over the images per epoch (section 4.1.1).
 
-    Adds `val_loss`, `val_mcc`, `val_precision`, `val_recall`, `val_accuracy` and `val_f1` at a threshold of .5,
-    `val_auc`, and `val_best_threshold` with its `val_best_mcc`, see `scores`. Keras calls callbacks in their order and
-    hands the logs on, so this one stands before those that read them; the training needs no validation data besides.
+    Adds `val_loss`, `val_mcc`, `val_precision`, `val_recall`, `val_accuracy` and `val_f1` at a threshold of 0.5,
+    `val_auc`, and `val_best_threshold` with its `val_best_mcc`, see `scores`. Keras calls callbacks in order and passes
+    the logs on, so put this one before those that read the scores. The training needs no other validation data.
 
     Args:
-        validation: Batches whose first element is images; in one order each time.
-        labels: bool, (n,): whether each image is positive, in that order.
-        loss: Measured on the labels and the probabilities, as a mean over images.
+        validation: Batches whose first element is the images, in the same order each time.
+        labels: Whether each image is positive, bool, (n,), in that order.
+        loss: Loss that is measured on labels and probabilities, as a mean over images.
 
     Attributes:
-        probabilities: float32, (n,), after the last epoch that ended; None before the first.
+        probabilities: Probability of each image after the last epoch, float32, (n,); None before the first epoch.
+
+    Example:
+        >>> scores = MCC(validation.batch(16), labels, keras.losses.BinaryCrossentropy())  # doctest: +SKIP
+        >>> model.fit(training, callbacks=[scores]).history["val_mcc"]  # doctest: +SKIP
     """
 
     def __init__(self, validation: tf.data.Dataset, labels: np.ndarray, loss: keras.losses.Loss) -> None:
@@ -29,7 +33,7 @@ class MCC(keras.callbacks.Callback):
         self.probabilities: np.ndarray | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Predict, score, and add the scores to the logs."""
+        """Predict the validation images and add their scores to the logs."""
         self.probabilities = self.model.predict(self._validation, verbose=0)[:, 0]
         targets, outputs = self._labels[:, None].astype(np.float32), self.probabilities[:, None]
         scores = {"loss": float(self._loss(targets, outputs))}

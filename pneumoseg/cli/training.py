@@ -1,63 +1,51 @@
-"""Commands that train networks and set runs side by side."""
+"""Commands that train networks, average their weights, and compare runs."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Manifest, Resume, app, changed_folder, output_file, output_folder
 
+if TYPE_CHECKING:
+    from pneumoseg.config import Experiment
+    from pneumoseg.training.train import CallbackMaker
+
 
 @app.command()
-def train_classifier(
-    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+def train(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file of a classifier or a segmenter.")],
     manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="The run's folder.", callback=output_folder)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", callback=output_folder)],
     resume: Resume = False,
 ) -> None:
-    """Train the classifier as an experiment file says."""
-    from pneumoseg.config import load_classifier_settings
+    """Train a network with the settings of an experiment file."""
+    from pneumoseg.config import load_experiment
     from pneumoseg.data.index import load_manifest
-    from pneumoseg.report.live_curves import LiveCurves
-    from pneumoseg.training.classifier import train_classifier
-    from pneumoseg.training.cross_validation import cross_validate
+    from pneumoseg.training.run import Run
+    from pneumoseg.training.tasks import task_for
+    from pneumoseg.training.train import cross_validate, train
 
-    settings = load_classifier_settings(experiment)
-    train = cross_validate if settings.cross_validate else train_classifier
-    cache, table = manifest.parent / "cache", load_manifest(manifest)
-    metrics = train(settings, table, out, cache, resume=resume, watch=lambda run: LiveCurves(run, "mcc"))
+    settings = load_experiment(experiment)
+    run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
+    start = cross_validate if settings.cross_validate else train
+    metrics = start(task_for(settings), table, run, make_callback=_live_curves(settings))
     typer.echo(json.dumps(metrics, indent=2))
 
 
-@app.command()
-def train_segmenter(
-    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
-    manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="The run's folder.", callback=output_folder)],
-    resume: Resume = False,
-) -> None:
-    """Train the segmenter as an experiment file says."""
-    from pneumoseg.config import load_segmenter_settings
-    from pneumoseg.data.index import load_manifest
+def _live_curves(settings: "Experiment") -> "CallbackMaker":
+    """Return a function that makes the callback which draws a run's curves."""
+    from pneumoseg.config import ClassifierSettings
     from pneumoseg.report.live_curves import LiveCurves
-    from pneumoseg.training.cross_validation import cross_validate
-    from pneumoseg.training.phases import learning_rates
-    from pneumoseg.training.segmenter import train_segmenter
+    from pneumoseg.training.schedule import learning_rates
 
-    settings = load_segmenter_settings(experiment)
-    cache, table = manifest.parent / "cache", load_manifest(manifest)
-    chosen = settings.swa
+    if isinstance(settings, ClassifierSettings):
+        return lambda run: LiveCurves(run, "mcc")
+    chosen, rates = settings.swa, learning_rates(settings.phases)
     averaged = range(chosen.start_epoch, chosen.end_epoch + 1, chosen.every) if chosen else ()
-    rates = learning_rates(settings.phases)
-
-    def watch(run: Path) -> LiveCurves:
-        return LiveCurves(run, "iou", averaged=averaged, learning_rates=rates)
-
-    train = cross_validate if settings.cross_validate else train_segmenter
-    metrics = train(settings, table, out, cache, resume=resume, watch=watch)
-    typer.echo(json.dumps(metrics, indent=2))
+    return lambda run: LiveCurves(run, "iou", averaged=averaged, learning_rates=rates)
 
 
 @app.command()
@@ -65,27 +53,29 @@ def swa(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Folder of a finished segmenter run that kept its epochs' weights.", callback=changed_folder
+            help="Folder of a finished segmenter run that kept the weights of its epochs.", callback=changed_folder
         ),
     ],
-    epochs: Annotated[str, typer.Option(help="13-16, say; or best:4, the four with the best mean validation IoU.")],
+    epochs: Annotated[
+        str, typer.Option(help="A window such as 13-16; or best:4, the four epochs with the best mean validation IoU.")
+    ],
     manifest: Manifest,
     out: Annotated[
-        Path | None, typer.Option(help="The bundle's folder; by default in the run's.", callback=output_folder)
+        Path | None,
+        typer.Option(help="Folder of the bundle; by default in the run's folder.", callback=output_folder),
     ] = None,
 ) -> None:
-    """Average the weights of some epochs of a segmenter run."""
-    import pandas as pd
-
-    from pneumoseg.config import load_segmenter_settings
+    """Average the weights of several epochs of a segmenter run."""
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.curves import draw_curves
     from pneumoseg.training.averaging import average_epochs
-    from pneumoseg.training.phases import learning_rates
+    from pneumoseg.training.run import Run
+    from pneumoseg.training.schedule import learning_rates
 
-    metrics = average_epochs(run, epochs, load_manifest(manifest), manifest.parent / "cache", out)
-    history, folder = pd.read_csv(run / "history.csv"), Path(metrics["folder"])
-    rates = learning_rates(load_segmenter_settings(run / "settings.yaml").phases)
+    trained = Run(run, manifest.parent / "cache")
+    metrics = average_epochs(trained, epochs, load_manifest(manifest), out)
+    history, folder = trained.history(), Path(metrics["folder"])
+    rates = learning_rates(trained.settings().phases)
     averaged = range(metrics["start_epoch"], metrics["end_epoch"] + 1)
     figure = draw_curves(history, "iou", averaged=averaged, learning_rates=rates)
     with atomic_write(folder.with_name(f"{folder.name}.png")) as temporary:
@@ -101,7 +91,7 @@ def compare(
         Path, typer.Option(help="PNG to write; the table goes next to it as CSV.", callback=output_file)
     ] = Path("comparison.png"),
 ) -> None:
-    """Set classifier runs side by side: scores and curves."""
+    """Compare the scores and the curves of classifier runs."""
     from pneumoseg.report.comparison import compare_runs, draw_comparison
 
     table = compare_runs(runs)

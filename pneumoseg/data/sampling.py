@@ -1,7 +1,7 @@
-"""Which images an epoch shows, in which order, and how each is changed.
+"""Plans of epochs: which images are shown, in which order, and how each is changed.
 
-All of it follows from a seed and the number of the epoch, and nothing from what came before: a training that was
-stopped and goes on sees what it would have seen.
+A plan follows from a seed and the number of the epoch alone, so that a training that was stopped and resumed sees the
+same images as one that was never stopped.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class EpochPlan:
     """The examples of one epoch, in order.
 
     Attributes:
-        rows: int64, (n,): positions in the manifest; one can occur several times.
-        transforms: int64, (n,): which augmentation of a list changes the example, `UNCHANGED` for none.
-        seeds: int64, (n,): of that augmentation's random choices.
+        rows: Positions in the manifest, int64, (n,); a position can occur several times.
+        transforms: Position of the augmentation that changes the example, int64, (n,); `UNCHANGED` for none.
+        seeds: Seed of the random choices of that augmentation, int64, (n,).
     """
 
     rows: np.ndarray
@@ -34,23 +34,29 @@ def random_epoch(
     """Shuffle the images of an epoch.
 
     Args:
-        labels: bool, (n,): which images are positive.
-        number: The epoch's, from 0.
-        seed: Same seed and same number, same epoch.
-        augmented: Whether augmentation 0 changes every example, with a random seed each.
-        positive_fraction: None shows every image once. A share shows every positive once, and so many negatives, drawn
-            without replacement, that the positives have this share; all negatives, if there are too few. This is the
-            sample rate of the competition's first place (section 4.2).
+        labels: Whether each image is positive, bool, (n,).
+        number: Number of the epoch, counted from 0.
+        seed: Seed of the order; the same seed and number give the same epoch.
+        augmented: Whether augmentation 0 changes every example, each with its own random seed.
+        positive_fraction: Fraction of positives to show; None shows every image once. A fraction shows every positive
+            once, and draws as many negatives without replacement as give it; all negatives if there are too few. This
+            is the sample rate of the competition's first place (section 4.2).
 
     Raises:
-        ValueError: If a share is asked for and there is no positive.
+        ValueError: If a fraction is given and there is no positive.
+
+    Example:
+        >>> sorted(random_epoch(np.array([True, False, False]), 0, seed=0).rows.tolist())
+        [0, 1, 2]
     """
     rng = np.random.default_rng([seed, number])
     rows = np.arange(len(labels))
     if positive_fraction is not None:
         positive, negative = np.flatnonzero(labels), np.flatnonzero(~labels)
         if not positive.size:
-            raise ValueError(f"cannot show a share of {positive_fraction} positives: none of {len(labels)} is positive")
+            raise ValueError(
+                f"cannot show a fraction of {positive_fraction} positives: none of {len(labels)} is positive"
+            )
         wanted = round(positive.size * (1 - positive_fraction) / positive_fraction)
         rows = np.concatenate([positive, rng.choice(negative, min(wanted, negative.size), replace=False)])
     rows = rng.permutation(rows)
@@ -59,13 +65,13 @@ def random_epoch(
 
 
 def enriched_epoch(count: int, copies: pd.DataFrame, number: int, *, seed: int) -> EpochPlan:
-    """Shuffle all images and the changed copies that `enrichment.enrich` chose; the copies look the same each epoch.
+    """Shuffle all images and the changed copies of `enrichment.enrich`, which look the same in each epoch.
 
     Args:
-        count: How many images there are.
-        copies: `row`, `transform` (both positions) and `seed` of each copy.
-        number: The epoch's, from 0.
-        seed: Same seed and same number, same epoch.
+        count: Number of images.
+        copies: Table with `row`, `transform` (both positions) and `seed`, one row per copy.
+        number: Number of the epoch, counted from 0.
+        seed: Seed of the order; the same seed and number give the same epoch.
     """
     unchanged = np.full(count, UNCHANGED)
     order = np.random.default_rng([seed, number]).permutation(count + len(copies))
@@ -77,12 +83,16 @@ def enriched_epoch(count: int, copies: pd.DataFrame, number: int, *, seed: int) 
 
 
 def scheduled_fraction(first: float, last: float, number: int, epochs: int) -> float:
-    """Go from one share to another in equal steps.
+    """Return the fraction of an epoch that goes from one fraction to another in equal steps.
 
     Args:
-        first: In epoch 0.
-        last: In the last epoch.
-        number: The epoch's, from 0.
-        epochs: How many there are.
+        first: Fraction in epoch 0.
+        last: Fraction in the last epoch.
+        number: Number of the epoch, counted from 0.
+        epochs: Number of epochs.
+
+    Example:
+        >>> [round(scheduled_fraction(0.8, 0.4, number, 3), 1) for number in range(3)]
+        [0.8, 0.6, 0.4]
     """
     return first + (last - first) * number / max(epochs - 1, 1)

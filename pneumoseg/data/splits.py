@@ -1,5 +1,6 @@
-"""Split a manifest into training and validation, stratified on the label."""
+"""Splits of a manifest into training and validation, stratified on the label."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,9 +11,6 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 from pneumoseg.data.patients import has_known_patients, patient_groups, patient_ids
 from pneumoseg.identifiers import read_text_table
 
-# In a run that started from another one's bundle: the images that this one was trained on.
-START = "start_from.csv"
-
 
 def stratified_split(
     manifest: pd.DataFrame,
@@ -21,27 +19,33 @@ def stratified_split(
     seed: int = 0,
     group_by_patient: bool | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split into training and validation with the same share of positives (section 4.1.1: 80/20).
+    """Split into training and validation with the same fraction of positives (section 4.1.1: 80/20).
 
     The paper splits by image. In the competition's data that puts the patients of 94.7% of the validation positives
-    into training, so scores come out too good; where the patients are known, grouping them is honest.
+    into training, so scores come out too good. If the patients are known, grouping by patient gives honest scores.
 
     Args:
-        manifest: One row an image, see `index_dataset`.
-        validation_fraction: Share of the images for validation; when grouped at most .5, and the nearest 1 / n.
-        seed: Same seed and same images, same split.
-        group_by_patient: Whether all images of a patient go to one side; an image without a patient id is a patient
-            of its own. None: where the patients are known, see `data.patients`.
+        manifest: Table with one row per image, see `index_dataset`.
+        validation_fraction: Fraction of the images for validation; if grouped at most 0.5, and the nearest 1 / n.
+        seed: Seed of the split; the same seed and images give the same split.
+        group_by_patient: Whether all images of a patient go into the same split; an image without a patient id counts
+            as a patient of its own. None groups if the patients are known, see `data.patients`.
 
     Returns:
         Training and validation rows, in the manifest's order.
 
     Raises:
         ValueError: If the fraction is not between 0 and 1, a class has fewer than two images (grouped: fewer patients
-            than folds), or patients are to be grouped and the headers alone name them, another one for every image.
+            than folds), or patients are to be grouped but only the headers name them, with another one for each image.
+
+    Example:
+        >>> manifest = pd.DataFrame({"image_id": list("abcdefgh"), "has_pneumothorax": [True, False] * 4})
+        >>> training, validation = stratified_split(manifest, 0.5, group_by_patient=False)
+        >>> len(training), int(validation["has_pneumothorax"].sum())
+        (4, 2)
     """
     if not 0 < validation_fraction < 1:
-        raise ValueError(f"validation_fraction is a share between 0 and 1, got {validation_fraction}")
+        raise ValueError(f"validation_fraction is a fraction between 0 and 1, got {validation_fraction}")
     labels = manifest["has_pneumothorax"]
     if labels.sum() < 2 or (~labels).sum() < 2:
         raise ValueError(
@@ -51,7 +55,7 @@ def stratified_split(
     if not _groups(manifest, group_by_patient):
         rows = np.arange(len(manifest))
         _, chosen = train_test_split(rows, test_size=validation_fraction, stratify=labels, random_state=seed)
-        return _sides(manifest, chosen)
+        return _divided(manifest, chosen)
     if validation_fraction > 0.5:
         raise ValueError(
             f"cannot group by patient: validation_fraction is {validation_fraction}, at most 0.5 is possible"
@@ -59,29 +63,36 @@ def stratified_split(
     folds = round(1 / validation_fraction)
 
     def distance(fold: np.ndarray) -> float:
-        share_of_positives = labels.iloc[fold].sum() / labels.sum()
-        return abs(len(fold) / len(manifest) - 1 / folds) + abs(share_of_positives - 1 / folds)
+        fraction_of_positives = labels.iloc[fold].sum() / labels.sum()
+        return abs(len(fold) / len(manifest) - 1 / folds) + abs(fraction_of_positives - 1 / folds)
 
-    return _sides(manifest, min(_grouped_folds(manifest, folds, seed), key=distance))
+    return _divided(manifest, min(_grouped_folds(manifest, folds, seed), key=distance))
 
 
 def stratified_folds(
     manifest: pd.DataFrame, folds: int, *, seed: int = 0, group_by_patient: bool | None = None
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Split several times, so that each image is in validation once, with about the same share of positives each time.
+    """Split several times, so that each image is in validation once, with about the same fraction of positives.
 
     Args:
-        manifest: One row an image, see `index_dataset`.
-        folds: How many, 2 or more.
-        seed: Same seed and same images, same folds.
-        group_by_patient: As for `stratified_split`.
+        manifest: Table with one row per image, see `index_dataset`.
+        folds: Number of folds, 2 or more.
+        seed: Seed of the splits; the same seed and images give the same folds.
+        group_by_patient: Whether all images of a patient go into the same split; an image without a patient id counts
+            as a patient of its own. None groups if the patients are known, see `data.patients`.
 
     Returns:
         Training and validation rows of each fold, in the manifest's order.
 
     Raises:
         ValueError: If there are fewer positive or negative images (grouped: positive patients) than folds, fewer than
-            two folds, or patients are to be grouped and none is known, as for `stratified_split`.
+            two folds, or patients are to be grouped but only the headers name them, with another one for each image.
+
+    Example:
+        >>> manifest = pd.DataFrame({"image_id": list("abcdefgh"), "has_pneumothorax": [True, False] * 4})
+        >>> folds = stratified_folds(manifest, 2, group_by_patient=False)
+        >>> sorted(image for _, validation in folds for image in validation["image_id"])
+        ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h']
     """
     labels = manifest["has_pneumothorax"]
     if folds < 2:
@@ -93,7 +104,7 @@ def stratified_folds(
     else:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
         chosen = [fold for _, fold in splitter.split(manifest, labels)]
-    return [_sides(manifest, fold) for fold in chosen]
+    return [_divided(manifest, fold) for fold in chosen]
 
 
 def positives_and_sampled_negatives(
@@ -102,9 +113,10 @@ def positives_and_sampled_negatives(
     """Choose the segmenter's images: all positives and randomly drawn negatives (section 3.2.1).
 
     Args:
-        manifest: One side of a split.
-        negatives_per_positive: How many negatives to draw; all of them, if there are fewer, or if it is None.
-        seed: Same seed, same choice.
+        manifest: Rows of one split.
+        negatives_per_positive: Number of negatives to draw per positive; all negatives if there are fewer. None takes
+            all images.
+        seed: Seed of the choice; the same seed and rows give the same choice.
 
     Returns:
         The chosen rows, in the manifest's order.
@@ -117,7 +129,7 @@ def positives_and_sampled_negatives(
     return manifest[positive | manifest.index.isin(drawn)]
 
 
-def patients_on_both_sides(training: pd.DataFrame, validation: pd.DataFrame) -> int:
+def count_shared_patients(training: pd.DataFrame, validation: pd.DataFrame) -> int:
     """Count the patients with images in training and in validation; images of unknown patients do not count."""
     both = patient_ids(pd.concat([training, validation]))
     return len((set(both[: len(training)]) & set(both[len(training) :])) - {""})
@@ -127,56 +139,57 @@ def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) 
     """Leave out the images that a run was trained on, so that no score is measured on them.
 
     Args:
-        manifest: One row an image.
-        runs: Folders of runs, each with its `split.csv`, or one in each fold's folder.
+        manifest: Table with one row per image.
+        runs: Folders of runs, cross-validated or not.
 
     Returns:
         The remaining rows.
 
     Raises:
-        FileNotFoundError: If a run has none.
+        FileNotFoundError: If a folder holds no run.
         ValueError: If no image remains.
     """
     trained_on: set[str] = set()
     for run in runs:
-        trained_on |= images_of_run(run, "training")
+        trained_on |= images_of_run(run, "train")
     remaining = manifest[~manifest["image_id"].isin(trained_on)]
     if remaining.empty:
         raise ValueError(
             f"all {len(manifest)} images of the manifest were trained on: nothing is left to score or to tune on "
-            "(make: TUNE=no keeps the rule as assembled; for folds see experiments/out_of_fold.py)"
+            "(--assembled keeps the rule as assembled; for folds see experiments/out_of_fold.py)"
         )
     return remaining
 
 
-def images_of_run(run: str | Path, side: str) -> set[str]:
-    """The images on one side of a run's split, "training" or "validation"; of any fold, if it was cross-validated.
+def images_of_run(run: str | Path, split: str) -> set[str]:
+    """Return the images of one split of a run, "train" or "val"; of any fold if it was cross-validated.
 
-    Among the training images are those of the bundle that the run started from, if it started from one.
+    The training images include those of the bundle that the run started from.
 
     Raises:
-        FileNotFoundError: If the run has no `split.csv`.
+        FileNotFoundError: If the folder holds no run.
     """
     run = Path(run)
     paths = [path for path in (run / "split.csv", *run.glob("fold_*/split.csv")) if path.exists()]
     if not paths:
         raise FileNotFoundError(f"{run} holds no run: it has no split.csv")
-    paths += [path.with_name(START) for path in paths if path.with_name(START).exists()]
-    split = pd.concat([read_text_table(path) for path in paths])
-    return set(split.loc[split["side"] == side, "image_id"])
+    table = pd.concat([read_text_table(path) for path in paths])
+    images = set(table.loc[table["split"] == split, "image_id"])
+    specs = [path.with_name("best") / "spec.json" for path in paths] if split == "train" else []
+    return images.union(*(json.loads(spec.read_text())["images"]["training"] for spec in specs if spec.exists()))
 
 
 def _groups(manifest: pd.DataFrame, group_by_patient: bool | None) -> bool:
     return has_known_patients(manifest) if group_by_patient is None else group_by_patient
 
 
-def _sides(manifest: pd.DataFrame, validation: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _divided(manifest: pd.DataFrame, validation: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
     in_validation = np.isin(np.arange(len(manifest)), validation)
     return manifest[~in_validation], manifest[in_validation]
 
 
 def _grouped_folds(manifest: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
-    """The positions of each fold's validation images; no patient is in two folds."""
+    """Return the positions of each fold's validation images; no patient is in two folds."""
     if not has_known_patients(manifest):
         raise ValueError(
             "cannot group by patient: apart from placeholders, no two images have the same patient id, as in the "

@@ -1,4 +1,4 @@
-"""A run's history as curves (figures 3 and 4 of the paper)."""
+"""Curves of a run's history (figures 3 and 4 of the paper)."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,20 @@ def draw_curves(
     averaged: Sequence[int] = (),
     learning_rates: pd.DataFrame | None = None,
 ) -> Figure:
-    """Draw losses and the monitored metric by epoch, the best epoch marked, the learning rate below.
+    """Draw losses and the monitored metric by epoch with the best epoch marked, and the learning rate below.
 
     Args:
-        history: One row an epoch with `epoch`, `learning_rate`, `loss`, `val_loss`, and the metric with and without
-            `val_`.
-        monitor: The metric's name without `val_`, e.g. "mcc". The first epoch with its greatest validation value is
-            marked by a vertical line.
-        averaged: The epochs whose weights are averaged, marked by red lines: the first and the last of a window (figure
-            4), each one where there are others between.
-        learning_rates: `epoch`, where 2.5 is the middle of the third, and `learning_rate`, for one that changes within
-            an epoch; None draws the history's.
+        history: Table with `epoch`, `learning_rate`, `loss`, `val_loss`, and the metric with and without `val_`, one
+            row per epoch.
+        monitor: Name of the metric without `val_`, such as "mcc". A vertical line marks the first epoch with the
+            greatest validation value.
+        averaged: Epochs whose weights are averaged, marked by red lines: the first and the last of a window (figure
+            4), or each one if they are not consecutive.
+        learning_rates: Table with `epoch`, where 2.5 is the middle of the third epoch, and `learning_rate`, for rates
+            that change within an epoch; None draws the rates of the history.
+
+    Example:
+        >>> draw_curves(run.history(), "iou", averaged=range(13, 17)).savefig("curves.png")  # doctest: +SKIP
     """
     best_epoch = history["epoch"].iloc[best_row(history, monitor)]
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -47,10 +50,10 @@ def draw_curves(
     if learning_rates is None:
         bottom.step(epochs, history["learning_rate"], where="mid", color="#0072b2")
     else:
-        # An epoch's values stand at its number, so that it reaches from half before it to half behind it.
+        # An epoch's values are drawn at its number, so it reaches from half an epoch before it to half an epoch after.
         bottom.plot(learning_rates["epoch"] + 0.5, learning_rates["learning_rate"], color="#0072b2")
     bottom.set_yscale("log")
-    # A cosine ends near 0, which would leave no room for the rest.
+    # A cosine ends near 0, which would leave no room for the other rates.
     bottom.set_ylim(bottom=max(float(history["learning_rate"].max()) * 1e-4, bottom.get_ylim()[0]))
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("epoch")
@@ -59,5 +62,5 @@ def draw_curves(
 
 
 def best_row(history: pd.DataFrame, monitor: str) -> int:
-    """The position of the first epoch with the greatest validation value; NaN is less than any number."""
+    """Return the position of the first epoch with the greatest validation value; NaN is less than any number."""
     return int(history[f"val_{monitor}"].fillna(-math.inf).argmax())

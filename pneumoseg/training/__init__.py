@@ -1,1 +1,1 @@
-"""Settings and a manifest to a run."""
+"""Training: an experiment's settings and a manifest make a run."""

@@ -1,4 +1,4 @@
-"""A run's folder: settings, split, environment, history, scores."""
+"""The folder of a training run: its files, their names, and the lock that keeps two processes apart."""
 
 import importlib.metadata
 import io
@@ -8,219 +8,330 @@ import os
 import platform
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import keras
 import pandas as pd
 import yaml
 
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.config import ClassifierSettings, SegmenterSettings, Settings, Split
-from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
-from pneumoseg.data.splits import START, patients_on_both_sides, stratified_split
+from pneumoseg.config import Experiment, load_experiment
 from pneumoseg.device import announce_device
 from pneumoseg.identifiers import read_text_table
 
 _log = logging.getLogger(__name__)
-CHECKPOINT = "checkpoint.npz"
-FINISHED = "metrics.json"
-PREDICTIONS = "predictions.csv"
-EPOCH_WEIGHTS = "epochs"
-_FILES = (
-    "best", "swa", CHECKPOINT, FINISHED, PREDICTIONS, "curves.png", "enrichment.csv", "environment.json", "history.csv",
-    "settings.yaml", "split.csv", START,
-)  # fmt: skip
-
-# Makes a callback that watches a run, from the run's folder.
-Watch = Callable[[Path], keras.callbacks.Callback]
-
+_SETTINGS = "settings.yaml"
+_SPLIT = "split.csv"
+_ENVIRONMENT = "environment.json"
 _PACKAGES = ("pneumoseg", "tensorflow", "keras", "segmentation-models", "albumentations", "numpy", "pydicom")
 
 
-@contextmanager
-def open_run(
-    folder: str | Path,
-    settings: ClassifierSettings | SegmenterSettings,
-    training: pd.DataFrame,
-    validation: pd.DataFrame,
-    *,
-    resume: bool = False,
-) -> Iterator[Path]:
-    """Make the folder of a run and write what is known before it trains, or check that a stopped run can go on.
+class Run:
+    """The folder of one training, or of a cross-validation with one training per fold.
 
-    Writes `settings.yaml` (complete, can be run again), `split.csv` (`image_id, side`, and `content`, a checksum of an
-    image's truth and size) and `environment.json`, and logs on what it will train, see `device`. No other process can
-    open the run until this one leaves the context or ends, however it ends.
+    Only this class knows the names of the files in the folder. A run is finished as soon as its metrics are written.
 
     Args:
+        folder: The run's folder, which need not exist yet.
+        cache_dir: Folder for images that need transcoding; by default `cache` next to the run's folder.
+        resume: Whether to continue a stopped training from its checkpoint. A finished run is then left unchanged.
+
+    Attributes:
         folder: The run's folder.
-        settings: From an experiment file.
-        training: Manifest rows.
-        validation: Manifest rows.
-        resume: Whether to go on from the run's checkpoint; where there is none, the run starts.
+        cache_dir: Folder for images that need transcoding.
+        resume: Whether a stopped training is continued.
+        best: Folder of the bundle with the best epoch's weights.
+        swa: Folder of the bundle with the averaged weights.
+        epoch_weights: Folder of the weights kept after each epoch.
+        tensorboard: Folder of TensorBoard's logs.
+        metrics_file: File of the metrics, whose presence marks the run as finished.
+        checkpoint: File from which a stopped training continues.
+        history_file: Table of all epochs, see `history`.
+        predictions_file: Table of validation predictions, see `validation_predictions`.
+        enrichment_file: Table of the copies that enrichment made.
+        curves: Picture of the history.
 
-    Raises:
-        FileExistsError: If the folder holds a finished run, or, unless it is to be resumed, a stopped one, or another
-            process has it open.
-        ValueError: If the run to resume has other settings, or other images on its sides, or these have changed.
+    Example:
+        >>> run = Run("runs/not_trained_yet")
+        >>> run.is_finished
+        False
+        >>> run.history()[["epoch", "val_iou"]]  # doctest: +SKIP
     """
-    folder = Path(folder)
-    refuse_finished(folder)
-    if (folder / CHECKPOINT).exists():
-        if not resume:
-            raise FileExistsError(f"{folder} holds a stopped run: go on with --resume, or remove it to train anew")
-        check_unchanged(folder, settings, training, validation)
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = _environment() | announce_device(settings.precision, settings.jit_compile)
-    texts = _descriptions(settings, training, validation) | {"environment.json": json.dumps(environment, indent=2)}
-    with _locked(folder):
-        for name in _FILES:
-            for leftover in folder.glob(f".{name}.*"):  # of a write that a killed process did not end
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for leftover in (folder / EPOCH_WEIGHTS).glob(".epoch_*"):
-            leftover.unlink()
-        for name, text in texts.items():
-            with atomic_write(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        yield folder
 
+    def __init__(self, folder: str | Path, cache_dir: str | Path | None = None, *, resume: bool = False) -> None:
+        self.folder = Path(folder)
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else self.folder.parent / "cache"
+        self.resume = resume
+        self.best, self.swa = self.folder / "best", self.folder / "swa"
+        self.epoch_weights, self.tensorboard = self.folder / "epochs", self.folder / "tensorboard"
+        self.checkpoint, self.history_file = self.folder / "checkpoint.npz", self.folder / "history.csv"
+        self.predictions_file = self.folder / "validation_predictions.csv"
+        self.enrichment_file, self.curves = self.folder / "enrichment.csv", self.folder / "curves.png"
+        self.metrics_file, self._split = self.folder / "metrics.json", self.folder / _SPLIT
 
-def refuse_finished(folder: Path) -> None:
-    """Protect a finished run.
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training ended and its metrics are written."""
+        return self.metrics_file.exists()
 
-    Raises:
-        FileExistsError: If the folder holds one.
-    """
-    if (folder / FINISHED).exists():
-        raise FileExistsError(f"{folder} holds a finished run: choose another folder, or remove it to train anew")
+    @property
+    def is_single(self) -> bool:
+        """Whether the folder holds one training rather than folds, stopped ones included."""
+        return self._split.exists()
 
+    def settings(self) -> Experiment:
+        """Return the experiment's settings.
 
-def metrics_of_finished(
-    folder: Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame
-) -> dict[str, Any] | None:
-    """What an earlier process that finished the same run found, so that going on with it is no mistake.
+        Raises:
+            ConfigError: If the folder holds none, or they are invalid.
+        """
+        return load_experiment(self.folder / _SETTINGS)
 
-    Its `metrics.json` becomes as new as what was checked, for make.
+    def history(self) -> pd.DataFrame:
+        """Return the table of all epochs so far, one row per epoch, see `HistoryFile`.
 
-    Returns:
-        None if the run is not finished.
+        Raises:
+            ValueError: If there is no history.
+        """
+        if not self.history_file.exists():
+            raise ValueError(f"{self.folder} holds no run: it has no {self.history_file.name}")
+        return pd.read_csv(self.history_file)
 
-    Raises:
-        ValueError: If it is, and had other settings or images.
-    """
-    path = folder / FINISHED
-    if not path.exists():
-        return None
-    check_unchanged(folder, settings, training, validation)
-    _log.info(f"{folder} is finished already")
-    path.touch()
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return metrics
+    def split(self) -> pd.DataFrame:
+        """Return which images were trained and validated on.
 
+        Returns:
+            One row per image: `image_id`, `split` ("train" or "val") and `content`, a checksum of the image's truth and
+            size; all as text.
 
-def check_unchanged(folder: Path, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> None:
-    """Refuse to build on a run that had other settings, or other images on its sides, or other masks or files of them.
+        Raises:
+            ValueError: If the folder holds no split.
+        """
+        if not self._split.exists():
+            raise ValueError(f"{self.folder} holds no run: it has no {_SPLIT}")
+        return read_text_table(self._split)
 
-    Raises:
-        ValueError: If it had.
-    """
-    for name, text in _descriptions(settings, training, validation).items():
-        try:
-            before = (folder / name).read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise ValueError(f"{folder} cannot go on, it has no {name}: choose another folder") from error
-        if not _SAME[name](before, text, settings):
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of a finished run; an empty dictionary if it is not finished."""
+        if not self.is_finished:
+            return {}
+        metrics: dict[str, Any] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        return metrics
+
+    def validation_predictions(self) -> pd.DataFrame:
+        """Return the best classifier's predictions of the validation images; of folds those of all images.
+
+        Returns:
+            One row per image: `image_id`, `patient_id`, `patient_source` and `sex` as text, `has_pneumothorax` as bool
+            and `probability` as float64, which is NaN if the network diverged; of folds also `fold`.
+
+        Raises:
+            ValueError: If the folder holds no finished classifier run.
+        """
+        if not self.predictions_file.exists() or not self.is_finished:
             raise ValueError(
-                f"{folder} cannot go on, its {name} says otherwise than the experiment and the manifest do now: "
-                "change them back, choose another folder (make: RUNS=), or remove this one to train again"
+                f"{self.folder} holds no finished classifier run: it needs {self.predictions_file.name} and "
+                f"{self.metrics_file.name}"
+            )
+        table = read_text_table(self.predictions_file)
+        positive = table["has_pneumothorax"] == "True"
+        return table.assign(has_pneumothorax=positive, probability=pd.to_numeric(table["probability"]))
+
+    def fold(self, number: int) -> "Run":
+        """Return the run of one fold, counted from 1, which is always resumed where it stopped."""
+        return Run(self.folder / f"fold_{number}", self.cache_dir, resume=True)
+
+    def folds(self) -> "list[Run]":
+        """Return the runs of the folds in order; an empty list if the run was not cross-validated."""
+        numbers = [path.name.removeprefix("fold_") for path in self.folder.glob("fold_*") if path.is_dir()]
+        return [self.fold(number) for number in sorted(int(number) for number in numbers if number.isdecimal())]
+
+    def trainings(self) -> "list[Run]":
+        """Return the run of each fold if there are folds, else this run alone."""
+        return self.folds() or [self]
+
+    def deployable(self) -> list[Path]:
+        """Return the bundles that a pipeline should use: the averaged weights if there are any, else the best epoch's.
+
+        Returns:
+            One folder per fold; a single one if the run was not cross-validated.
+
+        Raises:
+            ValueError: If the run is not finished.
+        """
+        if not self.is_finished:
+            raise ValueError(
+                f"{self.folder} holds no finished run: name another folder, or finish it with "
+                f"`pneumoseg train EXPERIMENT --manifest ... --out {self.folder} --resume`"
+            )
+        return [run.swa if run.swa.exists() else run.best for run in self.trainings()]
+
+    def average_folder(self, start_epoch: int, end_epoch: int) -> Path:
+        """Return the default folder of an average that is made after the training, epochs counted from 1."""
+        return self.folder / f"swa_{start_epoch}-{end_epoch}"
+
+    def later_averages(self) -> list[dict[str, Any]]:
+        """Return the scores of all averages in the default folders that were made after the training."""
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("swa_*.json"))]
+
+    @contextmanager
+    def open(self, settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame) -> Iterator[None]:
+        """Prepare the folder for training and lock it against other processes while the context lasts.
+
+        Writes `settings.yaml` (complete, so that it can be run again), `split.csv` and `environment.json`, and logs
+        which device will train, see `device`. The lock ends with the process, however that ends.
+
+        Args:
+            settings: Settings of the experiment.
+            training: Manifest rows of the images to train on.
+            validation: Manifest rows of the images to validate on.
+
+        Raises:
+            FileExistsError: If the folder holds a finished run, or a stopped one that is not to be resumed, or another
+                process is training in it.
+            ValueError: If the run to resume has other settings or images, or its images have changed.
+        """
+        self.refuse_finished()
+        if self.checkpoint.exists():
+            if not self.resume:
+                raise FileExistsError(
+                    f"{self.folder} holds a stopped run: go on with --resume, or remove it to train again"
+                )
+            self._check_unchanged(settings, training, validation)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = _environment() | announce_device(settings.precision, settings.jit_compile)
+        texts = _descriptions(settings, training, validation) | {_ENVIRONMENT: json.dumps(environment, indent=2)}
+        with _locked(self.folder):
+            self._remove_leftovers()
+            for name, text in texts.items():
+                with atomic_write(self.folder / name) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+            yield
+
+    def refuse_finished(self) -> None:
+        """Protect a finished run.
+
+        Raises:
+            FileExistsError: If the run is finished.
+        """
+        if self.is_finished:
+            raise FileExistsError(
+                f"{self.folder} holds a finished run: choose another folder, or remove it to train again"
             )
 
+    def finished_metrics(
+        self, settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame
+    ) -> dict[str, Any] | None:
+        """Return the metrics of a run that has already finished and is to be resumed, or None.
 
-def _same_settings(before: str, now: str, settings: Settings) -> bool:
-    """Whether a run had these settings; what its version did not know has its default."""
+        The file of the metrics gets the present time, so that make does not train again.
+
+        Args:
+            settings: Settings of the experiment.
+            training: Manifest rows of the images to train on.
+            validation: Manifest rows of the images to validate on.
+
+        Raises:
+            ValueError: If the finished run had other settings or images.
+        """
+        if not (self.resume and self.is_finished):
+            return None
+        self._check_unchanged(settings, training, validation)
+        _log.info(f"{self.folder} is finished already")
+        self.metrics_file.touch()
+        return self.metrics()
+
+    def finish(
+        self,
+        history: pd.DataFrame,
+        best_epoch: int,
+        training: pd.DataFrame,
+        validation: pd.DataFrame,
+        further: Mapping[str, float],
+    ) -> dict[str, Any]:
+        """Write the metrics, which marks the run as finished, and remove its checkpoint.
+
+        Args:
+            history: Table of all epochs, see `HistoryFile`.
+            best_epoch: Number of the best epoch, counted from 1.
+            training: Manifest rows of the images trained on.
+            validation: Manifest rows of the images validated on.
+            further: More metrics to write.
+
+        Returns:
+            The best epoch's values, the number of images and positives of each split, and `further`.
+        """
+        metrics: dict[str, Any] = {"best_epoch": best_epoch}
+        metrics |= history.loc[history["epoch"] == best_epoch].drop(columns="epoch").iloc[0].to_dict()
+        for name, rows in (("training", training), ("validation", validation)):
+            metrics |= {f"{name}_images": len(rows), f"{name}_positives": int(rows["has_pneumothorax"].sum())}
+        metrics = self.write_metrics(metrics | dict(further))
+        self.checkpoint.unlink(missing_ok=True)
+        return metrics
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the metrics and return them with None in place of NaN, which JSON does not know."""
+        metrics = {name: None if value != value else value for name, value in metrics.items()}
+        with atomic_write(self.metrics_file) as temporary:
+            temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+        return metrics
+
+    def _check_unchanged(self, settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame) -> None:
+        for name, text in _descriptions(settings, training, validation).items():
+            try:
+                before = (self.folder / name).read_text(encoding="utf-8")
+            except FileNotFoundError as error:
+                raise ValueError(f"{self.folder} cannot go on, it has no {name}: choose another folder") from error
+            same = _same_settings(before, settings) if name == _SETTINGS else _same_split(before, text)
+            if not same:
+                raise ValueError(
+                    f"{self.folder} cannot go on, its {name} says otherwise than the experiment and the manifest do "
+                    "now: change them back, choose another folder, or remove this one to train again"
+                )
+
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of writes that a killed process did not finish."""
+        files = (self.best, self.swa, self.checkpoint, self.history_file, self.predictions_file, self.enrichment_file)
+        names = [path.name for path in (*files, self.curves, self.metrics_file)] + [_SETTINGS, _SPLIT, _ENVIRONMENT]
+        for leftover in [path for name in names for path in self.folder.glob(f".{name}.*")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for leftover in self.epoch_weights.glob(".epoch_*"):
+            leftover.unlink()
+
+
+def _same_settings(before: str, settings: Experiment) -> bool:
+    """Return whether a run had these settings; a key that its version did not know has its default."""
     try:
-        return before == now or type(settings).model_validate(yaml.safe_load(before)) == settings
+        return type(settings).model_validate(yaml.safe_load(before)) == settings
     except (ValueError, yaml.YAMLError):
         return False
 
 
-def _same_split(before: str, now: str, _: Settings) -> bool:
-    """Whether a run had these images, on these sides, with this content, as far as its version kept it."""
+def _same_split(before: str, now: str) -> bool:
+    """Return whether a run had the same images in the same splits, with the same content if its version noted that."""
     one, other = (read_text_table(io.StringIO(text)) for text in (before, now))
     return one.equals(other[[name for name in other if name in one]])
 
 
-_SAME = {"settings.yaml": _same_settings, "split.csv": _same_split}
+def _descriptions(settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame) -> dict[str, str]:
+    """Return the texts that tell one run from another, by the names of their files."""
+    splits = (("train", training), ("val", validation))
+    table = pd.concat([rows[["image_id"]].assign(split=name, content=_content(rows)) for name, rows in splits])
+    return {_SETTINGS: yaml.safe_dump(settings.model_dump(), sort_keys=False), _SPLIT: table.to_csv(index=False)}
 
 
-def split_manifest(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split as the settings say, and log how many patients stand on both sides.
-
-    Raises:
-        ValueError: As `stratified_split`.
-    """
-    training, validation = stratified_split(
-        manifest, split.validation_fraction, seed=split.seed, group_by_patient=split.group_by_patient
-    )
-    for name, side in (("Training", training), ("Validation", validation)):
-        _log.info(f"{name}: {len(side)} images, {side['has_pneumothorax'].sum()} positive")
-    shared = patients_on_both_sides(training, validation)
-    _log.info(f"Patients on both sides: {shared} ({describe_patients(manifest)})")
-    if not has_known_patients(manifest):
-        _log.info("One patient's images may be on both sides unseen, which makes scores too good: index with an id map")
-    warn_about_patients(manifest)
-    return training, validation
+def _content(manifest: pd.DataFrame) -> list[str]:
+    """Return a checksum of each image's truth, size and length, by which another mask or file is noticed."""
+    columns = ["has_pneumothorax", "rle", "rows", "columns", "frame_length"]
+    rows = manifest[columns].itertuples(index=False, name=None)
+    return [f"{zlib.crc32(' '.join(map(str, row)).encode()):08x}" for row in rows]
 
 
-def warn_about_patients(manifest: pd.DataFrame) -> None:
-    """Log what makes a split by patient doubtful."""
-    for text in doubts_about_patients(manifest):
-        _log.warning(f"WARNING: {text}")
-
-
-def finish_run(
-    folder: Path,
-    history: pd.DataFrame,
-    best_epoch: int,
-    training: pd.DataFrame,
-    validation: pd.DataFrame,
-    further: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """Write `metrics.json`: the best epoch's values, the size of each side, and `further` scores.
-
-    It marks the run as finished, which then needs its checkpoint no more.
-    """
-    metrics: dict[str, Any] = {"best_epoch": best_epoch}
-    metrics |= history.loc[history["epoch"] == best_epoch].drop(columns="epoch").iloc[0].to_dict()
-    for name, side in (("training", training), ("validation", validation)):
-        metrics |= {f"{name}_images": len(side), f"{name}_positives": int(side["has_pneumothorax"].sum())}
-    metrics = write_metrics(folder, metrics | dict(further or {}))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return metrics
-
-
-def read_validation_predictions(run: Path) -> pd.DataFrame:
-    """Read a classifier run's `predictions.csv`: what the best bundle says of each validation image.
-
-    Returns:
-        One row per image, ids as text, `has_pneumothorax` as bool and `probability` as float64, NaN of a network that
-        diverged.
-    """
-    table = read_text_table(run / PREDICTIONS)
-    return table.assign(
-        has_pneumothorax=table["has_pneumothorax"] == "True", probability=pd.to_numeric(table["probability"])
-    )
-
-
-def write_metrics(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write `metrics.json` and return what it holds: null stands for NaN, which JSON has not."""
-    metrics = {name: None if value != value else value for name, value in metrics.items()}
-    with atomic_write(folder / FINISHED) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    return metrics
+def _environment() -> dict[str, Any]:
+    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), **versions}
 
 
 @contextmanager
@@ -238,33 +349,3 @@ def _locked(folder: Path) -> Iterator[None]:
         raise FileExistsError(f"{folder} is being trained by another process: wait for it, or stop it") from error
     finally:
         os.close(descriptor)
-
-
-def _descriptions(settings: Settings, training: pd.DataFrame, validation: pd.DataFrame) -> dict[str, str]:
-    """What makes a run the same run, by the name of its file."""
-    sides = (("training", training), ("validation", validation))
-    split = pd.concat([side[["image_id"]].assign(side=name, content=_content(side)) for name, side in sides])
-    return {
-        "settings.yaml": yaml.safe_dump(settings.model_dump(), sort_keys=False),
-        "split.csv": split.to_csv(index=False),
-    }
-
-
-def _content(manifest: pd.DataFrame) -> list[str]:
-    """A checksum of each image's truth, size and length: other masks or files under the same names differ."""
-    columns = ["has_pneumothorax", "rle", "rows", "columns", "frame_length"]
-    rows = manifest[columns].itertuples(index=False, name=None)
-    return [f"{zlib.crc32(' '.join(map(str, row)).encode()):08x}" for row in rows]
-
-
-def _environment() -> dict[str, Any]:
-    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), **versions}
-
-
-class Run:
-    """TEMPORARY."""
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        self.finished = self.folder / FINISHED

@@ -36,7 +36,7 @@ def test_a_first_nan_is_kept_until_a_number_comes():
 
 def test_missing_value_is_named():
     callback = BestBundle("val_mcc", print)
-    with pytest.raises(ValueError, match="monitors 'val_mcc', and the logs hold loss, val_loss"):
+    with pytest.raises(ValueError, match="monitors 'val_mcc', but the logs hold loss, val_loss"):
         callback.on_epoch_end(0, {"val_loss": 1.0, "loss": 1.0})
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from pneumoseg.callbacks.checkpoint import Checkpoint, CheckpointError
+from pneumoseg.callbacks.resumable_plateau import ResumablePlateau
+from pneumoseg.callbacks.swa import SWA
 
 RNG = np.random.default_rng(0)
 IMAGES, TARGETS = RNG.normal(size=(32, 6)).astype("float32"), RNG.integers(2, size=(32, 1))
@@ -47,19 +49,32 @@ def test_goes_on_with_moments_statistics_and_dropout(policy, tmp_path):
 def test_counters_and_learning_rate_are_kept(tmp_path):
     model = network()
     model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
-    plateau = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 3, mode="max")
+    plateau = ResumablePlateau("loss", 0.5, 3, mode="max")
     plateau.best, plateau.wait, model.optimizer.learning_rate = np.float32(0.25), 2, 0.005
-    checkpoint = Checkpoint(tmp_path / "c.npz", {plateau: ("best", "wait", "cooldown_counter")})
+    swa = SWA(1, 9)
+    checkpoint = Checkpoint(tmp_path / "c.npz", [plateau, swa])
+    swa.set_model(model)
+    for epoch in range(3):
+        swa.on_epoch_end(epoch)
     checkpoint.set_model(model)
     model.optimizer.build(model.trainable_variables)
     checkpoint.on_epoch_end(6)
-    fresh = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 3, mode="max")
+    fresh, averaging = ResumablePlateau("loss", 0.5, 3, mode="max"), SWA(1, 9)
     model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
-    again = Checkpoint(tmp_path / "c.npz", {fresh: ("best", "wait", "cooldown_counter")})
+    again = Checkpoint(tmp_path / "c.npz", [fresh, averaging])
     again.set_model(model)
     again.restore_training()
     assert (fresh.best, fresh.wait, fresh.cooldown_counter, again.epochs) == (0.25, 2, 0, 7)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
+    assert averaging.count == 3
+    for values, expected in zip(averaging.average, swa.average, strict=True):
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_file_that_keeps_no_states_is_refused(tmp_path):
+    np.savez(tmp_path / "c.npz", state=np.array('{"epochs": 1, "counters": []}'))
+    with pytest.raises(CheckpointError, match=r"not a checkpoint, or is damaged \('states'\)"):
+        Checkpoint(tmp_path / "c.npz")
 
 
 def test_without_a_file_nothing_was_done(tmp_path):
@@ -97,11 +112,11 @@ def test_another_network_is_refused(tmp_path):
 def test_damaged_file_is_named(content, tmp_path):
     path = tmp_path / "c.npz"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"c\.npz is no checkpoint, or damaged.*remove the run's folder"):
+    with pytest.raises(CheckpointError, match=r"c\.npz is not a checkpoint, or is damaged.*remove the run's folder"):
         Checkpoint(path)
 
 
 def test_no_pickle_is_opened(tmp_path):
     np.savez(tmp_path / "c.npz", state=np.array([{"epochs": 1}], dtype=object))
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         Checkpoint(tmp_path / "c.npz")

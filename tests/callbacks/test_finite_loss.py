@@ -15,7 +15,7 @@ def model_with(kernel=0.5):
 
 
 def watching(model, epoch=2):
-    callback = FiniteLoss("runs/one")
+    callback = FiniteLoss("runs/one", "runs/one/best")
     callback.set_model(model)
     callback.on_epoch_begin(epoch)
     return callback
@@ -57,7 +57,7 @@ def test_fit_ends_within_the_epoch():
     images[1] = np.nan
     count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
     with pytest.raises(DivergedError, match="loss is nan"):
-        model_with().fit(images, images, 1, callbacks=[FiniteLoss("run"), count], shuffle=False, verbose=0)
+        model_with().fit(images, images, 1, callbacks=[FiniteLoss("run", "run/best"), count], shuffle=False, verbose=0)
     assert seen == [0]
 
 
@@ -67,6 +67,6 @@ def test_step_that_float16_skips_is_no_divergence():
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-9), initial_scale=2.0**127)
     model.compile(optimizer, "mse")
     images = np.full((2, 1), 256, np.float32)
-    model.fit(images, images * 2, 1, callbacks=[FiniteLoss("run")], verbose=0)
+    model.fit(images, images * 2, 1, callbacks=[FiniteLoss("run", "run/best")], verbose=0)
     assert float(optimizer.dynamic_scale) < 2.0**127  # a step was skipped
     assert float(model.layers[0].kernel[0, 0]) == 0.5

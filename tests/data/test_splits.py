@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from pneumoseg.data.splits import (
-    patients_on_both_sides,
+    count_shared_patients,
     positives_and_sampled_negatives,
     stratified_folds,
     stratified_split,
@@ -31,7 +31,7 @@ def test_by_image(seed):
     assert (len(training), len(validation)) == (160, 40)
     assert (training["has_pneumothorax"].sum(), validation["has_pneumothorax"].sum()) == (40, 10)
     pd.testing.assert_frame_equal(pd.concat([training, validation]).sort_index(), manifest)
-    assert patients_on_both_sides(training, validation) > 10  # two images a patient: by chance most are divided
+    assert count_shared_patients(training, validation) > 10  # two images a patient: by chance most are divided
 
 
 def test_same_seed_same_split_other_seed_another():
@@ -43,26 +43,26 @@ def test_same_seed_same_split_other_seed_another():
 @pytest.mark.parametrize("source", ["id map", "header"])
 def test_grouped_where_the_patients_are_known(source):
     training, validation = stratified_split(table(images_a_patient=5, source=source))
-    assert patients_on_both_sides(training, validation) == 0
+    assert count_shared_patients(training, validation) == 0
     assert len(validation) == pytest.approx(40, abs=10)
     assert validation["has_pneumothorax"].sum() == pytest.approx(10, abs=5)
 
 
 def test_grouping_can_be_chosen_either_way():
-    assert patients_on_both_sides(*stratified_split(table(), group_by_patient=True)) == 0
-    assert patients_on_both_sides(*stratified_split(table(source="id map"), group_by_patient=False)) > 0
+    assert count_shared_patients(*stratified_split(table(), group_by_patient=True)) == 0
+    assert count_shared_patients(*stratified_split(table(source="id map"), group_by_patient=False)) > 0
 
 
 def test_images_without_a_patient_are_no_shared_patient():
     manifest = table().assign(patient_id="")
-    assert patients_on_both_sides(*stratified_split(manifest)) == 0
+    assert count_shared_patients(*stratified_split(manifest)) == 0
 
 
 def test_a_placeholder_is_no_patient():
     manifest = table(images_a_patient=1).assign(patient_id="ANON")
     training, validation = stratified_split(manifest)
     assert (len(validation), validation["has_pneumothorax"].sum()) == (40, 10)  # by image
-    assert patients_on_both_sides(training, validation) == 0
+    assert count_shared_patients(training, validation) == 0
     with pytest.raises(ValueError, match="apart from placeholders, no two images have the same patient id"):
         stratified_split(manifest, group_by_patient=True)
 
@@ -80,7 +80,7 @@ def test_one_image_outside_the_id_map_does_not_turn_grouping_off():
     manifest.loc[7, ["patient_id", "patient_source"]] = ["", "header"]
     training, validation = stratified_split(manifest)
     assert len(training) + len(validation) == 200
-    assert patients_on_both_sides(training, validation) == 0
+    assert count_shared_patients(training, validation) == 0
 
 
 def test_grouped_fold_is_the_one_nearest_to_its_share():
@@ -120,9 +120,8 @@ def test_sampled_negatives():
 def test_training_images_are_left_out(tmp_path):
     for run, trained_on in (("a", [0, 1]), ("b", [1, 2])):
         (tmp_path / run).mkdir()
-        sides = {"image_id": ["i0", "i1", "i2", "i3"], "side": ["validation"] * 4}
-        split = pd.DataFrame(sides)
-        split.loc[trained_on, "side"] = "training"
+        split = pd.DataFrame({"image_id": ["i0", "i1", "i2", "i3"], "split": ["val"] * 4})
+        split.loc[trained_on, "split"] = "train"
         split.to_csv(tmp_path / run / "split.csv", index=False)
     remaining = without_training_images(table(5, 2), [tmp_path / "a", tmp_path / "b"])
     assert remaining["image_id"].tolist() == ["i3", "i4"]
@@ -140,7 +139,7 @@ def test_folds_keep_each_image_out_once(grouped):
         assert len(training) + len(validation) == 200
         assert not set(training["image_id"]) & set(validation["image_id"])
         assert validation["has_pneumothorax"].sum() == pytest.approx(10, abs=0 if not grouped else 5)
-        assert (patients_on_both_sides(training, validation) == 0) == grouped
+        assert (count_shared_patients(training, validation) == 0) == grouped
 
 
 def test_folds_follow_the_seed():

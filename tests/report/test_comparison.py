@@ -27,7 +27,7 @@ def two_runs(tmp_path, history_of):
                 "probability": np.clip(0.3 + 0.4 * labels + noise * rng.normal(size=60), 0, 1),
             }
         )
-        table.sample(frac=1, random_state=1).to_csv(run / "predictions.csv", index=False)
+        table.sample(frac=1, random_state=1).to_csv(run / "validation_predictions.csv", index=False)
         history_of([0.1, 0.6, 0.5]).to_csv(run / "history.csv", index=False)
         (run / "metrics.json").write_text(json.dumps({"best_epoch": 2}))
         paths.append(run)
@@ -37,7 +37,7 @@ def two_runs(tmp_path, history_of):
 def test_runs_are_compared_on_their_images(two_runs, history_of):
     table = compare_runs(two_runs)
     for run in two_runs:
-        predictions = pd.read_csv(run / "predictions.csv")
+        predictions = pd.read_csv(run / "validation_predictions.csv")
         mcc = matthews_corrcoef(predictions["has_pneumothorax"], predictions["probability"] > 0.5)
         assert table.loc[run.name, "mcc"] == pytest.approx(mcc)
     assert (table["mcc_low"] < table["mcc"]).all()
@@ -53,8 +53,8 @@ def test_runs_are_compared_on_their_images(two_runs, history_of):
 
 
 def test_no_gain_where_the_images_differ(two_runs):
-    predictions = pd.read_csv(two_runs[1] / "predictions.csv")
-    predictions.iloc[:-1].to_csv(two_runs[1] / "predictions.csv", index=False)
+    predictions = pd.read_csv(two_runs[1] / "validation_predictions.csv")
+    predictions.iloc[:-1].to_csv(two_runs[1] / "validation_predictions.csv", index=False)
     assert "mcc_gain" not in compare_runs(two_runs)
 
 
@@ -64,8 +64,8 @@ def test_folder_without_a_run_is_named(two_runs, tmp_path):
 
 
 def test_run_that_diverged_stands_beside_the_other(two_runs, history_of):
-    predictions = pd.read_csv(two_runs[1] / "predictions.csv").assign(probability=math.nan)
-    predictions.to_csv(two_runs[1] / "predictions.csv", index=False)
+    predictions = pd.read_csv(two_runs[1] / "validation_predictions.csv").assign(probability=math.nan)
+    predictions.to_csv(two_runs[1] / "validation_predictions.csv", index=False)
     history_of([math.nan] * 3).to_csv(two_runs[1] / "history.csv", index=False)
     table = compare_runs(two_runs)
     assert table.loc["b", ["mcc", "auc", "mcc_low", "mcc_gain"]].isna().all()

@@ -269,7 +269,7 @@ def test_images_that_chose_the_threshold_are_told(predictions, tmp_path, thresho
     run = tmp_path / "classifier"
     run.mkdir()
     (run / "metrics.json").write_text(json.dumps(kept))
-    (run / "split.csv").write_text("image_id,side\ni0,validation\ni1,validation\ni9,validation\nx,training\n")
+    (run / "split.csv").write_text("image_id,split\ni0,val\ni1,val\ni9,val\nx,train\n")
     evaluation = evaluate(predictions, DecisionRule(classifier_threshold=threshold), tuned)
     texts = [text for text in warnings_about(evaluation, [run]) if "chose its threshold on" in text]
     assert len(texts) == told
@@ -280,5 +280,5 @@ def test_images_that_chose_the_threshold_are_told(predictions, tmp_path, thresho
 
 def test_no_threshold_was_chosen_on_other_images(predictions, tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"val_best_threshold": 0.5}))
-    (tmp_path / "split.csv").write_text("image_id,side\ni9,validation\n")
+    (tmp_path / "split.csv").write_text("image_id,split\ni9,val\n")
     assert warnings_about(evaluate(predictions, DecisionRule(classifier_threshold=0.5)), [tmp_path]) == []

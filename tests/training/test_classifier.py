@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -13,17 +14,17 @@ from pneumoseg.callbacks.mcc import MCC
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.dicom import read_image
-from pneumoseg.geometry import letterbox_image
-from pneumoseg.models.bundle import load_bundle
-from pneumoseg.training import classifier
-from pneumoseg.training.classifier import train_classifier
+from pneumoseg.models.bundle import load_bundle, read_data_split
+from pneumoseg.training import train as training
+from pneumoseg.training.run import Run
+from pneumoseg.training.train import train
+from tests.training.conftest import SHORT, ids
 
 PAPER = {"transforms": ["clahe", "optical_distortion", "zoom_in", "zoom_out"], "zoom": [0.05, 0.1]}
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """The epochs that the training batches are made of, with the augmentations and the batches themselves."""
+def note_batches(patch):
+    """Return a list that gets each epoch's plan, with the augmentations and the batches themselves."""
     epochs = []
     batches = loaders.Examples.batches
 
@@ -33,29 +34,61 @@ def shown(monkeypatch):
             epochs.append((epoch, augmentations, made))
         return made
 
-    monkeypatch.setattr(loaders.Examples, "batches", noted)
+    patch.setattr(loaders.Examples, "batches", noted)
     return epochs
 
 
-def sides(manifest, run):
-    """The images of each side as they are, by `read_image` and the run's split, 32 x 32."""
-    split = pd.read_csv(run / "split.csv")
-    for side in ("training", "validation"):
-        rows = manifest[manifest["image_id"].isin(split.loc[split["side"] == side, "image_id"])]
+@pytest.fixture
+def shown(monkeypatch):
+    """Shows the batches of three epochs to nobody: the training ends before it begins."""
+    epochs = note_batches(monkeypatch)
+
+    class Asked:
+        def __init__(self, *_, **__):
+            pass
+
+        def fit(self, epoch_batches):
+            for number in range(3):
+                epoch_batches(number)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "Engine", Asked)
+    return epochs
+
+
+@pytest.fixture(scope="module")
+def augmented(classifier, manifest, tmp_path_factory):
+    """A finished run with augmentation: its folder, its metrics, the batches of its epochs, and what was validated."""
+    folder, validated, on_epoch_end = tmp_path_factory.mktemp("augmented"), [], MCC.on_epoch_end
+
+    def noted(self, epoch, logs=None):
+        validated.append(np.concatenate([images for images, _ in self._validation]))
+        on_epoch_end(self, epoch, logs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        shown = note_batches(patch)
+        patch.setattr(MCC, "on_epoch_end", noted)
+        task = classifier(augmentation=PAPER | {"probability": 0.5})
+        metrics = train(task, manifest, Run(folder / "run", folder))
+    return folder / "run", metrics, shown, validated
+
+
+def splits(manifest, run):
+    """The images of each split as they are, by `read_image`, 32 x 32."""
+    for split in ("train", "val"):
+        rows = manifest[manifest["image_id"].isin(ids(run, split))]
         images = [letterbox_image(read_image(path)[..., None], 32).numpy() for path in rows["path"]]
         yield rows, images
 
 
-def test_what_is_kept_belongs_to_the_best_epoch(settings_of, manifest, tmp_path):
-    run = tmp_path / "run"
-    metrics = train_classifier(settings_of(augmentation=PAPER | {"probability": 0.5}), manifest, run, tmp_path)
+def test_what_is_kept_belongs_to_the_best_epoch(augmented, manifest):
+    run, metrics, _, _ = augmented
     history = pd.read_csv(run / "history.csv")
     assert metrics["best_epoch"] == history["val_mcc"].argmax() + 1
     bundle = load_bundle(run / "best")
     assert bundle.thresholds["probability"] == metrics["val_best_threshold"]
-    predictions = pd.read_csv(run / "predictions.csv")
-    split = pd.read_csv(run / "split.csv")
-    assert predictions["image_id"].tolist() == split.loc[split["side"] == "validation", "image_id"].tolist()
+    predictions = pd.read_csv(run / "validation_predictions.csv")
+    assert predictions["image_id"].tolist() == ids(run, "val")
     truth = manifest.set_index("image_id")["has_pneumothorax"]
     assert predictions["has_pneumothorax"].tolist() == truth[predictions["image_id"]].tolist()
     for threshold, name in ((0.5, "val_mcc"), (metrics["val_best_threshold"], "val_best_mcc")):
@@ -65,17 +98,16 @@ def test_what_is_kept_belongs_to_the_best_epoch(settings_of, manifest, tmp_path)
     assert not (run / "checkpoint.npz").exists()
 
 
-def test_augmentation_changes_training_images_alone(settings_of, manifest, tmp_path, shown, monkeypatch):
-    validated, on_epoch_end = [], MCC.on_epoch_end
+def test_bundle_names_the_images_of_its_training(augmented, manifest):
+    run, _, _, _ = augmented
+    images = read_data_split(run / "best")
+    assert (images.training, images.validation) == (set(ids(run, "train")), set(ids(run, "val")))
+    assert images.training | images.validation == set(manifest["image_id"])
 
-    def noted(self, epoch, logs=None):
-        validated.append(np.concatenate([images for images, _ in self._validation]))
-        on_epoch_end(self, epoch, logs)
 
-    monkeypatch.setattr(MCC, "on_epoch_end", noted)
-    run = tmp_path / "run"
-    train_classifier(settings_of(augmentation=PAPER | {"probability": 0.5}), manifest, run, tmp_path)
-    (training, images), (_, kept_out) = sides(manifest, run)
+def test_augmentation_changes_training_images_alone(augmented, manifest):
+    run, _, shown, validated = augmented
+    (training, images), (_, kept_out) = splits(manifest, run)
     assert len(shown) == len(validated) == 3
     for seen in validated:
         np.testing.assert_array_equal(seen, kept_out)
@@ -91,10 +123,11 @@ def test_augmentation_changes_training_images_alone(settings_of, manifest, tmp_p
     assert 0 < sum(unchanged) < 0.25 * len(unchanged)  # one in sixteen is expected
 
 
-def test_enrichment_copies_training_positives_alone(settings_of, manifest, tmp_path, shown):
+def test_enrichment_copies_training_positives_alone(classifier, manifest, tmp_path, shown):
     run = tmp_path / "run"
-    train_classifier(settings_of(enrichment=PAPER), manifest, run, tmp_path)
-    (training, images), (validation, kept_out) = sides(manifest, run)
+    with pytest.raises(KeyboardInterrupt):
+        train(classifier(enrichment=PAPER), manifest, Run(run))
+    (training, images), (validation, kept_out) = splits(manifest, run)
     positive = training["has_pneumothorax"].to_numpy()
     listed = pd.read_csv(run / "enrichment.csv")
     assert not set(listed["image_id"]) & set(validation["image_id"])
@@ -115,23 +148,23 @@ def test_enrichment_copies_training_positives_alone(settings_of, manifest, tmp_p
         assert all(label == 1 for image, label in examples if image.tobytes() in copies)
 
 
-def test_share_of_positives_slides_over_all_phases(settings_of, manifest, tmp_path, shown):
-    settings = settings_of(positive_fraction={"first": 0.8, "last": 0.4})
-    train_classifier(settings, manifest, tmp_path / "run", tmp_path)
+def test_fraction_of_positives_slides_over_all_phases(classifier, manifest, tmp_path, shown):
+    with pytest.raises(KeyboardInterrupt):
+        train(classifier(positive_fraction={"first": 0.8, "last": 0.4}), manifest, Run(tmp_path / "run"))
     labels = [np.concatenate([labels for _, labels in batches]) for _, _, batches in shown]
     positives = 5
     assert [epoch.sum() for epoch in labels] == [positives] * 3
     assert [epoch.size - positives for epoch in labels] == [round(5 * 0.25), round(5 * 4 / 6), round(5 * 1.5)]
 
 
-def test_class_weights_and_loss_reach_the_training(settings_of, manifest, tmp_path, monkeypatch):
+def test_class_weights_and_loss_reach_the_training(classifier, manifest, tmp_path, monkeypatch):
     seen = []
 
-    def fit(model, phases, epoch_batches, loss, *_, class_weights, **__):
-        seen.append((loss, class_weights))
+    def engine(model, schedule, objective, run, save, **_):
+        seen.append(objective)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(classifier, "fit_phases", fit)
+    monkeypatch.setattr(training, "Engine", engine)
     for number, changes in enumerate(
         [
             {},
@@ -141,15 +174,15 @@ def test_class_weights_and_loss_reach_the_training(settings_of, manifest, tmp_pa
         ]
     ):
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(settings_of(**changes), manifest, tmp_path / str(number), tmp_path)
-    assert [weights for _, weights in seen] == [
+            train(classifier(**changes), manifest, Run(tmp_path / str(number)))
+    assert [objective.class_weights for objective in seen] == [
         None,
         {0: pytest.approx(20 / (2 * 15)), 1: pytest.approx(20 / (2 * 5))},
         {0: 1.0, 1: 4.5},
         None,
     ]
-    assert isinstance(seen[0][0], keras.losses.BinaryCrossentropy)
-    assert (seen[3][0].alpha, seen[3][0].gamma) == (0.3, 1.5)
+    assert isinstance(seen[0].loss, keras.losses.BinaryCrossentropy)
+    assert (seen[3].loss.alpha, seen[3].loss.gamma) == (0.3, 1.5)
 
 
 def test_class_weight_scales_the_gradient():
@@ -165,10 +198,10 @@ def test_class_weight_scales_the_gradient():
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_trains_with_plateau_and_gives_an_ordinary_bundle(settings_of, manifest, tmp_path, precision):
+def test_mixed_precision_trains_with_plateau_and_gives_an_ordinary_bundle(classifier, manifest, tmp_path, precision):
     phases = [{"epochs": 4, "learning_rate": 1e-9, "trainable": "all"}]  # nothing improves: the rate falls each epoch
-    settings = settings_of(precision=precision, plateau={"patience": 1, "factor": 0.5, "minimum": 0.0}, phases=phases)
-    train_classifier(settings, manifest, tmp_path / "run", tmp_path)
+    task = classifier(precision=precision, plateau={"patience": 1, "factor": 0.5, "minimum": 0.0}, phases=phases)
+    train(task, manifest, Run(tmp_path / "run"))
     assert keras.config.dtype_policy().name == "float32"
     history = pd.read_csv(tmp_path / "run/history.csv")
     assert history["loss"].notna().all()
@@ -177,92 +210,117 @@ def test_mixed_precision_trains_with_plateau_and_gives_an_ordinary_bundle(settin
     assert {weights.dtype for weights in bundle.model.weights} == {"float32"}
 
 
-def test_stopped_run_is_neither_overwritten_nor_mixed(settings_of, manifest, tmp_path):
-    run, changed = tmp_path / "run", settings_of(seed=5)
+def test_stopped_run_is_neither_overwritten_nor_mixed(classifier, manifest, tmp_path):
+    phases = [{"epochs": 2, "learning_rate": 0.001, "trainable": "all"}]
+    run, task, changed = tmp_path / "run", classifier(phases=phases), classifier(phases=phases, seed=5)
 
-    def stop(folder):
+    def stop(run):
         def end(epoch, logs):
             raise KeyboardInterrupt
 
         return keras.callbacks.LambdaCallback(on_epoch_end=end)
 
     with pytest.raises(KeyboardInterrupt):
-        train_classifier(settings_of(), manifest, run, tmp_path, watch=stop)
+        train(task, manifest, Run(run), make_callback=stop)
     with pytest.raises(FileExistsError, match="holds a stopped run: go on with --resume"):
-        train_classifier(settings_of(), manifest, run, tmp_path)
+        train(task, manifest, Run(run))
     with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
-        train_classifier(changed, manifest, run, tmp_path, resume=True)
+        train(changed, manifest, Run(run, resume=True))
     with pytest.raises(ValueError, match=r"its split\.csv says otherwise"):
-        train_classifier(settings_of(), manifest.iloc[:-1], run, tmp_path, resume=True)
+        train(task, manifest.iloc[:-1], Run(run, resume=True))
     (run / ".checkpoint.npz.123").write_bytes(b"half")
     (run / ".best.abc.tmp").mkdir()
-    train_classifier(settings_of(), manifest, run, tmp_path, resume=True)
+    train(task, manifest, Run(run, resume=True))
     assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
-    assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2, 3]
+    assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2]
 
 
-def test_finished_run_is_left_as_it_is_when_resumed(settings_of, manifest, tmp_path):
-    run = tmp_path / "run"
-    metrics = train_classifier(settings_of(), manifest, run, tmp_path)
+@pytest.fixture
+def finished(classifier, manifest, tmp_path, untrained):
+    """A finished run, and its task and metrics."""
+    task = classifier(plateau={"patience": 3, "factor": 0.2})
+    metrics = train(task, manifest, Run(tmp_path / "run"))
+    return tmp_path / "run", task, metrics
+
+
+def test_finished_run_is_left_as_it_is_when_resumed(finished, classifier, manifest):
+    run, task, metrics = finished
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     os.utime(run / "metrics.json", (1, 1))
-    assert train_classifier(settings_of(), manifest, run, tmp_path, resume=True) == metrics
+    assert train(task, manifest, Run(run, resume=True)) == metrics
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert (run / "metrics.json").stat().st_mtime > 1  # make need not try again
     with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
-        train_classifier(settings_of(seed=3), manifest, run, tmp_path, resume=True)
+        train(classifier(seed=3), manifest, Run(run, resume=True))
     with pytest.raises(FileExistsError, match="finished run"):
-        train_classifier(settings_of(), manifest, run, tmp_path)
+        train(task, manifest, Run(run))
 
 
-def test_changed_masks_or_files_under_the_same_names_are_told(settings_of, manifest, tmp_path):
-    run = tmp_path / "run"
-    train_classifier(settings_of(), manifest, run, tmp_path)
+def test_changed_masks_or_files_under_the_same_names_are_told(finished, manifest):
+    run, task, _ = finished
     positive = manifest.index[manifest["has_pneumothorax"]][0]
     for column, value in (("rle", "0 1"), ("frame_length", 123), ("rows", 127)):
         changed = manifest.copy()
         changed.loc[positive, column] = value
         with pytest.raises(ValueError, match=r"its split\.csv says otherwise .* choose another folder"):
-            train_classifier(settings_of(), changed, run, tmp_path, resume=True)
+            train(task, changed, Run(run, resume=True))
     moved = manifest.assign(path="elsewhere/" + manifest["path"], pixel_spacing=0.5)
-    train_classifier(settings_of(), moved, run, tmp_path, resume=True)
+    train(task, moved, Run(run, resume=True))
 
 
-def test_run_of_an_earlier_version_is_known_again(settings_of, manifest, tmp_path):
+def test_run_of_an_earlier_version_is_known_again(finished, classifier, manifest):
     """It had neither checksums nor the settings that came later, which have their defaults."""
-    run, settings = tmp_path / "run", settings_of(plateau={"patience": 3, "factor": 0.2})
-    metrics = train_classifier(settings, manifest, run, tmp_path)
+    run, task, metrics = finished
     split = pd.read_csv(run / "split.csv")
-    split[["image_id", "side"]].to_csv(run / "split.csv", index=False)
+    split[["image_id", "split"]].to_csv(run / "split.csv", index=False)
     text = (run / "settings.yaml").read_text()
     (run / "settings.yaml").write_text(text.replace("  minimum: 1.0e-09\n  stop_after: null\n", ""))
     assert (run / "settings.yaml").read_text() != text
-    assert train_classifier(settings, manifest, run, tmp_path, resume=True) == metrics
-    other = settings_of(plateau={"patience": 3, "factor": 0.2, "minimum": 1e-8})
+    assert train(task, manifest, Run(run, resume=True)) == metrics
+    other = classifier(plateau={"patience": 3, "factor": 0.2, "minimum": 1e-8})
     with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
-        train_classifier(other, manifest, run, tmp_path, resume=True)
+        train(other, manifest, Run(run, resume=True))
     with pytest.raises(ValueError, match=r"its split\.csv says otherwise"):
-        train_classifier(settings, manifest.iloc[:-1], run, tmp_path, resume=True)
+        train(task, manifest.iloc[:-1], Run(run, resume=True))
 
 
-def test_two_processes_cannot_train_one_run(settings_of, manifest, tmp_path):
+def test_bundles_to_deploy_are_those_of_a_finished_run(finished):
+    run, _, _ = finished
+    assert Run(run).deployable() == [run / "best"]
+    shutil.copytree(run / "best", run / "swa")
+    assert Run(run).deployable() == [run / "swa"]
+    (run / "metrics.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"run holds no finished run: name another folder, or finish it with .*--resume"
+    ):
+        Run(run).deployable()
+
+
+def test_two_processes_cannot_train_one_run(classifier, manifest, tmp_path):
     def second(run):
         with pytest.raises(FileExistsError, match="is being trained by another process"):
-            train_classifier(settings_of(), manifest, run, tmp_path, resume=True)
+            train(classifier(**SHORT), manifest, Run(run.folder, resume=True))
         return keras.callbacks.Callback()
 
-    train_classifier(settings_of(), manifest, tmp_path / "run", tmp_path, watch=second)
+    train(classifier(**SHORT), manifest, Run(tmp_path / "run"), make_callback=second)
     assert (tmp_path / "run/metrics.json").exists()
 
 
-def test_unknown_technique_is_named_before_anything_is_made(settings_of, manifest, tmp_path):
+def test_unknown_transform_is_named_before_anything_is_made(classifier):
     with pytest.raises(ValueError, match=r"transforms=\['blur'\]: expected some of clahe"):
-        train_classifier(settings_of(enrichment=PAPER | {"transforms": ["blur"]}), manifest, tmp_path / "run", tmp_path)
+        classifier(enrichment=PAPER | {"transforms": ["blur"]})
+
+
+def test_enrichment_that_is_impossible_is_refused_before_anything_is_made(classifier, manifest, tmp_path):
+    positives = manifest[manifest["has_pneumothorax"]]
+    mostly = pd.concat([positives, manifest[~manifest["has_pneumothorax"]].head(4)])
+    with pytest.raises(ValueError, match="leave enrichment out"):
+        train(classifier(enrichment=PAPER), mostly, Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("gpu_listed")
-def test_settings_of_the_machine_reach_the_training(settings_of, manifest, tmp_path, caplog):
+def test_settings_of_the_machine_reach_the_training(classifier, manifest, tmp_path, caplog):
     changes = {"precision": "mixed_float16", "gradient_accumulation_steps": 2, "decoded_images_gigabytes": 0.0}
     seen = []
 
@@ -275,8 +333,8 @@ def test_settings_of_the_machine_reach_the_training(settings_of, manifest, tmp_p
         return watching
 
     with caplog.at_level("INFO", "pneumoseg"):
-        train_classifier(settings_of(**changes), manifest, tmp_path / "run", tmp_path, watch=watch)
-    assert seen == [(False, 2)] * 3
+        train(classifier(**SHORT, **changes), manifest, Run(tmp_path / "run"), make_callback=watch)
+    assert seen == [(False, 2)]
     said = [record.getMessage() for record in caplog.records]
     (device,) = [line for line in said if line.startswith("Device: ")]
     assert device.endswith("mixed_float16, jit off")

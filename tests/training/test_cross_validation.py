@@ -7,97 +7,117 @@ import pandas as pd
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from pneumoseg.training import classifier
-from pneumoseg.training.cross_validation import _pooled, cross_validate
-from pneumoseg.training.segmenter import train_segmenter
+from pneumoseg.models.bundle import read_data_split
+from pneumoseg.training import train as training
+from pneumoseg.training.run import Run
+from pneumoseg.training.train import cross_validate, train
+from tests.training.conftest import SHORT, Untrained, ids
 
 
-def test_each_image_is_predicted_by_the_network_that_did_not_see_it(settings_of, manifest, tmp_path):
-    settings = settings_of(cross_validate=True)
-    metrics = cross_validate(settings, manifest, tmp_path / "run", tmp_path)
-    table = pd.read_csv(tmp_path / "run/predictions.csv")
+@pytest.fixture(scope="module")
+def folds(classifier, manifest, tmp_path_factory):
+    """A finished cross-validation of trained classifiers: its folder, its task and its metrics."""
+    run, task = tmp_path_factory.mktemp("folds") / "run", classifier(**SHORT, cross_validate=True)
+    return run, task, cross_validate(task, manifest, Run(run))
+
+
+def test_each_image_is_predicted_by_the_network_that_did_not_see_it(folds, manifest):
+    run, task, metrics = folds
+    table = pd.read_csv(run / "validation_predictions.csv")
     assert sorted(table["image_id"]) == manifest["image_id"].tolist()
     assert metrics["mcc"] == pytest.approx(matthews_corrcoef(table["has_pneumothorax"], table["probability"] > 0.5))
     assert len(metrics["folds"]) == 2
     for fold, rows in table.groupby("fold"):
-        split = pd.read_csv(tmp_path / f"run/fold_{fold}/split.csv")
-        assert set(rows["image_id"]) == set(split.loc[split["side"] == "validation", "image_id"])
+        assert set(rows["image_id"]) == set(ids(run / f"fold_{fold}", "val"))
+        assert read_data_split(run / f"fold_{fold}/best").validation == set(rows["image_id"])
     with pytest.raises(FileExistsError, match="finished run"):
-        cross_validate(settings, manifest, tmp_path / "run", tmp_path)
+        cross_validate(task, manifest, Run(run))
 
 
-def test_finished_run_is_left_as_it_is_when_resumed(settings_of, manifest, tmp_path, monkeypatch):
+def test_each_fold_is_deployed(folds):
+    run, _, _ = folds
+    assert Run(run).deployable() == [run / "fold_1/best", run / "fold_2/best"]
+    assert [fold.folder for fold in Run(run).folds()] == [run / "fold_1", run / "fold_2"]
+    assert Run(run / "fold_1").folds() == []
+
+
+def test_finished_run_is_left_as_it_is_when_resumed(folds, classifier, manifest, monkeypatch):
     """As a run without folds is; make asks so where the manifest is newer."""
-    settings, run = settings_of(cross_validate=True), tmp_path / "run"
-    metrics = cross_validate(settings, manifest, run, tmp_path)
+    run, task, metrics = folds
     os.utime(run / "metrics.json", (1, 1))
-    monkeypatch.setattr(classifier, "fit_phases", None)
-    assert cross_validate(settings, manifest, run, tmp_path, resume=True) == metrics
+    monkeypatch.setattr(training, "Engine", None)
+    assert cross_validate(task, manifest, Run(run, resume=True)) == metrics
     assert (run / "metrics.json").stat().st_mtime > 1
     with pytest.raises(ValueError, match=r"fold_1 cannot go on, its split\.csv"):
-        cross_validate(settings, manifest.iloc[2:], run, tmp_path, resume=True)
+        cross_validate(task, manifest.iloc[2:], Run(run, resume=True))
     with pytest.raises(ValueError, match=r"run cannot go on, it has no settings\.yaml: choose another folder"):
-        classifier.train_classifier(settings_of(), manifest, run, tmp_path, resume=True)
+        train(classifier(), manifest, Run(run, resume=True))
     with pytest.raises(ValueError, match="holds a run without cross-validation"):
-        cross_validate(settings, manifest, run / "fold_1", tmp_path, resume=True)
+        cross_validate(task, manifest, Run(run / "fold_1", resume=True))
 
 
-def test_finished_folds_are_kept_when_resumed(settings_of, manifest, tmp_path, monkeypatch):
-    settings, trained, fit = settings_of(cross_validate=True), [], classifier.fit_phases
+def test_finished_folds_are_kept_when_resumed(classifier, manifest, tmp_path, monkeypatch):
+    task, trained = classifier(cross_validate=True), []
 
-    def interrupted(*arguments, **options):
-        trained.append(arguments[6].name)
-        if trained == ["fold_1", "fold_2"]:
-            raise KeyboardInterrupt
-        return fit(*arguments, **options)
+    class Interrupted(Untrained):
+        def fit(self, epoch_batches):
+            trained.append(self.run.folder.name)
+            if trained == ["fold_1", "fold_2"]:
+                raise KeyboardInterrupt
+            return super().fit(epoch_batches)
 
-    monkeypatch.setattr(classifier, "fit_phases", interrupted)
+    monkeypatch.setattr(training, "Engine", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(settings, manifest, tmp_path / "run", tmp_path)
+        cross_validate(task, manifest, Run(tmp_path / "run"))
     with pytest.raises(FileExistsError, match="--resume"):
-        cross_validate(settings, manifest, tmp_path / "run", tmp_path)
+        cross_validate(task, manifest, Run(tmp_path / "run"))
+    with pytest.raises(ValueError, match="holds no finished run"):
+        Run(tmp_path / "run").deployable()
     with pytest.raises(ValueError, match=r"fold_1 cannot go on, its settings\.yaml"):
-        cross_validate(settings_of(cross_validate=True, seed=9), manifest, tmp_path / "run", tmp_path, resume=True)
-    cross_validate(settings, manifest, tmp_path / "run", tmp_path, resume=True)
+        cross_validate(classifier(cross_validate=True, seed=9), manifest, Run(tmp_path / "run", resume=True))
+    cross_validate(task, manifest, Run(tmp_path / "run", resume=True))
     assert trained == ["fold_1", "fold_2", "fold_2"]
 
 
-def test_segmenters_have_the_classifiers_folds(settings_of, segmenter_settings, manifest, tmp_path):
-    settings = segmenter_settings(
-        cross_validate=True, swa=None, epoch_weights_gigabytes=0.0, negatives_per_positive=None
-    )
-    metrics = cross_validate(settings, manifest, tmp_path / "segmenters", tmp_path)
-    cross_validate(settings_of(cross_validate=True), manifest, tmp_path / "classifiers", tmp_path)
+def test_segmenters_have_the_classifiers_folds(folds, segmenter, manifest, tmp_path, untrained):
+    task = segmenter(cross_validate=True, swa=None, epoch_weights_gigabytes=0.0, negatives_per_positive=None)
+    metrics = cross_validate(task, manifest, Run(tmp_path / "segmenters"))
     assert [{"best_epoch", "val_iou"} <= fold.keys() for fold in metrics["folds"]] == [True, True]
     for fold in ("fold_1", "fold_2"):
-        splits = [(tmp_path / kind / fold / "split.csv").read_text() for kind in ("segmenters", "classifiers")]
+        splits = [(run / fold / "split.csv").read_text() for run in (tmp_path / "segmenters", folds[0])]
         assert splits[0] == splits[1]
     with pytest.raises(ValueError, match="call cross_validate"):
-        train_segmenter(settings, manifest, tmp_path / "run", tmp_path)
+        train(task, manifest, Run(tmp_path / "run"))
 
 
-def test_ids_that_read_like_something_else_stay_among_the_pooled(tmp_path):
-    ids, patients = ["NA", "None", "0001", "nan", "1e5", "True"], ["NULL", "007", "", "n/a", "1", "1"]
-    folds = []
-    for number in (1, 2):
-        folds.append(tmp_path / f"fold_{number}")
-        table = pd.DataFrame({"image_id": ids, "patient_id": patients, "has_pneumothorax": [True, False] * 3})
+def test_ids_that_read_like_something_else_stay_among_the_pooled(classifier, tmp_path):
+    names, patients = ["NA", "None", "0001", "nan", "1e5", "True"], ["NULL", "007", "", "n/a", "1", "1"]
+    run = Run(tmp_path)
+    for number, fold in enumerate([run.fold(1), run.fold(2)], start=1):
+        table = pd.DataFrame({"image_id": names, "patient_id": patients, "has_pneumothorax": [True, False] * 3})
         table["probability"] = [0.75, 0.25, 0.75, 0.25, 0.25, float("nan")]
-        table["image_id"] = [f"{image_id}" if number == 1 else f"{image_id}2" for image_id in ids]
-        folds[-1].mkdir()
-        table.to_csv(folds[-1] / "predictions.csv", index=False)
-    _pooled(tmp_path, folds)
-    with open(tmp_path / "predictions.csv", newline="") as file:
+        table["image_id"] = [f"{image_id}" if number == 1 else f"{image_id}2" for image_id in names]
+        fold.folder.mkdir()
+        table.to_csv(fold.folder / "validation_predictions.csv", index=False)
+        (fold.folder / "metrics.json").write_text("{}")
+    classifier().summarize_folds(run, run.folds())
+    with open(tmp_path / "validation_predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["image_id"] for row in rows] == [*ids, *(f"{image_id}2" for image_id in ids)]
+    assert [row["image_id"] for row in rows] == [*names, *(f"{image_id}2" for image_id in names)]
     assert [row["patient_id"] for row in rows] == patients * 2
     assert [row["has_pneumothorax"] for row in rows] == ["True", "False"] * 6
     assert [row["probability"] for row in rows[:6]] == ["0.75", "0.25", "0.75", "0.25", "0.25", ""]
 
 
-def test_one_network_and_many_are_not_confused(settings_of, manifest, tmp_path):
+def test_ten_folds_are_in_order(tmp_path):
+    for number in range(1, 12):
+        (tmp_path / f"fold_{number}").mkdir()
+    assert [fold.folder.name for fold in Run(tmp_path).folds()] == [f"fold_{number}" for number in range(1, 12)]
+
+
+def test_one_network_and_many_are_not_confused(classifier, manifest, tmp_path):
     with pytest.raises(ValueError, match="call cross_validate"):
-        classifier.train_classifier(settings_of(cross_validate=True), manifest, tmp_path / "run", tmp_path)
+        train(classifier(cross_validate=True), manifest, Run(tmp_path / "run"))
     split = {"validation_fraction": 0.7, "seed": 0, "group_by_patient": False}
     with pytest.raises(ValueError, match="two folds or more, got 1: take a smaller validation_fraction"):
-        cross_validate(settings_of(cross_validate=True, split=split), manifest, tmp_path / "run", tmp_path)
+        cross_validate(classifier(cross_validate=True, split=split), manifest, Run(tmp_path / "run"))

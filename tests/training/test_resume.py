@@ -1,5 +1,6 @@
 """Real processes, killed at random: the training that goes on ends as the one that was never stopped."""
 
+import functools
 import os
 import random
 import signal
@@ -19,12 +20,16 @@ from pneumoseg.callbacks.best_bundle import BestBundle
 from pneumoseg.callbacks.checkpoint import Checkpoint
 from pneumoseg.callbacks.history_file import HistoryFile
 from pneumoseg.callbacks.mcc import MCC
+from pneumoseg.callbacks.resumable_plateau import ResumablePlateau
 from pneumoseg.config import Phase
 from pneumoseg.data.index import save_manifest
 from pneumoseg.data.sampling import random_epoch
 from pneumoseg.models.bundle import load_bundle
-from pneumoseg.training.phases import fit_phases
+from pneumoseg.training.engine import Engine
+from pneumoseg.training.objective import Objective
 from pneumoseg.training.precision import precision
+from pneumoseg.training.run import Run
+from pneumoseg.training.schedule import Schedule
 
 COMMAND = Path(sys.executable).parent / "pneumoseg"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -51,7 +56,7 @@ def experiment(tmp_path):
 
 
 def start(experiment, manifest, run):
-    command = [COMMAND, "train-classifier", experiment, "--manifest", manifest, "--out", run, "--resume"]
+    command = [COMMAND, "train", experiment, "--manifest", manifest, "--out", run, "--resume"]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -94,7 +99,7 @@ def test_killed_at_random_it_ends_with_the_same_weights(experiment, manifest, tm
     first, second = (load_bundle(run / "best").model.get_weights() for run in (whole, broken))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-    for name in ("metrics.json", "predictions.csv", "split.csv"):
+    for name in ("metrics.json", "validation_predictions.csv", "split.csv"):
         texts = [(run / name).read_text() for run in (whole, broken)]
         if name == "metrics.json":
             texts = [[line for line in text.splitlines() if "seconds" not in line] for text in texts]
@@ -135,20 +140,26 @@ def small_training(folder, seed, watch=None, policy="float32", **settings):
         return tf.data.Dataset.from_tensor_slices((IMAGES[order], LABELS[order, None].astype("float32"))).batch(8)
 
     loss = keras.losses.BinaryCrossentropy()
-    best = BestBundle("val_auc", lambda model, logs: model.save_weights(folder / "best.weights.h5"))
-    plateau = keras.callbacks.ReduceLROnPlateau("val_auc", 0.5, 1, mode="max")
-    history = fit_phases(
-        model, PHASES, epoch_batches, loss, [], best, folder,
-        scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch, **settings,
+    engine = Engine(
+        model, Schedule(PHASES, **settings), Objective(loss, "val_auc", scores=MCC(batches, LABELS, loss)), Run(folder),
+        lambda model, logs: model.save_weights(folder / "best.weights.h5"),
+        callbacks=[ResumablePlateau("val_auc", 0.5, 1, mode="max")], observers=[watch] if watch else [],
     )  # fmt: skip
+    history = engine.fit(epoch_batches)
     kept = keras.models.clone_model(model)
     kept.load_weights(folder / "best.weights.h5")
-    return history.drop(columns="seconds"), best.best_epoch, model.get_weights(), kept.get_weights()
+    return history.drop(columns="seconds"), engine.best_epoch, model.get_weights(), kept.get_weights()
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    return small_training(tmp_path_factory.mktemp("whole"), 0)
+    """The training that was never stopped, with the settings given; each is made once."""
+
+    @functools.cache
+    def make(**settings):
+        return small_training(tmp_path_factory.mktemp("whole"), 0, **settings)
+
+    return make
 
 
 @pytest.mark.parametrize("place", ["on_epoch_begin", HistoryFile, Checkpoint, BestBundle, "after all"])
@@ -176,7 +187,7 @@ def test_stopped_between_any_two_writes(place, epoch, uninterrupted, tmp_path, m
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda number, _=None: seen.append(number + 1))
     history, best_epoch, last, best = small_training(tmp_path, 1, watch)
     assert seen[-1] == 6  # whoever draws the curves sees the last epoch, even where it had ended
-    expected_history, expected_epoch, expected_last, expected_best = uninterrupted
+    expected_history, expected_epoch, expected_last, expected_best = uninterrupted()
     pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
     assert best_epoch == expected_epoch
     for one, other in zip([*last, *best], [*expected_last, *expected_best], strict=True):
@@ -194,8 +205,8 @@ def test_stopped_between_any_two_writes(place, epoch, uninterrupted, tmp_path, m
         {"policy": "mixed_float16", "gradient_accumulation_steps": 7},
     ],
 )
-def test_sums_of_gradients_and_the_scale_of_the_loss_go_on(settings, epoch, tmp_path):
-    whole = small_training(tmp_path / "whole", 0, **settings)
+def test_sums_of_gradients_and_the_scale_of_the_loss_go_on(settings, epoch, uninterrupted, tmp_path):
+    whole = uninterrupted(**settings)
     with pytest.raises(KeyboardInterrupt):
         small_training(tmp_path / "broken", 0, Stop(epoch), **settings)
     history, best_epoch, last, best = small_training(tmp_path / "broken", 1, **settings)

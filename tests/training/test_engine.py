@@ -1,5 +1,6 @@
-"""The schedule, epoch by epoch: what learns, at which rate, with which optimizer state."""
+"""The schedule, epoch by epoch: what learns, at which rate, with which optimizer state, and what callbacks see."""
 
+from collections import Counter
 from itertools import pairwise
 
 import keras
@@ -8,14 +9,16 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from pneumoseg.callbacks.best_bundle import BestBundle
 from pneumoseg.callbacks.finite_loss import DivergedError
 from pneumoseg.callbacks.mcc import MCC
-from pneumoseg.config import Phase, Plateau
+from pneumoseg.callbacks.resumable_plateau import ResumablePlateau
+from pneumoseg.config import Phase
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.freezing import flat_layers
-from pneumoseg.training.classifier import _plateau
-from pneumoseg.training.phases import fit_phases
+from pneumoseg.training.engine import Engine
+from pneumoseg.training.objective import Objective
+from pneumoseg.training.run import Run
+from pneumoseg.training.schedule import Schedule
 
 PHASES = [
     Phase(epochs=2, learning_rate=2e-2, trainable="head"),
@@ -25,6 +28,12 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 32, 32, 1), dtype=np.uint8)
 LABELS = RNG.random(12) < 0.5
 STEPS = 3  # of 4 images
+
+
+def small_network():
+    """A network with a head, whose training takes little time to build."""
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(3, "relu")]
+    return keras.Sequential([keras.Input((32, 32, 1)), *layers, keras.layers.Dense(1, "sigmoid", name="head")])
 
 
 class Observer(keras.callbacks.Callback):
@@ -56,9 +65,11 @@ class Observer(keras.callbacks.Callback):
         }
 
 
-def fit(
-    folder, model, watch, *, plateau=None, phases=PHASES, metrics=(), stop_after=None, save=lambda model, logs: None
-):
+def keep_nothing(model, logs):
+    pass
+
+
+def fit(folder, model, *observers, callbacks=(), phases=PHASES, metrics=(), stop_after=None, save=keep_nothing):
     batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None].astype("float32"))).batch(4)
     shown = []
 
@@ -67,12 +78,18 @@ def fit(
         return batches
 
     loss = keras.losses.BinaryCrossentropy()
-    best = BestBundle("val_mcc", save)
-    history = fit_phases(
-        model, phases, epoch_batches, loss, metrics, best, folder,
-        scores=MCC(batches, LABELS, loss), plateau=plateau, watch=watch, stop_after=stop_after,
-    )  # fmt: skip
-    return history, shown
+    objective = Objective(loss, "val_mcc", metrics, scores=MCC(batches, LABELS, loss))
+    engine = Engine(
+        model, Schedule(phases, stop_after), objective, Run(folder), save, callbacks=callbacks, observers=observers
+    )
+    return engine.fit(epoch_batches), shown
+
+
+def fit_batches(folder, model, batches, *observers, phases, loss=None, **schedule):
+    """Train without scores, on the same batches each epoch, and watch the training loss."""
+    objective = Objective(loss or keras.losses.BinaryCrossentropy(), "loss")
+    engine = Engine(model, Schedule(phases, **schedule), objective, Run(folder), keep_nothing, observers=observers)
+    return engine.fit(batches if callable(batches) else lambda _: batches)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +149,7 @@ def test_training_metrics_count_one_epoch_alone(tmp_path):
     """Keras does not reset a metric at the first epoch after it was compiled anew."""
     seen, counts = keras.metrics.BinaryAccuracy(name="accuracy"), []
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: counts.append(float(seen.count)))
-    fit(tmp_path, build_classifier("compact", 32, None), note, metrics=[seen])
+    fit(tmp_path, small_network(), note, metrics=[seen])
     assert counts == [len(IMAGES)] * 7
 
 
@@ -141,8 +158,8 @@ def test_plateau_counts_within_a_phase(tmp_path, monkeypatch):
     values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
     monkeypatch.setattr(MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=next(values)))
     phases = [PHASES[0], Phase(epochs=6, learning_rate=2e-4, trainable="all")]
-    plateau = keras.callbacks.ReduceLROnPlateau("val_mcc", 0.2, 3, mode="max")
-    history, _ = fit(tmp_path, build_classifier("compact", 32, None), None, plateau=plateau, phases=phases)
+    plateau = ResumablePlateau("val_mcc", 0.2, 3, mode="max")
+    history, _ = fit(tmp_path, small_network(), callbacks=[plateau], phases=phases)
     # .3 opens the second phase, though .5 was better in the first; .2, .1 and .1 do not beat it.
     assert history["learning_rate"].tolist() == pytest.approx([2e-2] * 2 + [2e-4] * 4 + [4e-5] * 2)
 
@@ -172,19 +189,17 @@ def test_a_step_follows_the_mean_gradient_of_its_batches(accumulated, groups, gi
     images = RNG.normal(size=(12, 3)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     batches = tf.data.Dataset.from_tensor_slices((images, np.zeros((12, 1), "float32"))).batch(4)
-    best = BestBundle("loss", lambda model, logs: None)
     with caplog.at_level("INFO", "pneumoseg"):
-        fit_phases(
-            model, [Phase(epochs=2, learning_rate=0.01, trainable="all")], lambda _: batches,
-            lambda truth, predicted: keras.ops.mean(predicted), [], best, tmp_path,
-            gradient_accumulation_steps=accumulated,
+        fit_batches(
+            tmp_path, model, batches, phases=[Phase(epochs=2, learning_rate=0.01, trainable="all")],
+            loss=lambda truth, predicted: keras.ops.mean(predicted), gradient_accumulation_steps=accumulated,
         )  # fmt: skip
     means = images.reshape(3, 4, 3).mean(1)
     expected = adam([np.mean([means[batch] for batch in group], axis=0) for group in groups], 0.01) if groups else 0
     np.testing.assert_allclose(model.get_weights()[0][:, 0], expected, atol=1e-5)
-    said = [record.getMessage() for record in caplog.records if "given up" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
     assert said == (
-        [f"The phase ended within a step of Adam: gradients of its last {given_up} batches are given up"]
+        [f"The phase ended within a step of Adam: gradients of its last {given_up} batches are dropped"]
         if given_up
         else []
     )
@@ -198,11 +213,7 @@ def test_accumulated_steps_are_those_of_the_whole_batch(tmp_path):
         layers = [keras.layers.Flatten(), keras.layers.Dense(3, "relu"), keras.layers.Dense(1, "sigmoid", name="head")]
         model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Rescaling(1 / 255), *layers])
         batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None].astype("float32"))).batch(size)
-        fit_phases(
-            model, PHASES, lambda _, batches=batches: batches, keras.losses.BinaryCrossentropy(), [],
-            BestBundle("loss", lambda model, logs: None), tmp_path / str(number),
-            gradient_accumulation_steps=accumulated,
-        )  # fmt: skip
+        fit_batches(tmp_path / str(number), model, batches, phases=PHASES, gradient_accumulation_steps=accumulated)
         weights.append(model.get_weights())
     for whole, halves, thirds in zip(*weights, strict=True):
         np.testing.assert_allclose(halves, whole, atol=2e-5)
@@ -216,19 +227,16 @@ def test_xla_is_what_the_training_says(jit, tmp_path):
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(model.jit_compile))
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid", name="head")])
     batches = tf.data.Dataset.from_tensor_slices((np.ones((4, 2), "float32"), np.ones((4, 1), "float32"))).batch(2)
-    fit_phases(
-        model, [Phase(epochs=1, learning_rate=0.1, trainable=part) for part in ("head", "all")], lambda _: batches,
-        keras.losses.BinaryCrossentropy(), [], BestBundle("loss", lambda *_: None), tmp_path,
-        watch=watch, **({"jit_compile": True} if jit else {}),
-    )  # fmt: skip
+    phases = [Phase(epochs=1, learning_rate=0.1, trainable=part) for part in ("head", "all")]
+    fit_batches(tmp_path, model, batches, watch, phases=phases, **({"jit_compile": True} if jit else {}))
     assert seen == [jit, jit]
 
 
-def test_rate_falls_no_further_than_its_minimum(tmp_path, monkeypatch):
+def test_rate_falls_no_further_than_its_minimum(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=0.0))
-    plateau = _plateau(Plateau(patience=1, factor=0.1, minimum=1e-6))
+    (plateau,) = classifier(plateau={"patience": 1, "factor": 0.1, "minimum": 1e-6}).callbacks(Run(tmp_path))
     phases = [Phase(epochs=7, learning_rate=1e-4, trainable="all")]
-    history, _ = fit(tmp_path, build_classifier("compact", 32, None), None, plateau=plateau, phases=phases)
+    history, _ = fit(tmp_path, small_network(), callbacks=[plateau], phases=phases)
     assert history["learning_rate"].tolist() == pytest.approx([1e-4] * 2 + [1e-5] + [1e-6] * 4)
 
 
@@ -254,8 +262,8 @@ def test_training_ends_where_the_last_phase_does_not_improve(stopped_after, tmp_
     if stopped_after:
         watch = keras.callbacks.LambdaCallback(on_epoch_end=stop)
         with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path, build_classifier("compact", 32, None), watch, phases=phases, stop_after=3)
-    history, shown = fit(tmp_path, build_classifier("compact", 32, None), None, phases=phases, stop_after=3)
+            fit(tmp_path, small_network(), watch, phases=phases, stop_after=3)
+    history, shown = fit(tmp_path, small_network(), phases=phases, stop_after=3)
     assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert shown == list(range(stopped_after or 0, 8))
 
@@ -277,9 +285,9 @@ class Watcher(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("stopped_after", [3, 7])
 def test_watcher_is_told_the_last_epoch_again_with_model_and_logs(stopped_after, tmp_path):
-    first, second, model = Watcher(stopped_after), Watcher(), build_classifier("compact", 32, None)
+    first, second, model = Watcher(stopped_after), Watcher(), small_network()
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, build_classifier("compact", 32, None), first)
+        fit(tmp_path, small_network(), first)
     fit(tmp_path, model, second)
     assert sorted(second.ends) == list(range(stopped_after, 8))
     told = second.ends[stopped_after]
@@ -293,7 +301,7 @@ def test_training_that_diverges_keeps_the_good_epochs(what, tmp_path, monkeypatc
     """In its fourth epoch: an image that is no number, or a step whose gradients overflow behind a finite loss."""
     saved, phases = [], [Phase(epochs=6, learning_rate=1e-3, trainable="all")]
     monkeypatch.setattr(MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=float(epoch), val_loss=1.0))
-    model = build_classifier("compact", 32, None)
+    model = small_network()
 
     def spoil(epoch, logs=None):
         if epoch == 3:
@@ -303,19 +311,19 @@ def test_training_that_diverges_keeps_the_good_epochs(what, tmp_path, monkeypatc
 
     if what == "the last step":
         monkeypatch.setattr(MCC, "on_epoch_end", lambda self, n, logs: (spoil(n), logs.update(val_mcc=1.0 * n)))
-        watch = None
+        watch = []
     else:
-        watch = keras.callbacks.LambdaCallback(on_epoch_begin=spoil)
+        watch = [keras.callbacks.LambdaCallback(on_epoch_begin=spoil)]
     expected = rf"{tmp_path}: the training diverged in epoch 4, .*kept are the epochs up to 3"
     with pytest.raises(DivergedError, match=expected):
-        fit(tmp_path, model, watch, phases=phases, save=lambda model, logs: saved.append(logs["val_mcc"]))
+        fit(tmp_path, model, *watch, phases=phases, save=lambda model, logs: saved.append(logs["val_mcc"]))
     assert saved == [0.0, 1.0, 2.0]
     with np.load(tmp_path / "checkpoint.npz") as checkpoint:
         arrays = [checkpoint[name] for name in checkpoint.files if name != "state"]
     assert all(np.isfinite(values).all() for values in arrays)
     assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [1, 2, 3]
     monkeypatch.undo()
-    history, shown = fit(tmp_path, build_classifier("compact", 32, None), None, phases=phases)
+    history, shown = fit(tmp_path, small_network(), phases=phases)
     assert shown == [3, 4, 5]
     assert np.isfinite(history["loss"]).all()
 
@@ -325,5 +333,82 @@ def test_loss_without_a_number_ends_before_the_scores_of_one_class(tmp_path, mon
     monkeypatch.setattr(
         MCC, "on_epoch_end", lambda self, epoch, logs: logs.update(val_mcc=0.0, val_loss=1.0, val_auc=np.nan)
     )
-    history, _ = fit(tmp_path, build_classifier("compact", 32, None), None)
+    history, _ = fit(tmp_path, small_network())
     assert len(history) == 7
+
+
+class Recorder(keras.callbacks.Callback):
+    """An ordinary Keras callback: counts each hook, and notes what it is told about the training."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts, self.told, self.order = Counter(), [], []
+
+    def _count(self, name, *_):
+        self.counts[name] += 1
+        self.order.append(name)
+        if name in ("on_train_begin", "on_epoch_begin", "on_train_batch_begin"):
+            self.told.append((name, self.params["steps"], self.params["epochs"]))
+
+
+HOOKS = [
+    f"on_{part}_{end}"
+    for part in ("train", "test", "predict", "epoch", "train_batch", "test_batch", "predict_batch")
+    for end in ("begin", "end")
+]
+for hook in HOOKS:
+    setattr(Recorder, hook, lambda self, *arguments, hook=hook, **_: self._count(hook))
+
+# Batches of each epoch: two epochs in the first phase, three in the second.
+LENGTHS = [3, 5, 2, 7, 4]
+LENGTH_PHASES = [
+    Phase(epochs=2, learning_rate=1e-2, trainable="head"),
+    Phase(epochs=3, learning_rate=1e-3, trainable="all"),
+]
+
+
+def batches_of(length):
+    images, labels = np.zeros((2 * length, 32, 32, 1), np.uint8), np.zeros((2 * length, 1), np.float32)
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(2)
+
+
+def test_any_keras_callback_gets_every_hook_and_the_right_params(tmp_path):
+    recorder, validation = Recorder(), batches_of(6)
+    objective = Objective(keras.losses.BinaryCrossentropy(), "val_loss", validation=validation)
+    engine = Engine(
+        small_network(), Schedule(LENGTH_PHASES), objective, Run(tmp_path), keep_nothing, observers=[recorder]
+    )
+    engine.fit(lambda number: batches_of(LENGTHS[number]))
+    expected = {"on_train": 2, "on_epoch": 5, "on_train_batch": sum(LENGTHS), "on_test": 5, "on_test_batch": 5 * 6}
+    for name, count in expected.items():
+        assert (recorder.counts[f"{name}_begin"], recorder.counts[f"{name}_end"]) == (count, count)
+    begins, epochs = (
+        [told[1:] for told in recorder.told if told[0] == name] for name in ("on_train_begin", "on_epoch_begin")
+    )
+    assert begins == [(3, 2), (2, 5)]
+    assert epochs == [(3, 2), (5, 2), (2, 5), (7, 5), (4, 5)]
+    phase = [name for name in recorder.order if name in ("on_train_begin", "on_epoch_begin", "on_train_end")]
+    assert phase == [
+        *["on_train_begin", "on_epoch_begin", "on_epoch_begin", "on_train_end"],
+        *["on_train_begin", "on_epoch_begin", "on_epoch_begin", "on_epoch_begin", "on_train_end"],
+    ]
+
+
+def test_callback_that_asks_to_stop_ends_the_training(tmp_path):
+    """Keras' EarlyStopping, whose patience of one epoch is over in the third epoch of the second phase."""
+    stopping = keras.callbacks.EarlyStopping("loss", patience=1, mode="max", min_delta=100)
+    phases = [PHASES[0].model_copy(update={"epochs": 1}), PHASES[1], PHASES[1]]
+    history = fit_batches(tmp_path, small_network(), batches_of(2), stopping, phases=phases)
+    assert history["epoch"].tolist() == [1, 2, 3]
+
+
+def test_phase_that_had_ended_is_ended_again_for_who_did_not_see_it(tmp_path):
+    """Killed between the last epoch of a phase and the end of the phase."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, small_network(), Watcher(stop=2))
+    recorder = Recorder()
+    history, shown = fit(tmp_path, small_network(), recorder)
+    assert shown == [2, 3, 4, 5, 6]
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert recorder.counts["on_train_begin"] == recorder.counts["on_train_end"] == 2
+    assert recorder.order[:3] == ["on_train_begin", "on_epoch_end", "on_train_end"]

@@ -1,0 +1,186 @@
+"""Training and cross-validation: a task and a manifest make a run."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import pandas as pd
+import tensorflow as tf
+
+from pneumoseg.atomic_write import atomic_write
+from pneumoseg.config import Split
+from pneumoseg.data.loaders import files_named
+from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
+from pneumoseg.data.splits import count_shared_patients, stratified_folds, stratified_split
+from pneumoseg.models.bundle import DataSplit
+from pneumoseg.training.engine import Engine
+from pneumoseg.training.run import Run
+from pneumoseg.training.tasks import Task, TrainingData
+
+_log = logging.getLogger(__name__)
+
+# Makes a further callback for a run, or for the run of each fold.
+CallbackMaker = Callable[[Run], keras.callbacks.Callback]
+
+
+def train(
+    task: Task, manifest: pd.DataFrame, run: Run, *, make_callback: CallbackMaker | None = None
+) -> dict[str, Any]:
+    """Train a network in phases and keep the bundle of the best epoch.
+
+    The run's folder gets the settings, the split, the history, the best bundle and the metrics; of a classifier also
+    the predictions of the validation images, and of a segmenter that averages weights also the bundle with the average.
+
+    Args:
+        task: What to train, with the settings of the experiment.
+        manifest: Table with one row per image, see `index_dataset`.
+        run: Folder to train in. A stopped run continues from its last finished epoch if it is to be resumed, and a
+            finished one is then left unchanged.
+        make_callback: Function that makes one more Keras callback for the run; it is called after all others.
+
+    Returns:
+        The metrics: the best epoch's values, the number of images and positives in each split, and the scores of the
+        average.
+
+    Raises:
+        FileExistsError: If the folder holds a run that is not to be resumed, or another process is training in it.
+        ValueError: If the manifest cannot be split, the settings do not fit the network, the run to resume had other
+            settings or images, the settings want cross-validation, or `start_from` was trained on images that are now
+            kept out.
+        DivergedError: If the training diverged.
+
+    Example:
+        >>> from pneumoseg.config import load_experiment
+        >>> from pneumoseg.training.tasks import task_for
+        >>> task = task_for(load_experiment("experiments/demo_segmenter.yaml"))  # doctest: +SKIP
+        >>> metrics = train(task, manifest, Run("runs/segmenter"))  # doctest: +SKIP
+        >>> metrics["val_iou"]  # doctest: +SKIP
+    """
+    if task.settings.cross_validate:
+        raise ValueError("cross_validate is true: call cross_validate")
+    training, validation = _split(manifest, task.settings.split)
+    return _train_split(task, training, validation, run, make_callback)
+
+
+def cross_validate(
+    task: Task, manifest: pd.DataFrame, run: Run, *, make_callback: CallbackMaker | None = None
+) -> dict[str, Any]:
+    """Train one network per fold; the number of folds is 1 / validation_fraction (0.2 gives five).
+
+    The best epoch of each fold is still chosen on the images that its predictions are scored on, as in any run here, so
+    that the scores are a little too good.
+
+    Args:
+        task: What to train, with the settings of the experiment.
+        manifest: Table with one row per image, see `index_dataset`.
+        run: Folder for a run per fold, the metrics, and the classifiers' predictions of all images, each by the fold
+            that kept it out. A run that is to be resumed keeps its finished folds.
+        make_callback: Function that makes one more Keras callback for the run of each fold.
+
+    Returns:
+        The metrics: `folds` with the best epoch and its scores for each fold; of classifiers also the scores of all
+        out-of-fold predictions together, see `scores`.
+
+    Raises:
+        FileExistsError: If the folder holds a run that is not to be resumed.
+        ValueError: If the manifest cannot be split into folds, the run to resume had other settings or images or was
+            not cross-validated, or `start_from` was trained on images that a fold keeps out.
+        DivergedError: If the training of a fold diverged.
+
+    Example:
+        >>> task = ClassifierTask(load_experiment("experiments/classifier_k_fold.yaml"))  # doctest: +SKIP
+        >>> cross_validate(task, manifest, Run("runs/folds"))["mcc"]  # doctest: +SKIP
+    """
+    _refuse_other_runs(run)
+    split = task.settings.split
+    splits = stratified_folds(
+        manifest, round(1 / split.validation_fraction), seed=split.seed, group_by_patient=split.group_by_patient
+    )
+    _warn_about_patients(manifest)
+    if not run.is_finished:
+        for _, validation in splits:  # before the first one is trained
+            task.images_trained_before(validation)
+    folds = [run.fold(number) for number in range(1, len(splits) + 1)]
+    for number, (fold, (training, validation)) in enumerate(zip(folds, splits, strict=True), start=1):
+        _log.info(
+            f"Fold {number} of {len(splits)}: {len(training)} images for training, {len(validation)} kept out, "
+            f"{count_shared_patients(training, validation)} patients in both"
+        )
+        _train_split(task, training, validation, fold, make_callback)
+    scores = [{k: v for k, v in fold.metrics().items() if k == "best_epoch" or "val_" in k} for fold in folds]
+    return run.write_metrics({"folds": scores, **task.summarize_folds(run, folds)})
+
+
+def _train_split(
+    task: Task, kept_in: pd.DataFrame, kept_out: pd.DataFrame, run: Run, make_callback: CallbackMaker | None
+) -> dict[str, Any]:
+    settings, training, validation = task.settings, task.choose_images(kept_in), task.choose_images(kept_out)
+    finished = run.finished_metrics(settings, training, validation)
+    if finished is not None:
+        return finished
+    images = DataSplit({*training["image_id"], *task.images_trained_before(kept_out)}, validation["image_id"])
+    copies = task.copies(training)
+    if task.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(settings.seed)
+    model = task.build_model()
+    with run.open(settings, training, validation), files_named(training, validation):
+        examples, checked = (task.make_examples(rows, run.cache_dir) for rows in (training, validation))
+        data = TrainingData(training, validation, examples, checked.batches(settings.batch_size), images)
+        if copies is not None:
+            _write_copies(run, copies)
+        callbacks = task.callbacks(run)
+        engine = Engine(
+            model,
+            task.schedule,
+            task.objective(data),
+            run,
+            lambda model, logs: task.save(run.best, model, logs, images),
+            callbacks=callbacks,
+            observers=[make_callback(run)] if make_callback else [],
+        )
+        history = engine.fit(
+            lambda number: examples.batches(
+                settings.batch_size, task.plan_epoch(data.labels, number), task.augmentations
+            )
+        )
+        further = task.complete(run, model, data, history, callbacks)
+        return run.finish(history, engine.best_epoch, training, validation, further)
+
+
+def _write_copies(run: Run, copies: pd.DataFrame) -> None:
+    with atomic_write(run.enrichment_file) as temporary:
+        copies.to_csv(temporary, index=False)
+    _log.info(f"Enrichment: {len(copies)} copies of positives, listed in {run.enrichment_file.name}")
+
+
+def _split(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split as the settings say, and log how many patients are in both splits."""
+    training, validation = stratified_split(
+        manifest, split.validation_fraction, seed=split.seed, group_by_patient=split.group_by_patient
+    )
+    for name, rows in (("Training", training), ("Validation", validation)):
+        _log.info(f"{name}: {len(rows)} images, {rows['has_pneumothorax'].sum()} positive")
+    shared = count_shared_patients(training, validation)
+    _log.info(f"Patients in both splits: {shared} ({describe_patients(manifest)})")
+    if not has_known_patients(manifest):
+        _log.info(
+            "A patient's images may be in both splits unnoticed, which makes scores too good: index with an id map"
+        )
+    _warn_about_patients(manifest)
+    return training, validation
+
+
+def _warn_about_patients(manifest: pd.DataFrame) -> None:
+    for text in doubts_about_patients(manifest):
+        _log.warning(f"WARNING: {text}")
+
+
+def _refuse_other_runs(run: Run) -> None:
+    if not run.resume:
+        run.refuse_finished()
+    if run.is_single:
+        raise ValueError(f"{run.folder} holds a run without cross-validation: choose another folder")
+    if run.folder.exists() and not run.resume:
+        raise FileExistsError(f"{run.folder} exists: go on with --resume, or remove it to train again")
