@@ -24,7 +24,7 @@ from pneumoseg.evaluation.pixel_counts import count_pixels
 from pneumoseg.evaluation.tables import paired_differences
 from pneumoseg.evaluation.tuning import tune
 from pneumoseg.inference import assemble_pipeline, load_pipeline
-from pneumoseg.models.bundle import read_data_split
+from pneumoseg.models.bundle import read_bundle_spec
 from pneumoseg.predictions import Predictions, cache_predictions, pool
 from pneumoseg.report.page import write_report
 from pneumoseg.training.run import Run
@@ -49,7 +49,7 @@ def main() -> None:
 def of_fold(classifier: Run, segmenter: Run, manifest: pd.DataFrame, folder: Path) -> Predictions:
     """Predict the images that the networks of a fold were not trained on."""
     (first,), (second,) = classifier.deployable(), segmenter.deployable()
-    kept_out, trained_on = read_data_split(first).validation, read_data_split(second).training
+    kept_out, trained_on = read_bundle_spec(first).images.validation, read_bundle_spec(second).images.training
     if both := kept_out & trained_on:
         raise SystemExit(f"{second} was trained on {len(both)} images kept out of {first}: other folds")
     assemble_pipeline(first, second, folder / "pipeline", classifier_threshold=0.5)

@@ -1,7 +1,8 @@
 """Commands that assemble pipelines, run them, and check submissions."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from pneumoseg.cli.app import (
     output_folder,
     tell_unreadable,
 )
+
+if TYPE_CHECKING:
+    from pneumoseg.training.run import Run
 
 _STAGES = {
     "classifier": "below the classifier's threshold",
@@ -47,15 +51,16 @@ def assemble(
     run those of every fold.
     """
     from pneumoseg.inference import assemble_pipeline
-    from pneumoseg.models.bundle import builder_of
+    from pneumoseg.models.bundle import is_bundle, read_bundle_spec
     from pneumoseg.training.averaging import worse_average
     from pneumoseg.training.run import Run
 
-    bundles = [bundle for source in sources for bundle in Run(source).deployable()]
-    kinds = {bundle: builder_of(bundle) for bundle in bundles}
+    bundles = [path for each in sources for path in ([each] if is_bundle(each) else Run(each).deployable())]
+    kinds = {bundle: read_bundle_spec(bundle).builder for bundle in bundles}
     classifiers, segmenters = (
-        [path for path in bundles if kinds[path] == kind] for kind in ("classifier", "segmenter")
+        [bundle for bundle in bundles if kinds[bundle] == kind] for kind in ("classifier", "segmenter")
     )
+    runs = [Run(each.resolve().parent if is_bundle(each) else each) for each in sources]
     assemble_pipeline(
         classifiers,
         segmenters,
@@ -64,11 +69,22 @@ def assemble(
         mask_threshold=mask_threshold,
         minimum_area=minimum_area,
         flip=flip,
-        runs=[],
+        records=_records(runs),
     )
     for text in filter(None, map(worse_average, segmenters)):
         typer.secho(text, fg="yellow", err=True)
     typer.echo(f"{out}: pipeline of {', '.join(map(str, bundles))}")
+
+
+def _records(runs: "Iterable[Run]") -> dict[str, Path]:
+    """Return the files of each run that a report shows, by their path in the pipeline's folder of runs."""
+    records: dict[str, Path] = {}
+    for folder, run in {run.folder.resolve(): run for run in runs}.items():
+        name = folder.name
+        while any(path.startswith(f"{name}/") for path in records):
+            name = f"{name}_"
+        records |= {f"{name}/{path.relative_to(run.folder).as_posix()}": path for path in run.report_files()}
+    return records
 
 
 @app.command()

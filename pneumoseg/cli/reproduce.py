@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,7 +71,7 @@ class DataSet:
         given = {name: path for name, path in named.items() if path is not None}
         truth = _first(folder, _TRUTH_OF_TEST)
         id_map = given.get("id_map") or _first(folder, "nih_id.csv")
-        found = {
+        found: dict[str, Any] = {
             "train": folder / "dicom-images-train",
             "test": _first(folder, "stage_2_images", "dicom-images-test") or folder / "dicom-images-test",
             "annotations": _first(folder, "stage_2_train.csv", "train-rle.csv") or folder / "train-rle.csv",
@@ -142,7 +142,7 @@ class Plan:
 
         index, run = self.index(), Run(self.runs / experiment.stem)
         command = ("train", str(experiment), "--manifest", str(index.output), "--out", str(run.folder), "--resume")
-        return Step(command, run.finished, (index,), tuple(experiment_files(experiment)))
+        return Step(command, run.metrics_file, (index,), tuple(experiment_files(experiment)))
 
     def assemble(self) -> Step:
         """Join the networks of both runs to a pipeline."""
@@ -186,9 +186,9 @@ class Plan:
     def evaluate(self) -> Step:
         """Score the pipeline and print every table."""
         cached = self.cache(scored=True)
-        command = ("evaluate", "--predictions", _folder(cached), "--pipeline", str(self._pipeline))
-        command += ("--out", str(self.runs / "scores"), *self._rule)
-        return Step(command, None, (self._decided(), cached))
+        command = ["evaluate", "--predictions", _folder(cached), "--pipeline", str(self._pipeline)]
+        command += ["--out", str(self.runs / "scores"), *self._rule]
+        return Step(tuple(command), None, (self._decided(), cached))
 
     def report(self) -> Step:
         """Write the page with every score, table, curve and image."""
@@ -302,9 +302,9 @@ def _experiments(files: Sequence[Path], goals: Sequence[Goal]) -> tuple[Path, Pa
         if kind in given:
             raise ValueError(f"{given[kind]} and {file} are both experiments of a {kind}: name one of them")
         given[kind] = file
-    for kind in chosen:
-        if given and kind not in given and Goal(f"train-{kind}") in goals:
-            raise ValueError(f"train-{kind}: {files[0]} is not an experiment of a {kind}: name one that is")
+    for missing in chosen.keys() - given.keys():
+        if given and Goal(f"train-{missing}") in goals:
+            raise ValueError(f"train-{missing}: {files[0]} is not an experiment of a {missing}: name one that is")
     chosen |= given
     return chosen["classifier"], chosen["segmenter"]
 

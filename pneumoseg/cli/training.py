@@ -92,9 +92,10 @@ def compare(
     ] = Path("comparison.png"),
 ) -> None:
     """Compare the scores and the curves of classifier runs."""
+    from pneumoseg.evaluation import table_columns
     from pneumoseg.report.comparison import compare_runs, draw_comparison
 
-    table = compare_runs(runs)
+    table = table_columns(compare_runs(runs))
     with atomic_write(out.with_suffix(".csv")) as temporary:
         table.to_csv(temporary)
     with atomic_write(out) as temporary:

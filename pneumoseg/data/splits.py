@@ -1,15 +1,10 @@
 """Splits of a manifest into training and validation, stratified on the label."""
 
-import json
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from pneumoseg.data.patients import has_known_patients, patient_groups, patient_ids
-from pneumoseg.identifiers import read_text_table
 
 
 def stratified_split(
@@ -133,50 +128,6 @@ def count_shared_patients(training: pd.DataFrame, validation: pd.DataFrame) -> i
     """Count the patients with images in training and in validation; images of unknown patients do not count."""
     both = patient_ids(pd.concat([training, validation]))
     return len((set(both[: len(training)]) & set(both[len(training) :])) - {""})
-
-
-def without_training_images(manifest: pd.DataFrame, runs: Iterable[str | Path]) -> pd.DataFrame:
-    """Leave out the images that a run was trained on, so that no score is measured on them.
-
-    Args:
-        manifest: Table with one row per image.
-        runs: Folders of runs, cross-validated or not.
-
-    Returns:
-        The remaining rows.
-
-    Raises:
-        FileNotFoundError: If a folder holds no run.
-        ValueError: If no image remains.
-    """
-    trained_on: set[str] = set()
-    for run in runs:
-        trained_on |= images_of_run(run, "train")
-    remaining = manifest[~manifest["image_id"].isin(trained_on)]
-    if remaining.empty:
-        raise ValueError(
-            f"all {len(manifest)} images of the manifest were trained on: nothing is left to score or to tune on "
-            "(--assembled keeps the rule as assembled; for folds see experiments/out_of_fold.py)"
-        )
-    return remaining
-
-
-def images_of_run(run: str | Path, split: str) -> set[str]:
-    """Return the images of one split of a run, "train" or "val"; of any fold if it was cross-validated.
-
-    The training images include those of the bundle that the run started from.
-
-    Raises:
-        FileNotFoundError: If the folder holds no run.
-    """
-    run = Path(run)
-    paths = [path for path in (run / "split.csv", *run.glob("fold_*/split.csv")) if path.exists()]
-    if not paths:
-        raise FileNotFoundError(f"{run} holds no run: it has no split.csv")
-    table = pd.concat([read_text_table(path) for path in paths])
-    images = set(table.loc[table["split"] == split, "image_id"])
-    specs = [path.with_name("best") / "spec.json" for path in paths] if split == "train" else []
-    return images.union(*(json.loads(spec.read_text())["images"]["training"] for spec in specs if spec.exists()))
 
 
 def _groups(manifest: pd.DataFrame, group_by_patient: bool | None) -> bool:

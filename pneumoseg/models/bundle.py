@@ -176,6 +176,11 @@ def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
     return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"], _split_of(folder, spec))
 
 
+def is_bundle(folder: str | Path) -> bool:
+    """Return whether a folder looks like a bundle, which `load_bundle` may still find damaged."""
+    return (Path(folder) / SPEC_NAME).is_file()
+
+
 @dataclass(frozen=True)
 class BundleSpec:
     """The part of a bundle that can be read without building its network.
@@ -200,22 +205,6 @@ def read_bundle_spec(folder: str | Path) -> BundleSpec:
     folder = Path(folder)
     spec = _read_spec(folder)
     return BundleSpec(spec["builder"], _finite(folder, spec["thresholds"]), _split_of(folder, spec))
-
-
-def read_data_split(folder: str | Path) -> DataSplit | None:
-    """Read the ids of the images that a bundle was trained and validated on, without building its network.
-
-    Args:
-        folder: Folder written by `save_bundle`.
-
-    Returns:
-        The image ids, or None if they were not recorded.
-
-    Raises:
-        BundleError: If the folder does not hold a bundle, or its spec is damaged.
-    """
-    folder = Path(folder)
-    return _split_of(folder, _read_spec(folder))
 
 
 def _listed(images: DataSplit | None) -> dict[str, list[str]] | None:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pneumoseg.data.patients import patient_groups
+from pneumoseg.evaluation import Estimate
 from pneumoseg.evaluation.bootstrap import bootstrap_interval
 from pneumoseg.report.curves import best_row
 from pneumoseg.scores import classification_scores
@@ -26,24 +27,22 @@ def compare_runs(runs: Sequence[str | Path]) -> pd.DataFrame:
 
     Returns:
         One row per run, named by its folder: `images`, `positives`, the scores of `classification_scores` at a
-        threshold of 0.5, the bounds `mcc_low`, `mcc_high`, `auc_low` and `auc_high` of 95% bootstrap intervals over
-        patients, `best_epoch` (NaN if cross-validated) and the mean `epoch_seconds`. If all runs were validated on the
-        same images, also the gain `mcc_gain` over the first run, with `mcc_gain_low` and `mcc_gain_high` from the same
-        resamples.
+        threshold of 0.5, with `mcc` and `auc` as `Estimate` (95% bootstrap intervals over patients), `best_epoch` (NaN
+        if cross-validated) and the mean `epoch_seconds`. If all runs were validated on the same images, there is also
+        `mcc_gain`, the `Estimate` of the gain over the first run from the same resamples.
 
     Raises:
         ValueError: If a folder holds no finished classifier run.
 
     Example:
-        >>> compare_runs(["runs/classifier_augmentation", "runs/classifier_enrichment"])["mcc"]  # doctest: +SKIP
+        >>> compare_runs(["runs/augmentation", "runs/enrichment"])["mcc"]  # doctest: +SKIP
     """
     tables = [Run(run).validation_predictions().sort_values("image_id", ignore_index=True) for run in runs]
     rows = [_scored(Run(run), table) for run, table in zip(runs, tables, strict=True)]
     first = tables[0]
     if all(table["image_id"].equals(first["image_id"]) for table in tables):
         for row, table in zip(rows, tables, strict=True):
-            row["mcc_gain"] = row["mcc"] - rows[0]["mcc"]
-            row["mcc_gain_low"], row["mcc_gain_high"] = _interval([table, first], "mcc")
+            row["mcc_gain"] = Estimate(row["mcc"].value - rows[0]["mcc"].value, *_interval([table, first], "mcc"))
     return pd.DataFrame(rows, index=pd.Index([Path(run).name for run in runs], name="run"))
 
 
@@ -129,7 +128,7 @@ def _scored(run: Run, table: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {"images": len(table), "positives": int(labels.sum())}
     row |= classification_scores(labels, table["probability"].to_numpy())
     for name in ("mcc", "auc"):
-        row[f"{name}_low"], row[f"{name}_high"] = _interval([table], name)
+        row[name] = Estimate(row[name], *_interval([table], name))
     seconds = pd.concat(histories(run.folder).values())["seconds"].mean()
     return row | {"best_epoch": run.metrics().get("best_epoch", math.nan), "epoch_seconds": seconds}
 

@@ -168,13 +168,21 @@ class Run:
             )
         return [run.swa if run.swa.exists() else run.best for run in self.trainings()]
 
+    def report_files(self) -> list[Path]:
+        """Return the files that a report shows: histories and metrics, of folds and later averages as well."""
+        files = [path for run in (self, *self.folds()) for path in (run.history_file, run.metrics_file)]
+        return [path for path in files if path.exists()] + self._average_files()
+
     def average_folder(self, start_epoch: int, end_epoch: int) -> Path:
         """Return the default folder of an average that is made after the training, epochs counted from 1."""
         return self.folder / f"swa_{start_epoch}-{end_epoch}"
 
     def later_averages(self) -> list[dict[str, Any]]:
         """Return the scores of all averages in the default folders that were made after the training."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("swa_*.json"))]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in self._average_files()]
+
+    def _average_files(self) -> list[Path]:
+        return sorted(self.folder.glob("swa_*.json"))
 
     @contextmanager
     def open(self, settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame) -> Iterator[None]:
@@ -226,8 +234,6 @@ class Run:
     ) -> dict[str, Any] | None:
         """Return the metrics of a run that has already finished and is to be resumed, or None.
 
-        The file of the metrics gets the present time, so that make does not train again.
-
         Args:
             settings: Settings of the experiment.
             training: Manifest rows of the images to train on.
@@ -240,7 +246,6 @@ class Run:
             return None
         self._check_unchanged(settings, training, validation)
         _log.info(f"{self.folder} is finished already")
-        self.metrics_file.touch()
         return self.metrics()
 
     def finish(

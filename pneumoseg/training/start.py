@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pneumoseg.models.bundle import read_data_split
+from pneumoseg.models.bundle import read_bundle_spec
 
 
 def images_trained_before(bundle: str | Path, validation: pd.DataFrame) -> frozenset[str]:
@@ -25,7 +25,7 @@ def images_trained_before(bundle: str | Path, validation: pd.DataFrame) -> froze
         BundleError: If the folder holds no bundle, or its spec is damaged.
         ValueError: If the bundle was trained on images that are now kept out, or does not say which ones it saw.
     """
-    images = read_data_split(bundle)
+    images = read_bundle_spec(bundle).images
     if images is None:
         raise ValueError(
             f"start_from: {bundle} does not say which images it was trained on, so that scores on the "

@@ -8,7 +8,6 @@ from pneumoseg.data.splits import (
     positives_and_sampled_negatives,
     stratified_folds,
     stratified_split,
-    without_training_images,
 )
 
 
@@ -115,18 +114,6 @@ def test_sampled_negatives():
     assert chosen.index.is_monotonic_increasing
     assert len(positives_and_sampled_negatives(table(), 99)) == 200
     assert len(positives_and_sampled_negatives(table(), 0)) == 50
-
-
-def test_training_images_are_left_out(tmp_path):
-    for run, trained_on in (("a", [0, 1]), ("b", [1, 2])):
-        (tmp_path / run).mkdir()
-        split = pd.DataFrame({"image_id": ["i0", "i1", "i2", "i3"], "split": ["val"] * 4})
-        split.loc[trained_on, "split"] = "train"
-        split.to_csv(tmp_path / run / "split.csv", index=False)
-    remaining = without_training_images(table(5, 2), [tmp_path / "a", tmp_path / "b"])
-    assert remaining["image_id"].tolist() == ["i3", "i4"]
-    with pytest.raises(ValueError, match="nothing is left"):
-        without_training_images(table(3, 2), [tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize("grouped", [False, True])

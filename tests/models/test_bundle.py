@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pneumoseg.models import bundle as bundles
-from pneumoseg.models.bundle import BundleError, DataSplit, load_bundle, read_data_split, save_bundle
+from pneumoseg.models.bundle import BundleError, DataSplit, load_bundle, read_bundle_spec, save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.models.segmenter import build_segmenter
@@ -70,11 +70,11 @@ def test_the_images_of_a_bundle_are_read_without_building_it(tmp_path, model):
     save_bundle(tmp_path / "classifier", model, "classifier", ARGUMENTS, images=images)
     assert load_bundle(tmp_path / "classifier").images == images
     _weights(tmp_path / "classifier").unlink()
-    assert read_data_split(tmp_path / "classifier") == DataSplit({"a", "b", "ä"}, {"c"})
+    assert read_bundle_spec(tmp_path / "classifier").images == DataSplit({"a", "b", "ä"}, {"c"})
 
 
 def test_the_images_of_a_bundle_may_be_unknown(folder):
-    assert read_data_split(folder) is None
+    assert read_bundle_spec(folder).images is None
 
 
 @pytest.mark.parametrize("images", [[], {}, {"training": ["a"]}, {"training": ["a"], "validation": [1]}, "a"])

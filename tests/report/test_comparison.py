@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
+from pneumoseg.evaluation import table_columns
 from pneumoseg.report.comparison import compare_runs, draw_comparison
 
 
@@ -35,7 +36,7 @@ def two_runs(tmp_path, history_of):
 
 
 def test_runs_are_compared_on_their_images(two_runs, history_of):
-    table = compare_runs(two_runs)
+    table = table_columns(compare_runs(two_runs))
     for run in two_runs:
         predictions = pd.read_csv(run / "validation_predictions.csv")
         mcc = matthews_corrcoef(predictions["has_pneumothorax"], predictions["probability"] > 0.5)

@@ -14,7 +14,8 @@ from pneumoseg.callbacks.mcc import MCC
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.dicom import read_image
-from pneumoseg.models.bundle import load_bundle, read_data_split
+from pneumoseg.geometry import letterbox_image
+from pneumoseg.models.bundle import load_bundle, read_bundle_spec
 from pneumoseg.training import train as training
 from pneumoseg.training.run import Run
 from pneumoseg.training.train import train
@@ -100,7 +101,7 @@ def test_what_is_kept_belongs_to_the_best_epoch(augmented, manifest):
 
 def test_bundle_names_the_images_of_its_training(augmented, manifest):
     run, _, _, _ = augmented
-    images = read_data_split(run / "best")
+    images = read_bundle_spec(run / "best").images
     assert (images.training, images.validation) == (set(ids(run, "train")), set(ids(run, "val")))
     assert images.training | images.validation == set(manifest["image_id"])
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from pneumoseg.models.bundle import read_data_split
+from pneumoseg.models.bundle import read_bundle_spec
 from pneumoseg.training import train as training
 from pneumoseg.training.run import Run
 from pneumoseg.training.train import cross_validate, train
@@ -29,7 +29,7 @@ def test_each_image_is_predicted_by_the_network_that_did_not_see_it(folds, manif
     assert len(metrics["folds"]) == 2
     for fold, rows in table.groupby("fold"):
         assert set(rows["image_id"]) == set(ids(run / f"fold_{fold}", "val"))
-        assert read_data_split(run / f"fold_{fold}/best").validation == set(rows["image_id"])
+        assert read_bundle_spec(run / f"fold_{fold}/best").images.validation == set(rows["image_id"])
     with pytest.raises(FileExistsError, match="finished run"):
         cross_validate(task, manifest, Run(run))
 

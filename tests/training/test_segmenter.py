@@ -16,7 +16,7 @@ from pneumoseg.config import load_experiment
 from pneumoseg.data import loaders
 from pneumoseg.data.splits import stratified_split
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
-from pneumoseg.models.bundle import DataSplit, load_bundle, read_data_split, save_bundle
+from pneumoseg.models.bundle import DataSplit, load_bundle, read_bundle_spec, save_bundle
 from pneumoseg.models.freezing import flat_layers
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.averaging import average_epochs, chosen_window, worse_average
@@ -136,7 +136,7 @@ def test_bundles_name_the_images_of_their_training(trained):
     run = trained[2]
     images = DataSplit(ids(run, "train"), ids(run, "val"))
     assert len(images.training) == len(images.validation) == 10  # as many negatives as positives
-    assert read_data_split(run / "best") == read_data_split(run / "swa") == images
+    assert read_bundle_spec(run / "best").images == read_bundle_spec(run / "swa").images == images
     assert Run(run).deployable() == [run / "swa"]
 
 
@@ -149,7 +149,7 @@ def test_window_chosen_afterwards(trained, manifest, tmp_path):
         assert again[name] == pytest.approx(metrics[f"swa_{name}"], abs=5e-3)  # half precision on the disk
     assert json.loads((run.folder / "swa_2-4.json").read_text()) == again
     assert run.later_averages() == [again]
-    assert load_bundle(run.folder / "swa_2-4").images == read_data_split(run.best)
+    assert load_bundle(run.folder / "swa_2-4").images == read_bundle_spec(run.best).images
     best = average_epochs(run, "best:2", manifest, tmp_path / "best_two")
     ious = pd.read_csv(run.folder / "history.csv")["val_iou"]
     means = [(ious[n] + ious[n + 1]) / 2 for n in range(4)]
@@ -358,7 +358,7 @@ def test_bundle_names_all_images_that_its_start_was_trained_on(first, segmenter,
         run = tmp_path / str(number)
         train(segmenter(**PLAIN, start_from=str(start), seed=number), manifest, Run(run))
         assert set(ids(run, "train")) < before
-        assert read_data_split(run / "best") == DataSplit(before, ids(run, "val"))
+        assert read_bundle_spec(run / "best").images == DataSplit(before, ids(run, "val"))
         start = run / "best"
     other = {"validation_fraction": 0.5, "seed": 1, "group_by_patient": False}
     leaking = segmenter(**PLAIN, start_from=str(start), split=other)
