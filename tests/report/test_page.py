@@ -1,6 +1,5 @@
 """The report in a real browser: it renders, sorts, filters, alone and without a network."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -16,9 +15,9 @@ from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import compare_predictions, evaluate
 from pneumoseg.evaluation.cases import score_cases
 from pneumoseg.evaluation.pixel_counts import count_pixels
-from pneumoseg.inference import Tuning
+from pneumoseg.inference import PipelineFolder, Tuning
 from pneumoseg.report.gallery import cards, outline_path, worst_first
-from pneumoseg.report.page import warnings_about, write_report
+from pneumoseg.report.page import write_report
 from tests.conftest import predictions_of, write_dicom
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -55,7 +54,8 @@ def page(predictions, tmp_path_factory):
     )
     evaluation = evaluate(predictions, DecisionRule(), DecisionRule(mask_threshold=0.45))
     comparison = compare_predictions(predictions, {"flip": predictions}, evaluation.rule)
-    write_report(evaluation, path, tuning=tuning, comparison=comparison)
+    pipeline = PipelineFolder(DecisionRule(), tuning, False, {}, {})
+    write_report(evaluation, path, pipeline=pipeline, comparison=comparison)
     return path
 
 
@@ -253,32 +253,3 @@ def test_speckles_do_not_fill_the_page():
     path = outline_path(mask, scale=208 / 512)
     assert path.count("M") == 40
     assert len(path) < 20_000
-
-
-@pytest.mark.parametrize("tuned", [None, DecisionRule(mask_threshold=0.45, classifier_threshold=0.3)])
-@pytest.mark.parametrize(
-    ("threshold", "kept", "told"),
-    [
-        (0.625, {"val_best_threshold": 0.625}, True),
-        (0.5, {"val_best_threshold": 0.625}, False),  # given when the pipeline was assembled
-        (0.625, {"val_iou": 0.7}, False),  # a segmenter's
-        (0.5, {"folds": [{"val_best_threshold": 0.1}, {"val_best_threshold": 0.2}, {"val_best_threshold": 1.2}]}, True),
-    ],
-)
-def test_images_that_chose_the_threshold_are_told(predictions, tmp_path, threshold, kept, told, tuned):
-    run = tmp_path / "classifier"
-    run.mkdir()
-    (run / "metrics.json").write_text(json.dumps(kept))
-    (run / "split.csv").write_text("image_id,split\ni0,val\ni1,val\ni9,val\nx,train\n")
-    evaluation = evaluate(predictions, DecisionRule(classifier_threshold=threshold), tuned)
-    texts = [text for text in warnings_about(evaluation, [run]) if "chose its threshold on" in text]
-    assert len(texts) == told
-    if told:
-        assert texts[0].startswith("2 of the 6 images are ones that classifier chose its threshold on, by the best MCC")
-        assert "as assembled are too high" in texts[0]
-
-
-def test_no_threshold_was_chosen_on_other_images(predictions, tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps({"val_best_threshold": 0.5}))
-    (tmp_path / "split.csv").write_text("image_id,split\ni9,val\n")
-    assert warnings_about(evaluate(predictions, DecisionRule(classifier_threshold=0.5)), [tmp_path]) == []
