@@ -159,17 +159,17 @@ def pipeline(runs, tmp_path):
     return Path(shutil.copytree(runs / "pipeline", tmp_path / "pipeline"))
 
 
-def test_scores_stand_beside_the_floor(runs, kept, tmp_path):
+def test_scores_stand_next_to_the_baseline(runs, kept, tmp_path):
     said = invoke(
         "evaluate", "--predictions", kept / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "scores"
     )
     assert "12 images, 3 positive" in said
-    arms = pd.read_csv(tmp_path / "scores/arms.csv", index_col=0)
-    assert arms.loc["all empty", "mean_dice"] == pytest.approx(1 - 3 / 12)  # 22% of 12 are 3
-    # The pipeline's classifier lets every image pass, and its minimum area is 0: all four arms are the same.
-    assert arms["mean_dice"].drop("all empty").nunique() == 1
+    variants = pd.read_csv(tmp_path / "scores/variants.csv", index_col=0)
+    assert variants.loc["all-empty baseline", "mean_dice"] == pytest.approx(1 - 3 / 12)  # 22% of 12 are 3
+    # The pipeline's classifier lets every image pass, and its minimum area is 0: all four variants are the same.
+    assert variants["mean_dice"].drop("all-empty baseline").nunique() == 1
     cases = pd.read_csv(tmp_path / "scores/cases.csv")
-    assert cases["dice"].mean() == pytest.approx(arms["mean_dice"].iloc[0])
+    assert cases["dice"].mean() == pytest.approx(variants["mean_dice"].iloc[0])
 
 
 def test_tuned_rule_is_used_and_its_images_are_not_scored(runs, pipeline, tmp_path):
@@ -187,7 +187,7 @@ def test_tuned_rule_is_used_and_its_images_are_not_scored(runs, pipeline, tmp_pa
     assert not set(scored) & set(chosen["image_ids"])
     assert "staged + elimination (tuned)" in result.output
     invoke("tune", *validation)
-    with pytest.raises(ValueError, match="tune on a share of these"):
+    with pytest.raises(ValueError, match="tune on a fraction of these"):
         invoke("evaluate", *validation)
 
 
