@@ -23,7 +23,15 @@ class Settings(BaseModel):
 
 
 class Split(Settings):
-    """Division of the images into training and validation, see `data.splits.stratified_split`."""
+    """Division of the images into training and validation, see `data.splits.stratified_split`.
+
+    Attributes:
+        validation_fraction: Fraction of the images for validation; when grouped by patient at most 0.5, rounded to
+            the nearest 1 / n.
+        seed: Seed of the split.
+        group_by_patient: Whether all images of a patient are in the same split; true is an error where no patient
+            is known. By default images are grouped where patients are known.
+    """
 
     validation_fraction: Fraction
     seed: int
@@ -31,7 +39,13 @@ class Split(Settings):
 
 
 class Cosine(Settings):
-    """Fall of the learning rate from that of the phase, step by step, see `callbacks.cosine_annealing`."""
+    """Fall of the learning rate from that of the phase, step by step, see `callbacks.cosine_annealing`.
+
+    Attributes:
+        cycle_epochs: Length of the first cycle in epochs.
+        multiplier: Length of each cycle relative to the previous one.
+        minimum: Learning rate at the end of each cycle.
+    """
 
     cycle_epochs: PositiveInt
     multiplier: Annotated[float, Field(ge=1)] = 1.0
@@ -39,7 +53,15 @@ class Cosine(Settings):
 
 
 class Phase(Settings):
-    """Epochs with one learning rate and one trainable part of the network, see `models.freezing`."""
+    """Epochs with one learning rate and one trainable part of the network, see `models.freezing`.
+
+    Attributes:
+        epochs: Number of epochs.
+        learning_rate: Learning rate at the beginning of the phase.
+        trainable: Part of the network that is trained: all layers, only the classifier's last layer, or the second
+            half of the layers.
+        cosine: Fall of the learning rate within the phase; null for a constant rate.
+    """
 
     epochs: PositiveInt
     learning_rate: PositiveFloat
@@ -60,6 +82,12 @@ class Plateau(Settings):
     at the lowest, and Adam's steps at 1e-9 are lost in the rounding of a float32 weight of 0.03 or more. `stop_after`
     ends the training after that many epochs of the last phase without a new best of that phase; earlier phases run to
     their end.
+
+    Attributes:
+        patience: Number of epochs without improvement after which the learning rate is reduced.
+        factor: Factor by which the learning rate is multiplied.
+        minimum: Lowest learning rate.
+        stop_after: Number of epochs without improvement after which the last phase ends; null to run all epochs.
     """
 
     patience: PositiveInt
@@ -78,27 +106,48 @@ class Plateau(Settings):
 
 
 class AugmentationSettings(Settings):
-    """Changes of an image, see `data.augmentation`; `zoom` is the smallest and the largest change of size."""
+    """Changes of an image, see `data.augmentation`; `zoom` is the smallest and the largest change of size.
+
+    Attributes:
+        transforms: Names of transforms, applied in the given order: clahe, optical_distortion, zoom_in, zoom_out,
+            elastic_transform, grid_distortion.
+        zoom: Smallest and largest change of size, as fractions.
+    """
 
     transforms: Annotated[list[str], Field(min_length=1)]
     zoom: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class RandomAugmentation(AugmentationSettings):
-    """Random changes: each transform changes each training image with the same probability in each epoch."""
+    """Random changes: each transform changes each training image with the same probability in each epoch.
+
+    Attributes:
+        probability: Probability of each transform.
+    """
 
     probability: Annotated[float, Field(gt=0, le=1)]
 
 
 class PositiveFractionSchedule(Settings):
-    """Fraction of positives that an epoch shows, from the first epoch to the last, see `data.sampling`."""
+    """Fraction of positives that an epoch shows, from the first epoch to the last, see `data.sampling`.
+
+    Attributes:
+        first: Fraction in the first epoch; it changes by the same amount in each epoch.
+        last: Fraction in the last epoch.
+    """
 
     first: Fraction
     last: Fraction
 
 
 class FocalLossSettings(Settings):
-    """Settings of `losses.FocalLoss`."""
+    """Settings of `losses.FocalLoss`.
+
+    Attributes:
+        kind: Name of the loss.
+        alpha: Weight of the positives; negatives have the weight 1 - alpha.
+        gamma: Focusing power; 0 gives the weighted cross-entropy.
+    """
 
     kind: Literal["focal"]
     alpha: Probability
@@ -106,7 +155,12 @@ class FocalLossSettings(Settings):
 
 
 class ClassWeights(Settings):
-    """Weight of one image of each class in the training loss."""
+    """Weight of one image of each class in the training loss.
+
+    Attributes:
+        negative: Weight of a negative image.
+        positive: Weight of a positive image.
+    """
 
     negative: PositiveFloat
     positive: PositiveFloat
@@ -115,10 +169,32 @@ class ClassWeights(Settings):
 class ClassifierSettings(Settings):
     """Experiment of a classifier; options that are left out are off.
 
-    `jit_compile`: whether XLA compiles the network, once per phase and number of images in a batch.
-    `gradient_accumulation_steps`: number of batches whose mean gradient makes one step, see `training.engine`.
-    `decoded_images_gigabytes`: gigabytes (10^9 bytes) for the decoded images of each split; a split that takes more is
-    read again in each epoch.
+    Attributes:
+        kind: Kind of network.
+        backbone: Backbone, see `models.classifier.CLASSIFIER_BACKBONES`.
+        image_size: Height and width of the network's input in pixels.
+        weights: Weights that the backbone starts from: "imagenet" (downloaded by Keras), the path of a `*_notop.h5`
+            file, or null for random weights.
+        batch_size: Number of images per batch.
+        seed: Seed of the initial weights, the order of the images and their augmentation.
+        split: Division of the images into training and validation.
+        cross_validate: Whether to train one network per fold instead of a single one; there are 1 /
+            `validation_fraction` folds.
+        phases: Phases of the training, in order.
+        plateau: Reduction of the learning rate when the validation MCC stops rising; null for none.
+        augmentation: Random changes of the training images; null for none.
+        enrichment: Transforms of the copies of positives that balance the training set; null for no copies.
+        positive_fraction: Fraction of positives that each epoch shows; null shows all images.
+        loss: Loss function.
+        class_weights: Weights of the classes in the loss; balanced gives each class half of the loss.
+        precision: Precision policy of Keras; 16-bit policies keep float32 weights and outputs.
+        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch.
+        gradient_accumulation_steps: Number of batches whose mean gradient makes one step of the optimizer, see
+            `training.engine`.
+        decoded_images_gigabytes: Gigabytes (10^9 bytes) for the decoded images of each split; a split that takes
+            more is read again in each epoch.
+        deterministic: Whether TensorFlow uses deterministic operations only, so that the same training on a CPU
+            gives the same weights.
     """
 
     kind: Literal["classifier"]
@@ -166,7 +242,20 @@ class ClassifierSettings(Settings):
 
 
 class SegmentationLoss(Settings):
-    """Weighted sum of losses, see `losses`; a weight of 0 leaves out its term."""
+    """Weighted sum of losses, see `losses`; a weight of 0 leaves out its term.
+
+    Attributes:
+        focal_weight: Weight of the focal loss.
+        dice_weight: Weight of the Dice loss.
+        cross_entropy_weight: Weight of the binary cross-entropy.
+        tversky_weight: Weight of the Tversky loss.
+        alpha: Weight of positive pixels in the focal loss.
+        gamma: Focusing power of the focal loss.
+        tversky_alpha: Weight of false positives in the Tversky loss.
+        tversky_beta: Weight of false negatives in the Tversky loss.
+        per_image: Whether the Dice and Tversky losses are means over images; otherwise they are one ratio per
+            batch.
+    """
 
     focal_weight: Annotated[float, Field(ge=0)]
     dice_weight: Annotated[float, Field(ge=0)]
@@ -186,7 +275,13 @@ class SegmentationLoss(Settings):
 
 
 class WeightAveraging(Settings):
-    """Epochs whose weights are averaged, counted from 1 and inclusive, see `callbacks.swa`."""
+    """Epochs whose weights are averaged, counted from 1 and inclusive, see `callbacks.swa`.
+
+    Attributes:
+        start_epoch: First epoch that is averaged, counted from 1.
+        end_epoch: Last epoch that is averaged.
+        every: Distance between averaged epochs.
+    """
 
     start_epoch: PositiveInt
     end_epoch: PositiveInt
@@ -196,7 +291,35 @@ class WeightAveraging(Settings):
 class SegmenterSettings(Settings):
     """Experiment of a segmenter; options that are left out are off.
 
-    `jit_compile`, `gradient_accumulation_steps` and `decoded_images_gigabytes` are described in `ClassifierSettings`.
+    Attributes:
+        kind: Kind of network.
+        architecture: Architecture, see `models.segmenter.ARCHITECTURES`.
+        backbone: Encoder, see `models.segmenter.SEGMENTER_BACKBONES`.
+        decoder_filters: Number of filters of the widest decoder layer; null for that of segmentation-models.
+        image_size: Height and width of the network's input in pixels.
+        weights: Weights that the backbone starts from: "imagenet" (downloaded by Keras), the path of a `*_notop.h5`
+            file, or null for random weights.
+        batch_size: Number of images per batch.
+        seed: Seed of the initial weights, the order of the images and their augmentation.
+        split: Division of the images into training and validation.
+        cross_validate: Whether to train one network per fold instead of a single one; there are 1 /
+            `validation_fraction` folds.
+        start_from: Folder of a bundle whose weights the training starts from; null for none.
+        negatives_per_positive: Number of negative images per positive one, chosen at random; null for all
+            negatives.
+        positive_fraction: Fraction of positives that each epoch shows; null shows all images.
+        loss: Weighted sum of losses.
+        phases: Phases of the training, in order.
+        augmentation: Random changes of the training images; null for none.
+        swa: Epochs whose weights are averaged; null for none.
+        epoch_weights_gigabytes: Gigabytes (10^9 bytes) for the weights of single epochs; the epochs with the best
+            validation IoU are kept.
+        precision: Precision policy of Keras; 16-bit policies keep float32 weights and outputs.
+        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch.
+        gradient_accumulation_steps: Number of batches whose mean gradient makes one step of the optimizer, see
+            `training.engine`.
+        decoded_images_gigabytes: Gigabytes (10^9 bytes) for the decoded images of each split; a split that takes
+            more is read again in each epoch.
     """
 
     kind: Literal["segmenter"]

@@ -162,12 +162,12 @@ def test_scores_come_with_the_baseline(runs, cached, tmp_path):
         "evaluate", "--predictions", cached / "test", "--pipeline", runs / "pipeline", "--out", tmp_path / "scores"
     )
     assert "12 images, 3 positive" in said
-    arms = pd.read_csv(tmp_path / "scores/arms.csv", index_col=0)
-    assert arms.loc["all empty", "mean_dice"] == pytest.approx(1 - 3 / 12)  # 22% of 12 are 3
-    # The pipeline's classifier lets every image pass, and its minimum area is 0: all four arms are the same.
-    assert arms["mean_dice"].drop("all empty").nunique() == 1
+    variants = pd.read_csv(tmp_path / "scores/variants.csv", index_col=0)
+    assert variants.loc["all-empty baseline", "mean_dice"] == pytest.approx(1 - 3 / 12)  # 22% of 12 are 3
+    # The pipeline's classifier lets every image pass, and its minimum area is 0: all four variants are the same.
+    assert variants["mean_dice"].drop("all-empty baseline").nunique() == 1
     cases = pd.read_csv(tmp_path / "scores/cases.csv")
-    assert cases["dice"].mean() == pytest.approx(arms["mean_dice"].iloc[0])
+    assert cases["dice"].mean() == pytest.approx(variants["mean_dice"].iloc[0])
 
 
 def test_tuned_rule_is_used_and_its_images_are_not_scored(cached, pipeline, tmp_path):

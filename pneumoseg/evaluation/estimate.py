@@ -1,12 +1,13 @@
 """Scores with their confidence intervals, as cells of a table."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
 
 import pandas as pd
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """A score and the bounds of its confidence interval.
 
     Attributes:
@@ -15,13 +16,20 @@ class Estimate(NamedTuple):
         high: The upper bound, NaN where there is no interval.
 
     Example:
-        >>> Estimate(0.8, 0.7, 0.9).high
+        >>> estimate = Estimate(0.8, low=0.7, high=0.9)
+        >>> estimate.high
         0.9
+        >>> print(estimate)
+        0.8000 (0.7000 to 0.9000)
     """
 
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        """Return the score and its interval as a table in a notebook shows them."""
+        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
 
 
 def estimates(values: Iterable[float], lows: Iterable[float], highs: Iterable[float]) -> list[Estimate]:
@@ -50,7 +58,7 @@ def table_columns(table: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for name, column in table.items():
         if len(column) and isinstance(column.iloc[0], Estimate):
-            parts = zip(("", "_low", "_high"), zip(*column, strict=True), strict=True)
+            parts = zip(("", "_low", "_high"), zip(*map(astuple, column), strict=True), strict=True)
             columns |= {f"{name}{suffix}": pd.Series(part, table.index, float) for suffix, part in parts}
         else:
             columns[str(name)] = column

@@ -147,7 +147,7 @@ def _cell(name: Any, value: Any) -> tuple[str, str]:
     form = "+.3f" if name in ("gain", "difference") else ".4f" if name == "paper" else ".3f"
     if isinstance(value, Estimate):
         bounds = f"{_number(value.low, form)} to {_number(value.high, form)}"
-        return _number(value.value, form), "" if any(map(math.isnan, value)) else bounds
+        return _number(value.value, form), "" if any(map(math.isnan, dataclasses.astuple(value))) else bounds
     return _number(value, form) if isinstance(value, float) else str(value), ""
 
 

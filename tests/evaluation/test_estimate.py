@@ -13,7 +13,12 @@ def test_values_and_bounds_are_joined_in_order():
     cells = estimates(np.array([0.5, 1.0]), [0.25, math.nan], (0.75, math.nan))
     assert cells[0] == Estimate(0.5, 0.25, 0.75)
     assert (cells[1].value, math.isnan(cells[1].low), math.isnan(cells[1].high)) == (1.0, True, True)
-    assert all(type(number) is float for cell in cells for number in cell)
+    assert all(type(number) is float for cell in cells for number in (cell.value, cell.low, cell.high))
+
+
+def test_a_notebook_shows_score_and_interval():
+    (line,) = pd.DataFrame({"dice": [Estimate(0.5, 0.25, 0.75)]}).to_string(header=False, index=False).splitlines()
+    assert line.strip() == "0.5000 (0.2500 to 0.7500)"
 
 
 def test_columns_of_a_table():
