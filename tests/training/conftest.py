@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tensorflow as tf
 import yaml
 
 from pneumoseg.config import ClassifierSettings, SegmenterSettings
@@ -48,6 +49,22 @@ def segmenter():
         return SegmenterTask(SegmenterSettings.model_validate(content | changes))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """Run operations one by one: the few steps of these trainings take less time than tracing their graphs would."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def graphs(eager):
+    """Run graphs after all, as any training outside the tests does."""
+    tf.config.run_functions_eagerly(False)
+    yield
+    tf.config.run_functions_eagerly(True)
 
 
 class Untrained:

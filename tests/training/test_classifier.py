@@ -21,6 +21,10 @@ from pneumoseg.training.run import Run
 from pneumoseg.training.train import train
 from tests.training.conftest import SHORT, ids
 
+pytestmark = [
+    pytest.mark.usefixtures("eager"),
+    pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly. option is set"),
+]
 PAPER = {"transforms": ["clahe", "optical_distortion", "zoom_in", "zoom_out"], "zoom": [0.05, 0.1]}
 
 
@@ -58,7 +62,7 @@ def shown(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def augmented(classifier, manifest, tmp_path_factory):
+def augmented(eager, classifier, manifest, tmp_path_factory):
     """A finished run with augmentation: its folder, its metrics, the batches of its epochs, and what was validated."""
     folder, validated, on_epoch_end = tmp_path_factory.mktemp("augmented"), [], MCC.on_epoch_end
 

@@ -13,9 +13,14 @@ from pneumoseg.training.run import Run
 from pneumoseg.training.train import cross_validate, train
 from tests.training.conftest import SHORT, Untrained, ids
 
+pytestmark = [
+    pytest.mark.usefixtures("eager"),
+    pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly. option is set"),
+]
+
 
 @pytest.fixture(scope="module")
-def folds(classifier, manifest, tmp_path_factory):
+def folds(eager, classifier, manifest, tmp_path_factory):
     """A finished cross-validation of trained classifiers: its folder, its task and its metrics."""
     run, task = tmp_path_factory.mktemp("folds") / "run", classifier(**SHORT, cross_validate=True)
     return run, task, cross_validate(task, manifest, Run(run))

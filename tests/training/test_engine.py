@@ -20,6 +20,10 @@ from pneumoseg.training.objective import Objective
 from pneumoseg.training.run import Run
 from pneumoseg.training.schedule import Schedule
 
+pytestmark = [
+    pytest.mark.usefixtures("eager"),
+    pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly. option is set"),
+]
 PHASES = [
     Phase(epochs=2, learning_rate=2e-2, trainable="head"),
     Phase(epochs=5, learning_rate=2e-4, trainable="all"),
@@ -93,7 +97,7 @@ def fit_batches(folder, model, batches, *observers, phases, loss=None, **schedul
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory):
+def observed(eager, tmp_path_factory):
     keras.utils.set_random_seed(0)
     observer = Observer()
     history, shown = fit(tmp_path_factory.mktemp("run"), build_classifier("compact", 32, None), observer)
@@ -184,6 +188,7 @@ def adam(gradients, rate):
         (7, [], 6),
     ],
 )
+@pytest.mark.usefixtures("graphs")
 def test_a_step_follows_the_mean_gradient_of_its_batches(accumulated, groups, given_up, tmp_path, caplog):
     # The loss is the mean of weight * image: its gradient is the batch's mean image, whatever the weight.
     images = RNG.normal(size=(12, 3)).astype("float32")
@@ -220,7 +225,7 @@ def test_accumulated_steps_are_those_of_the_whole_batch(tmp_path):
         np.testing.assert_allclose(thirds, whole, atol=2e-5)
 
 
-@pytest.mark.usefixtures("gpu_listed")
+@pytest.mark.usefixtures("gpu_listed", "graphs")
 @pytest.mark.parametrize("jit", [False, True])
 def test_xla_is_what_the_training_says(jit, tmp_path):
     seen = []

@@ -26,6 +26,10 @@ from pneumoseg.training.train import cross_validate, train
 from tests.training.conftest import SHORT, ids
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+pytestmark = [
+    pytest.mark.usefixtures("eager"),
+    pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly. option is set"),
+]
 PLAIN = {"swa": None, "epoch_weights_gigabytes": 0.0}
 
 
@@ -56,7 +60,7 @@ class Messages(logging.Handler):
 
 
 @pytest.fixture(scope="module")
-def trained(segmenter, manifest, tmp_path_factory):
+def trained(eager, segmenter, manifest, tmp_path_factory):
     """A finished run, only to be read: its metrics, what was noted, its folder, and what was logged."""
     folder, noted, messages = tmp_path_factory.mktemp("trained"), Noted(), Messages()
     logger = logging.getLogger("pneumoseg")
@@ -314,10 +318,11 @@ def test_settings_of_the_machine_reach_the_training(segmenter, manifest, tmp_pat
         assert {layer.compute_dtype for layer in flat_layers(model)} == {"float32"}
 
 
+@pytest.mark.usefixtures("graphs")
 def test_xla_where_it_is_asked_for(segmenter, manifest, tmp_path):
     machine, task = Machine(), segmenter(
         **SHORT, jit_compile=True, swa={"start_epoch": 1, "end_epoch": 1},
-        image_size=16, batch_size=10,  # one batch: XLA compiles for each number of images
+        batch_size=10,  # one batch: XLA compiles for each number of images
     )  # fmt: skip
     train(task, manifest, Run(tmp_path / "run"), make_callback=lambda _: machine)
     assert machine.seen == [(True, "float32", None)]
