@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def scored(seeds: dict[int, Variants]) -> pd.DataFrame:
-    """Pooled scores, the differences of the first variant's from the others', and mean Dice by seed."""
+    """Return pooled scores, their differences from those of the first variant, and mean Dice by seed."""
     names = list(next(iter(seeds.values())))
     pooled = {name: pd.concat([variants[name] for variants in seeds.values()], ignore_index=True) for name in names}
     groups = np.arange(len(pooled[names[0]]))
@@ -64,7 +64,7 @@ def scored(seeds: dict[int, Variants]) -> pd.DataFrame:
 
 
 def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Variants, Variants]:
-    """The cases of the test images, of each variant of the ablation and of each row of table 2."""
+    """Return the cases of the test images for each variant of the ablation and for each row of table 2."""
     manifest, test = manifests(folder / "data", seed)
     cache = folder / "cache"
     runs = [trained(folder / name, name, seed, manifest, cache) for name in (CLASSIFIER, segmenter)]

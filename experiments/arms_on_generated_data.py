@@ -33,7 +33,7 @@ ARMS = {
 
 
 def main() -> None:
-    """Train what is missing, score all."""
+    """Train the missing runs, then score all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
-    """One row an arm."""
+    """Return one row per arm."""
     manifest, test = manifests(folder / "data", seed)
     labels = test["has_pneumothorax"].to_numpy()
     rows: list[dict[str, object]] = []
@@ -63,7 +63,7 @@ def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
 
 
 def scored(model: keras.Model, threshold: float, test: pd.DataFrame, folder: Path) -> dict[str, float]:
-    """MCC and AUC on the test images."""
+    """Return MCC and AUC on the test images."""
     examples = classification_examples(test, model.input_shape[1], cache_dir=folder / "cache")
     probabilities = model.predict(examples.batches(16), verbose=0)[:, 0]
     labels = test["has_pneumothorax"].to_numpy()

@@ -58,7 +58,7 @@ def of_fold(classifier: Run, segmenter: Run, manifest: pd.DataFrame, folder: Pat
 
 
 def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: Evaluation) -> pd.DataFrame:
-    """What each fold's own rule makes of it, compared with the assembled one."""
+    """Score each fold with the rule chosen on the other folds, and compare with the assembled rule."""
     cases = []
     for number, part in enumerate(parts):
         rule = tune(pool([other for n, other in enumerate(parts) if n != number]), DecisionRule()).rule

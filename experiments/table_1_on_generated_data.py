@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def one_seed(folder: Path, seed: int) -> pd.DataFrame:
-    """One row a kind of weights."""
+    """Return one row per kind of weights."""
     cache = folder / "cache"
     manifest, test = manifests(folder / "data", seed)
     window, classic = (trained(folder / name, name, seed, manifest, cache) for name in EXPERIMENTS)
@@ -73,7 +73,7 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
 
 
 def scored(model: keras.Model, images: tf.data.Dataset) -> dict[str, float]:
-    """Scores on the test images; IoU, F1 and F2 as means over images, empty of empty counting 1."""
+    """Return IoU, F1 and F2 on the test images: means over images, where two empty masks count 1."""
     scores = model.evaluate(images, verbose=0, return_dict=True)
     return {name: scores[name] for name in SCORES}
 

@@ -117,7 +117,7 @@ def main() -> None:
         typer.echo(f"pneumoseg: {error}", err=True)
         raise SystemExit(2) from error
     except Exception as error:
-        # TensorFlow has its own error classes; the first line of their messages says what is wrong.
+        # TensorFlow has its own error classes; the first line of their messages names the cause.
         if not type(error).__module__.startswith("tensorflow"):
             raise
         text = str(getattr(error, "message", error)).strip().partition("\n")[0]

@@ -20,7 +20,7 @@ _TRUTH_OF_TEST = "test-rle.csv"
 
 
 class Goal(str, Enum):
-    """What `pneumoseg reproduce` can be asked for, in the order in which a first run makes it."""
+    """Goals of `pneumoseg reproduce`, in the order in which a first run makes them."""
 
     INDEX = "index"
     SHOW_MASKS = "show-masks"
@@ -36,7 +36,7 @@ class Goal(str, Enum):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where the files of the competition's data set are.
+    """Paths of the files of a data set in the competition's format.
 
     Attributes:
         train: Folder of the training DICOM files.
@@ -250,7 +250,7 @@ def _option(text: str) -> typer.models.OptionInfo:
 def reproduce(
     data: Annotated[Path, typer.Argument(parser=_path, metavar="DATA", help="Folder with the data set.")],
     goals: Annotated[
-        list[Goal] | None, typer.Argument(help="What to make.", show_default="submit evaluate report")
+        list[Goal] | None, typer.Argument(help="Goals to reach.", show_default="submit evaluate report")
     ] = None,
     runs: Annotated[Path, _option("Folder for manifests, runs and results.")] = Path("runs"),
     experiment: Annotated[
@@ -269,7 +269,7 @@ def reproduce(
     flip: Annotated[bool, typer.Option("--flip", help="Also show in the report what mirrored images change.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that would run.")] = False,
 ) -> None:
-    """Make what is missing or stale, from a data set in the competition's format to every result.
+    """Make all missing or stale files, from a data set in the competition's format to every result.
 
     Prints each command before it runs, so that any of them can be repeated by hand. A file is made again if its command
     or anything that the command reads has changed. A finished run is never overwritten: where it would have to be

@@ -9,7 +9,7 @@ class DicomError(ValueError):
 
     Attributes:
         path: Path of the file, as the caller gave it.
-        reason: What is wrong with the file, without a full stop.
+        reason: Fault of the file, without a full stop.
         remedy: What to do about it, without a full stop.
 
     Example:
@@ -24,7 +24,7 @@ class DicomError(ValueError):
 
         Args:
             path: Path of the file.
-            reason: What is wrong with the file, without a full stop.
+            reason: Fault of the file, without a full stop.
             remedy: What to do about it, without a full stop; by default the remedy of the class.
         """
         self.path = path
