@@ -1,8 +1,8 @@
 """Stored values from decoded words: the bits that count, and the pixels that are padding.
 
-Native and lossless words are exactly those that were written. Bits outside the stored bits are an overlay or garbage and are
-masked. A lossy codec does not know Bits Stored: where its samples are deeper, values overshoot white and black by a
-little. These are clamped, because masking would turn white into black.
+Native and lossless words are exactly those that were written. Bits outside the stored bits are an overlay or garbage
+and are masked. A lossy codec does not know Bits Stored: where its samples are deeper, values overshoot white and black
+by a little. These are clamped, because masking would turn white into black.
 """
 
 from typing import Any
