@@ -1,8 +1,8 @@
-"""A training step of the paper's networks at full size: seconds, memory, and whether it waits for its data.
+"""Training step of the paper's networks at full size: seconds, memory, and whether it waits for its data.
 
-Baseline: the same step on one batch held in memory, in the same run. Trains as experiments/classifier_augmentation.yaml
-or segmenter_window_swa.yaml says, but from random weights, on generated files. The recipe's time is worked out from the
-steps, for the images that the competition's 9,378 negative and 2,669 positive ones give.
+The baseline is the same step on one batch held in memory, in the same process. Trains on generated files with the
+settings of experiments/classifier_augmentation.yaml or segmenter_window_swa.yaml, but from random weights. The time of
+the whole recipe is computed from the steps, for the 9,378 negative and 2,669 positive images of the competition.
 
 Run with: python benchmarks/training_step.py classifier|segmenter [--steps 20] [--batch-size N]
 """
@@ -38,13 +38,13 @@ from pneumoseg.training.objective import segmentation_loss
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EXPERIMENT = {"classifier": "classifier_augmentation.yaml", "segmenter": "segmenter_window_swa.yaml"}
-# Images of training and validation: all of them, 80 / 20; for the segmenter the positives and as many negatives.
+# Images for training and validation, 80 / 20: all of them, or for the segmenter the positives and as many negatives.
 IMAGES = {"classifier": (9638, 2409), "segmenter": (4270, 1068)}
 PAPER = {"classifier": f"the paper's: {25 * 50 / 60:.1f} hours on a GTX 1080 Ti", "segmenter": "the paper does not say"}
 
 
 class Steps(keras.callbacks.Callback):
-    """The seconds of each step, the wait for its data included."""
+    """Record the seconds of each step, including the wait for its data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ def fitted(model: keras.Model, batches: tf.data.Dataset, steps: int) -> Steps:
 
 
 def gibibytes() -> float:
-    """The most memory so far: the GPU's if there is one, else the process's."""
+    """Return the peak memory so far: the GPU's if there is one, else the process's."""
     if tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def network(settings: Experiment) -> tuple[keras.Model, keras.losses.Loss]:
-    """The network with random weights, and its loss."""
+    """Return the network with random weights, and its loss."""
     if isinstance(settings, ClassifierSettings):
         return build_classifier(settings.backbone, settings.image_size, None), keras.losses.BinaryCrossentropy()
     model = build_segmenter(settings.architecture, settings.backbone, settings.image_size, None)
@@ -96,7 +96,7 @@ def main() -> None:
         write_dataset(data, train=(options.steps + 2) * batch, test=0, seed=0)
         manifest = index_dataset(data / "dicom-images-train", data / "train-rle.csv")
         make = loaders.classification_examples if options.kind == "classifier" else loaders.segmentation_examples
-        # As the classifier's with the competition's set: every file is decoded again each time.
+        # Every file is decoded again each time, as for the classifier with the competition's data set.
         examples = make(manifest, settings.image_size, cache_dir=temporary, decoded_images_gigabytes=0)
         chosen = settings.augmentation
         augmentations = [Augmentation(chosen.transforms, chosen.probability, chosen.zoom)] if chosen else []
@@ -123,9 +123,9 @@ def measure(
         noted = fitted(model, batches, count + 1)
         seconds[part] = statistics.median(noted.seconds[1:])
         print(f"{part} trainable, {count} steps after the first ({noted.seconds[0]:.1f} s):", end=" ")
-        print(f"{seconds[part]:.2f} s a step, memory up to {gibibytes():.1f} GiB, loss {noted.losses[-1]:.3f}")
+        print(f"{seconds[part]:.2f} s per step, memory up to {gibibytes():.1f} GiB, loss {noted.losses[-1]:.3f}")
     without_loader = statistics.median(fitted(model, held, 6).seconds[1:])
-    print(f"all trainable, one batch held in memory, 5 steps: {without_loader:.2f} s a step")
+    print(f"all trainable, one batch held in memory, 5 steps: {without_loader:.2f} s per step")
     print(f"ratio of a step with its data to one without: {seconds['all'] / without_loader:.2f}")
     loading = time.perf_counter()
     loaded = sum(1 for _ in itertools.islice(batches, steps))
@@ -134,7 +134,7 @@ def measure(
     predicting = time.perf_counter()
     model.predict(held.take(3), verbose=0)
     prediction = (time.perf_counter() - predicting) / 3
-    print(f"prediction: {prediction:.2f} s a batch")
+    print(f"prediction: {prediction:.2f} s per batch")
     training, validation = (math.ceil(images / batch) for images in IMAGES[kind])
     epochs = sum(phase.epochs for phase in settings.phases)
     total = training * sum(p.epochs * seconds[p.trainable] for p in settings.phases) + validation * epochs * prediction

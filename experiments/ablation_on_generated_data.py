@@ -1,14 +1,14 @@
-"""The ablation and table 2 on generated data, over seeds: is the staged decision worth it, how small is too small?
+"""Ablation and table 2 on generated data over several seeds: the gain of the staged decision, and the minimum area.
 
-Each seed has its own chests, split and weights. Two segmenters stand beside each other: table 1's, which has seen as
-many negatives as positives, and one that has seen positives alone. Of both the four epochs in a row with the best
-validation IoU are averaged. Rules are tuned on the validation images; scored are 300 test images a seed, all pooled,
-each seed by its own networks and rule. Intervals are from a bootstrap over images, which knows nothing of other seeds'
-networks.
+Each seed has its own synthetic chests, split and weights. Two segmenters are compared: that of table 1, which is
+trained on as many negatives as positives, and one that is trained on positives alone. For both, the four consecutive
+epochs with the best mean validation IoU are averaged. Rules are tuned on the validation images. The scores are those
+of 300 test images per seed, each by the networks and the rule of its seed, pooled over seeds. Intervals are from a
+bootstrap over images, which does not cover the variation between networks of different seeds.
 
 Run with: python experiments/ablation_on_generated_data.py FOLDER [SEED ...]
-Data and runs stay in the folder, which can be that of the other studies; where it is interrupted, the same command goes
-on.
+Data and runs are kept in the folder, which may be that of the other studies. The same command resumes an interrupted
+study.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def scored(seeds: dict[int, Arms]) -> pd.DataFrame:
-    """Pooled scores, what the first arm gains over the others, and mean Dice by seed."""
+    """Return pooled scores, the gains of the first arm over the others, and the mean Dice of each seed."""
     names = list(next(iter(seeds.values())))
     pooled = {name: pd.concat([arms[name] for arms in seeds.values()], ignore_index=True) for name in names}
     groups = np.arange(len(pooled[names[0]]))
@@ -65,7 +65,7 @@ def scored(seeds: dict[int, Arms]) -> pd.DataFrame:
 
 
 def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Arms, Arms]:
-    """The cases of the test images, of each arm of the ablation and of each row of table 2."""
+    """Return the cases of the test images for each arm of the ablation and each row of table 2."""
     manifest, test = manifests(folder / "data", seed)
     cache = folder / "cache"
     runs = [trained(folder / name, name, seed, manifest, cache) for name in (CLASSIFIER, segmenter)]
@@ -99,7 +99,7 @@ def one_seed(folder: Path, seed: int, segmenter: str) -> tuple[Arms, Arms]:
 
 
 def predicted(pipeline: Path, manifest: pd.DataFrame, folder: Path) -> Predictions:
-    """Run the networks over what is missing."""
+    """Run the networks over the images that are not in the cache yet."""
     return predict(load_pipeline(pipeline, 16), manifest, folder)
 
 

@@ -1,10 +1,11 @@
-"""The two arms of section 4.1.1 on generated data: test MCC and AUC over seeds, beside untrained and majority.
+"""The two arms of section 4.1.1 on generated data: test MCC and AUC over several seeds, next to two baselines.
 
-Each seed has its own chests, split and weights. The arms differ in nothing but augmentation and enrichment; the third
-has neither. Scored are test images that no epoch or threshold was chosen on.
+Each seed has its own synthetic chests, split and weights. The arms differ only in augmentation and enrichment; a third
+one has neither. The baselines are an untrained network and the majority class. No epoch or threshold was chosen on the
+test images that are scored.
 
 Run with: python experiments/arms_on_generated_data.py FOLDER [SEED ...]
-Data and runs stay in the folder; where it is interrupted, the same command goes on.
+Data and runs are kept in the folder. The same command resumes an interrupted study.
 """
 
 import argparse
@@ -31,7 +32,7 @@ ARMS = {
 
 
 def main() -> None:
-    """Train what is missing, score all."""
+    """Train the missing networks and score all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
-    """One row an arm."""
+    """Return the scores of one seed, one row per arm or baseline."""
     manifest, test = manifests(folder / "data", seed)
     labels = test["has_pneumothorax"].to_numpy()
     rows: list[dict[str, object]] = []
@@ -61,7 +62,7 @@ def one_seed(folder: Path, seed: int) -> list[dict[str, object]]:
 
 
 def scored(model: keras.Model, threshold: float, test: pd.DataFrame, folder: Path) -> dict[str, float]:
-    """MCC and AUC on the test images."""
+    """Return the MCC and AUC on the test images."""
     examples = classification_examples(test, model.input_shape[1], cache_dir=folder / "cache")
     probabilities = model.predict(examples.batches(16), verbose=0)[:, 0]
     labels = test["has_pneumothorax"].to_numpy()

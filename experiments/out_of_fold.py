@@ -1,11 +1,11 @@
-"""Score a classifier and a segmenter that were both cross-validated on the same folds, each image by its own fold's.
+"""Score a cross-validated classifier and segmenter with the same folds, each image by the networks of its own fold.
 
-For a set that is too small to keep a part of it apart: every image is scored, by networks that have not seen it. The
-rule is the assembled one, with a threshold of .5 in both networks. Beside it stands the rule that is chosen for each
-fold on the out-of-fold predictions of the others.
+This suits a data set that is too small to keep a part of it apart: every image is scored by networks that have not seen
+it. The rule is the assembled one, with a threshold of 0.5 in both networks. It is compared with a rule that is chosen
+for each fold on the out-of-fold predictions of the other folds.
 
 Run with: python experiments/out_of_fold.py CLASSIFIER_RUN SEGMENTER_RUN MANIFEST FOLDER
-Both runs have cross_validate: true and the same split. Predictions, tables and report.html go into the folder.
+Both runs have cross_validate: true and the same split. Predictions, tables and report.html are written to the folder.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def of_fold(classifier: Run, segmenter: Run, manifest: pd.DataFrame, folder: Pat
 
 
 def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: Evaluation) -> pd.DataFrame:
-    """What each fold's own rule makes of it, compared with the assembled one."""
+    """Return the gain of the rules chosen on the other folds over the assembled rule."""
     cases = []
     for number, part in enumerate(parts):
         rule = tune(pool([other for n, other in enumerate(parts) if n != number]), DecisionRule()).rule

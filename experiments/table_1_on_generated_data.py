@@ -1,10 +1,10 @@
-"""Table 1 on generated data: IoU, F1 and F2 on test images, over seeds, for one schedule's weights and their averages.
+"""Table 1 on generated data: test IoU, F1 and F2 over several seeds, of single epochs and of averaged weights.
 
-Each seed has its own chests, split and weights. Windows and epochs are chosen on validation images, as the paper does;
-scored are test images. Without the recomputed batch statistics an average stands beside itself.
+Each seed has its own synthetic chests, split and weights. Windows and epochs are chosen on validation images, as in the
+paper, and scored on test images. One average is also scored without recomputed batch statistics.
 
 Run with: python experiments/table_1_on_generated_data.py FOLDER [SEED ...]
-Data and runs stay in the folder; where it is interrupted, the same command goes on.
+Data and runs are kept in the folder. The same command resumes an interrupted study.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def one_seed(folder: Path, seed: int) -> pd.DataFrame:
-    """One row a kind of weights."""
+    """Return the scores of one seed, one row per kind of weights."""
     cache = folder / "cache"
     manifest, test = manifests(folder / "data", seed)
     window, classic = (trained(folder / name, name, seed, manifest, cache) for name in EXPERIMENTS)
@@ -73,7 +73,7 @@ def one_seed(folder: Path, seed: int) -> pd.DataFrame:
 
 
 def scored(model: keras.Model, images: tf.data.Dataset) -> dict[str, float]:
-    """Scores on the test images; IoU, F1 and F2 as means over images, empty of empty counting 1."""
+    """Return the scores on the test images; IoU, F1 and F2 are means over images, where two empty masks score 1."""
     scores = model.evaluate(images, verbose=0, return_dict=True)
     return {name: scores[name] for name in SCORES}
 
