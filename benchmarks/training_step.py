@@ -1,4 +1,4 @@
-"""A training step of the paper's networks at full size: seconds, memory, and whether it waits for its data.
+"""Training step of the paper's networks at full size: seconds, memory, and whether it waits for its data.
 
 Baseline: the same step on one batch held in memory, in the same run. The training follows
 experiments/classifier_augmentation.yaml or segmenter_window_swa.yaml, but starts from random weights and uses
@@ -39,13 +39,13 @@ from pneumoseg.training.objective import segmentation_loss
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EXPERIMENT = {"classifier": "classifier_augmentation.yaml", "segmenter": "segmenter_window_swa.yaml"}
-# Images of training and validation: all of them, 80 / 20; for the segmenter the positives and as many negatives.
+# Images for training and validation, 80 / 20: all of them, or for the segmenter the positives and as many negatives.
 IMAGES = {"classifier": (9638, 2409), "segmenter": (4270, 1068)}
 PAPER = {"classifier": f"the paper's: {25 * 50 / 60:.1f} hours on a GTX 1080 Ti", "segmenter": "the paper does not say"}
 
 
 class Steps(keras.callbacks.Callback):
-    """The seconds of each step, the wait for its data included."""
+    """Record the seconds of each step, including the wait for its data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ def fitted(model: keras.Model, batches: tf.data.Dataset, steps: int) -> Steps:
 
 
 def gibibytes() -> float:
-    """The most memory so far: the GPU's if there is one, else the process's."""
+    """Return the peak memory so far: the GPU's if there is one, else the process's."""
     if tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def network(settings: Experiment) -> tuple[keras.Model, keras.losses.Loss]:
-    """The network with random weights, and its loss."""
+    """Return the network with random weights, and its loss."""
     if isinstance(settings, ClassifierSettings):
         return build_classifier(settings.backbone, settings.image_size, None), keras.losses.BinaryCrossentropy()
     model = build_segmenter(settings.architecture, settings.backbone, settings.image_size, None)
@@ -97,7 +97,7 @@ def main() -> None:
         write_dataset(data, train=(options.steps + 2) * batch, test=0, seed=0)
         manifest = index_dataset(data / "dicom-images-train", data / "train-rle.csv")
         make = loaders.classification_examples if options.kind == "classifier" else loaders.segmentation_examples
-        # As the classifier's with the competition's set: every file is decoded again each time.
+        # Every file is decoded again each time, as for the classifier with the competition's data set.
         examples = make(manifest, settings.image_size, cache_dir=temporary, decoded_images_gigabytes=0)
         chosen = settings.augmentation
         augmentations = [Augmentation(chosen.transforms, chosen.probability, chosen.zoom)] if chosen else []

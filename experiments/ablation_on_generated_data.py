@@ -1,4 +1,4 @@
-"""The ablation and table 2 on generated data, over seeds: is the staged decision worth it, how small is too small?
+"""Ablation and table 2 on generated data over several seeds: the gain of the staged decision, and the minimum area.
 
 Each seed has its own chests, split and weights. Two segmenters are compared: that of table 1, which is trained on as
 many negatives as positives, and one that is trained on positives alone. For both, the weights of the four consecutive

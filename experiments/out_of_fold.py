@@ -5,7 +5,7 @@ one, with a threshold of 0.5 for both networks. It is compared with the rule tha
 out-of-fold predictions of the others.
 
 Run with: python experiments/out_of_fold.py CLASSIFIER_RUN SEGMENTER_RUN MANIFEST FOLDER
-Both runs have cross_validate: true and the same split. Predictions, tables and report.html go into the folder.
+Both runs have cross_validate: true and the same split. Predictions, tables and report.html are written to the folder.
 """
 
 import argparse

@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
     """Error of a checkpoint that cannot be read or belongs to another network; names the file and the remedy.
 
     Example:
-        >>> try:
+        >>> try:  # doctest: +SKIP
         ...     Checkpoint("damaged.npz")
         ... except CheckpointError as error:
         ...     print(error)

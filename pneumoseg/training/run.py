@@ -205,7 +205,7 @@ class Run:
         if self.checkpoint.exists():
             if not self.resume:
                 raise FileExistsError(
-                    f"{self.folder} holds a stopped run: go on with --resume, or remove it to train again"
+                    f"{self.folder} holds a stopped run: continue it with --resume, or remove it to train again"
                 )
             self._check_unchanged(settings, training, validation)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -288,12 +288,12 @@ class Run:
             try:
                 before = (self.folder / name).read_text(encoding="utf-8")
             except FileNotFoundError as error:
-                raise ValueError(f"{self.folder} cannot go on, it has no {name}: choose another folder") from error
+                raise ValueError(f"{self.folder} cannot be resumed, it has no {name}: choose another folder") from error
             same = _same_settings(before, settings) if name == _SETTINGS else _same_split(before, text)
             if not same:
                 raise ValueError(
-                    f"{self.folder} cannot go on, its {name} says otherwise than the experiment and the manifest do "
-                    "now: change them back, choose another folder, or remove this one to train again"
+                    f"{self.folder} cannot be resumed, its {name} differs from the present experiment and manifest: "
+                    "change them back, choose another folder, or remove this one to train again"
                 )
 
     def _remove_leftovers(self) -> None:

@@ -183,4 +183,4 @@ def _refuse_other_runs(run: Run) -> None:
     if run.is_single:
         raise ValueError(f"{run.folder} holds a run without cross-validation: choose another folder")
     if run.folder.exists() and not run.resume:
-        raise FileExistsError(f"{run.folder} exists: go on with --resume, or remove it to train again")
+        raise FileExistsError(f"{run.folder} exists: continue it with --resume, or remove it to train again")

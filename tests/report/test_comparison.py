@@ -1,5 +1,6 @@
-"""Runs side by side, against scikit-learn and themselves."""
+"""Comparison of runs, against scikit-learn and themselves."""
 
+import functools
 import json
 import math
 
@@ -9,7 +10,15 @@ import pytest
 from sklearn.metrics import matthews_corrcoef
 
 from pneumoseg.evaluation import table_columns
+from pneumoseg.evaluation.bootstrap import bootstrap_interval
+from pneumoseg.report import comparison
 from pneumoseg.report.comparison import compare_runs, draw_comparison
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """The intervals are tested where they are made; here a tenth of the resamples is enough."""
+    monkeypatch.setattr(comparison, "bootstrap_interval", functools.partial(bootstrap_interval, resamples=100))
 
 
 @pytest.fixture

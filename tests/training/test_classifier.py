@@ -227,11 +227,11 @@ def test_stopped_run_is_neither_overwritten_nor_mixed(classifier, manifest, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         train(task, manifest, Run(run), make_callback=stop)
-    with pytest.raises(FileExistsError, match="holds a stopped run: go on with --resume"):
+    with pytest.raises(FileExistsError, match="holds a stopped run: continue it with --resume"):
         train(task, manifest, Run(run))
-    with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
+    with pytest.raises(ValueError, match=r"its settings\.yaml differs"):
         train(changed, manifest, Run(run, resume=True))
-    with pytest.raises(ValueError, match=r"its split\.csv says otherwise"):
+    with pytest.raises(ValueError, match=r"its split\.csv differs"):
         train(task, manifest.iloc[:-1], Run(run, resume=True))
     (run / ".checkpoint.npz.123").write_bytes(b"half")
     (run / ".best.abc.tmp").mkdir()
@@ -255,7 +255,7 @@ def test_finished_run_is_left_as_it_is_when_resumed(finished, classifier, manife
     assert train(task, manifest, Run(run, resume=True)) == metrics
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert (run / "metrics.json").stat().st_mtime > 1  # make need not try again
-    with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
+    with pytest.raises(ValueError, match=r"its settings\.yaml differs"):
         train(classifier(seed=3), manifest, Run(run, resume=True))
     with pytest.raises(FileExistsError, match="finished run"):
         train(task, manifest, Run(run))
@@ -267,7 +267,7 @@ def test_changed_masks_or_files_under_the_same_names_are_told(finished, manifest
     for column, value in (("rle", "0 1"), ("frame_length", 123), ("rows", 127)):
         changed = manifest.copy()
         changed.loc[positive, column] = value
-        with pytest.raises(ValueError, match=r"its split\.csv says otherwise .* choose another folder"):
+        with pytest.raises(ValueError, match=r"its split\.csv differs .* choose another folder"):
             train(task, changed, Run(run, resume=True))
     moved = manifest.assign(path="elsewhere/" + manifest["path"], pixel_spacing=0.5)
     train(task, moved, Run(run, resume=True))
@@ -283,9 +283,9 @@ def test_run_of_an_earlier_version_is_known_again(finished, classifier, manifest
     assert (run / "settings.yaml").read_text() != text
     assert train(task, manifest, Run(run, resume=True)) == metrics
     other = classifier(plateau={"patience": 3, "factor": 0.2, "minimum": 1e-8})
-    with pytest.raises(ValueError, match=r"its settings\.yaml says otherwise"):
+    with pytest.raises(ValueError, match=r"its settings\.yaml differs"):
         train(other, manifest, Run(run, resume=True))
-    with pytest.raises(ValueError, match=r"its split\.csv says otherwise"):
+    with pytest.raises(ValueError, match=r"its split\.csv differs"):
         train(task, manifest.iloc[:-1], Run(run, resume=True))
 
 

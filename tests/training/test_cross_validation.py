@@ -53,9 +53,9 @@ def test_finished_run_is_left_as_it_is_when_resumed(folds, classifier, manifest,
     monkeypatch.setattr(training, "Engine", None)
     assert cross_validate(task, manifest, Run(run, resume=True)) == metrics
     assert (run / "metrics.json").stat().st_mtime > 1
-    with pytest.raises(ValueError, match=r"fold_1 cannot go on, its split\.csv"):
+    with pytest.raises(ValueError, match=r"fold_1 cannot be resumed, its split\.csv"):
         cross_validate(task, manifest.iloc[2:], Run(run, resume=True))
-    with pytest.raises(ValueError, match=r"run cannot go on, it has no settings\.yaml: choose another folder"):
+    with pytest.raises(ValueError, match=r"run cannot be resumed, it has no settings\.yaml: choose another folder"):
         train(classifier(), manifest, Run(run, resume=True))
     with pytest.raises(ValueError, match="holds a run without cross-validation"):
         cross_validate(task, manifest, Run(run / "fold_1", resume=True))
@@ -78,7 +78,7 @@ def test_finished_folds_are_kept_when_resumed(classifier, manifest, tmp_path, mo
         cross_validate(task, manifest, Run(tmp_path / "run"))
     with pytest.raises(ValueError, match="holds no finished run"):
         Run(tmp_path / "run").deployable()
-    with pytest.raises(ValueError, match=r"fold_1 cannot go on, its settings\.yaml"):
+    with pytest.raises(ValueError, match=r"fold_1 cannot be resumed, its settings\.yaml"):
         cross_validate(classifier(cross_validate=True, seed=9), manifest, Run(tmp_path / "run", resume=True))
     cross_validate(task, manifest, Run(tmp_path / "run", resume=True))
     assert trained == ["fold_1", "fold_2", "fold_2"]

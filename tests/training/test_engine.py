@@ -134,7 +134,7 @@ def test_learning_rates(observed):
     assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_optimizer_begins_anew_with_a_phase_and_goes_on_within_it(observed):
+def test_optimizer_starts_again_with_a_phase_and_continues_within_it(observed):
     observer, _ = observed
     assert [begin["step"] for begin in observer.begins] == [0, STEPS, 0, STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
     assert [begin["moments"] == 0 for begin in observer.begins] == [True, False, True, False, False, False, False]
@@ -150,7 +150,7 @@ def test_nothing_is_lost_between_epochs(observed):
 
 
 def test_training_metrics_count_one_epoch_alone(tmp_path):
-    """Keras does not reset a metric at the first epoch after it was compiled anew."""
+    """Keras does not reset a metric at the first epoch after it was compiled again."""
     seen, counts = keras.metrics.BinaryAccuracy(name="accuracy"), []
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: counts.append(float(seen.count)))
     fit(tmp_path, small_network(), note, metrics=[seen])

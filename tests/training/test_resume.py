@@ -162,6 +162,7 @@ def uninterrupted(tmp_path_factory):
     return make
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("place", ["on_epoch_begin", HistoryFile, Checkpoint, BestBundle, "after all"])
 @pytest.mark.parametrize("epoch", [2, 3, 6])
 def test_stopped_between_any_two_writes(place, epoch, uninterrupted, tmp_path, monkeypatch):
