@@ -121,6 +121,8 @@ def write_predictions(folder: Path, count: int) -> None:
                 "pixel_spacing": 0.14,
                 "frame_offset": 0,
                 "frame_length": 0,
+                "file_bytes": 0,
+                "file_modified": 0,
             }
         )
     pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(folder / "manifest.csv", index=False)

@@ -109,16 +109,16 @@ def test_quantize_by_hand():
     probability = np.array([[0, 1, math.nan], [0.2, 0.0019, 0.0021]])  # 51, .48 and .54 of 255
     for dtype in (np.float64, np.float32, np.float16):
         with np.errstate(invalid="raise"):  # what becomes of NaN must not be left to the processor
-            levels = quantize(probability.astype(dtype))
-        assert levels.dtype == np.uint8
-        np.testing.assert_array_equal(levels, [[0, 255, 0], [51, 0, 1]])
+            prob_map_u8 = quantize(probability.astype(dtype))
+        assert prob_map_u8.dtype == np.uint8
+        np.testing.assert_array_equal(prob_map_u8, [[0, 255, 0], [51, 0, 1]])
 
 
 def test_quantize_is_off_by_half_a_level_at_most():
-    levels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(quantize(levels / np.float32(255)), levels)
-    np.testing.assert_array_equal(quantize(dequantize(levels)), levels)
-    np.testing.assert_array_equal(dequantize(levels), levels / 255)
+    prob_map_u8 = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(quantize(prob_map_u8 / np.float32(255)), prob_map_u8)
+    np.testing.assert_array_equal(quantize(dequantize(prob_map_u8)), prob_map_u8)
+    np.testing.assert_array_equal(dequantize(prob_map_u8), prob_map_u8 / 255)
     probability = np.random.default_rng(0).random(10_000)
     assert np.abs(quantize(probability) / 255 - probability).max() < 0.5001 / 255
 
@@ -132,11 +132,11 @@ def test_above_is_the_same_for_every_kind_of_number():
     assert above(np.array([level]), 77.29 / 255).all()
 
 
-def levels_of(size, *boxes_and_levels):
-    levels = np.zeros((size, size), np.uint8)
-    for (top, left, height, width), level in boxes_and_levels:
-        levels[top : top + height, left : left + width] = level
-    return levels
+def prob_map_u8_of(size, *boxes_and_values):
+    prob_map_u8 = np.zeros((size, size), np.uint8)
+    for (top, left, height, width), value in boxes_and_values:
+        prob_map_u8[top : top + height, left : left + width] = value
+    return prob_map_u8
 
 
 # At 64 x 64 an area counts 256 times as many pixels at 1024 x 1024: 10 px for top, 14 px to keep.
@@ -144,7 +144,7 @@ RULE = DecisionRule(mask_threshold=0.6, minimum_area=14 * 256, top_threshold=0.8
 
 
 @pytest.mark.parametrize(
-    ("boxes_and_levels", "stage", "kept"),
+    ("boxes_and_values", "stage", "kept"),
     [
         ([], "segmenter", 0),
         ([((0, 0, 9, 9), 153)], "segmenter", 0),  # .6 itself is not above it
@@ -158,8 +158,8 @@ RULE = DecisionRule(mask_threshold=0.6, minimum_area=14 * 256, top_threshold=0.8
         ([((0, 0, 1, 13), 205), ((5, 0, 1, 14), 154)], "mask", 14),  # what is confident may lie elsewhere
     ],
 )
-def test_each_stage_of_drawing(boxes_and_levels, stage, kept):
-    prob_map = levels_of(64, *boxes_and_levels) / 255
+def test_each_stage_of_drawing(boxes_and_values, stage, kept):
+    prob_map = prob_map_u8_of(64, *boxes_and_values) / 255
     decision = decide(prob_map, (64, 64), RULE)
     assert (decision.stage, np.count_nonzero(decision.mask)) == (stage, kept)
     assert decision.mask.dtype == decision.raw_mask.dtype == bool
@@ -173,39 +173,41 @@ def test_each_stage_of_drawing(boxes_and_levels, stage, kept):
 @pytest.mark.parametrize(("shape", "pixels"), [((64, 64), 64), ((128, 128), 256), ((128, 64), 256), ((32, 32), 16)])
 def test_areas_are_scaled_to_the_images_grid(shape, pixels):
     # A block of 8 x 8 where the image lies in the square, whole pixels on every grid; half of 255 is not above .5.
-    levels = levels_of(64, ((24, 24, 8, 8), 255))
+    prob_map_u8 = prob_map_u8_of(64, ((24, 24, 8, 8), 255))
     area = pixels * 1024**2 // (shape[0] * shape[1])
     for number, kept in ((area, pixels), (area + 1, 0)):
-        _, mask, stage = decide(levels / 255, shape, DecisionRule(minimum_area=number))
+        _, mask, stage = decide(prob_map_u8 / 255, shape, DecisionRule(minimum_area=number))
         assert (stage, np.count_nonzero(mask)) == ("mask" if kept else "elimination", kept)
-        _, mask, stage = decide(levels / 255, shape, DecisionRule(minimum_area=0, top_area=number))
+        _, mask, stage = decide(prob_map_u8 / 255, shape, DecisionRule(minimum_area=0, top_area=number))
         assert (stage, np.count_nonzero(mask)) == ("mask" if kept else "triplet", kept)
 
 
 def test_what_lies_in_the_padding_is_not_drawn():
-    levels = levels_of(16, ((0, 0, 16, 16), 255), ((0, 4, 16, 8), 0))  # a 32 x 16 image lies in columns 4 to 11
-    assert decide(levels / 255, (32, 16), DecisionRule(minimum_area=0)).stage == "segmenter"
+    prob_map_u8 = prob_map_u8_of(
+        16, ((0, 0, 16, 16), 255), ((0, 4, 16, 8), 0)
+    )  # a 32 x 16 image lies in columns 4 to 11
+    assert decide(prob_map_u8 / 255, (32, 16), DecisionRule(minimum_area=0)).stage == "segmenter"
 
 
 def test_without_areas_everything_drawn_stays():
     rng = np.random.default_rng(0)
-    levels = rng.integers(256, size=(16, 16)).astype(np.uint8)
+    prob_map_u8 = rng.integers(256, size=(16, 16)).astype(np.uint8)
     rule = DecisionRule(mask_threshold=0.9, minimum_area=0, top_threshold=1)
-    decision = decide(levels / 255, (16, 16), rule)
+    decision = decide(prob_map_u8 / 255, (16, 16), rule)
     assert decision.stage == "mask"
-    np.testing.assert_array_equal(decision.mask, levels > 229.5)
+    np.testing.assert_array_equal(decision.mask, prob_map_u8 > 229.5)
 
 
 def test_a_probability_equal_to_the_threshold_is_not_above_it():
     """Every multiple of 1/255 against itself, its neighbours in float64, and every threshold of the tuning grid."""
-    levels = np.arange(256, dtype=np.uint8)
-    prob_map = upscale(dequantize(levels.reshape(16, 16)), 16, 16).ravel()
+    prob_map_u8 = np.arange(256, dtype=np.uint8)
+    prob_map = upscale(dequantize(prob_map_u8.reshape(16, 16)), 16, 16).ravel()
     for level in range(256):
         for threshold in (level / 255, np.nextafter(level / 255, 0), np.nextafter(level / 255, 1)):
-            np.testing.assert_array_equal(above(prob_map, float(threshold)), levels > level)
+            np.testing.assert_array_equal(above(prob_map, float(threshold)), prob_map_u8 > level)
     for threshold in THRESHOLDS:
         hundredths = round(100 * threshold)
-        np.testing.assert_array_equal(above(prob_map, threshold), 100 * levels.astype(int) > hundredths * 255)
+        np.testing.assert_array_equal(above(prob_map, threshold), 100 * prob_map_u8.astype(int) > hundredths * 255)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -214,7 +216,7 @@ def test_interpolated_maps_are_compared_as_whole_numbers(dtype, shape):
     """A map in [0, 1] decides as the whole numbers do that are in the cache, wherever interpolation puts a pixel."""
     rng, on_threshold = np.random.default_rng(0), 0
     for _ in range(20):
-        # Few different levels around .2 and .6, which are whole numbers, so that many pixels hit a threshold exactly.
+        # Few different values around the whole numbers of 0.2 and 0.6, so that many pixels hit a threshold exactly.
         cached = rng.choice([0, 49, 50, 51, 52, 53, 151, 152, 153, 154, 155, 255], size=(16, 16)).astype(np.uint8)
         longest = max(shape)
         height, width = ((2 * 16 * side + longest) // (2 * longest) for side in shape)

@@ -312,7 +312,7 @@ def test_what_cannot_be_pooled(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["manifest.csv", "predictions.csv"])
-def test_folder_that_lost_a_file_is_made_anew(watched, manifest, tmp_path, lost):
+def test_folder_that_lost_a_file_is_written_again(watched, manifest, tmp_path, lost):
     first = cache_predictions(watched(), manifest, tmp_path / "kept")
     (tmp_path / "kept" / lost).unlink()
     assert_same(cache_predictions(watched(), manifest, tmp_path / "kept"), first)

@@ -112,7 +112,7 @@ def test_sensitivity_at_specificity_against_all_thresholds(seed):
     probabilities = np.round(np.clip(rng.normal(0.4 + 0.2 * labels, 0.25), 0.1, 1), 1)  # many ties
     cuts = [probabilities > threshold for threshold in (0, *np.unique(probabilities))]
     reached = [((~cut)[~labels].mean(), cut[labels].mean()) for cut in cuts]
-    # The levels that are just reached among them, whose fractions do not round alike.
+    # Among them are specificities that are just reached, whose fractions are rounded differently.
     for wanted in (0, 0.5, 0.9, 0.95, 1, *(specificity for specificity, _ in reached)):
         best = max(found for specificity, found in reached if specificity >= wanted)
         assert sensitivity_at_specificity(labels, probabilities, wanted) == pytest.approx(best)

@@ -16,11 +16,11 @@ from tests.conftest import predictions_of
 SHAPES = [(40, 40), (64, 64), (96, 96), (50, 37), (20, 90), (13, 64), (1, 5), (128, 70)]
 
 
-def blobs(rng, shape, sigma, levels=256):
+def blobs(rng, shape, sigma, steps=256):
     """A smooth random map, uint8, with components of all sizes."""
     noise = ndimage.gaussian_filter(rng.normal(size=shape), sigma)
     noise -= noise.min()
-    return np.round((levels - 1) * noise / max(noise.max(), 1e-9)).astype(np.uint8)
+    return np.round((steps - 1) * noise / max(noise.max(), 1e-9)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def predictions(tmp_path_factory):
     return predictions_of(tmp_path_factory.mktemp("kept"), maps, masks, rng.random(40)), masks
 
 
-def levels_of(kept, row):
+def prob_map_u8_of(kept, row):
     """A map as it is in the cache, 255 times the probability."""
     with Image.open(kept.maps[row]) as image:
         return np.asarray(image)
@@ -77,13 +77,13 @@ def test_counts_are_those_of_elimination(predictions):
     kept, masks = predictions
     counts = count_pixels(kept, [0.6], [1000, 5000])
     for row in [n for n in range(40) if n != 18]:
-        raw_mask = unletterbox(levels_of(kept, row), *masks[row].shape) > 153
+        raw_mask = unletterbox(prob_map_u8_of(kept, row), *masks[row].shape) > 153
         for area in (0, 1000, 5000):
             mask = remove_small_components(raw_mask, area)
             assert tuple(each[row] for each in counts.at(0.6, area)) == counts_of(mask, masks[row])
 
 
-def test_a_threshold_just_beside_a_level_that_occurs(tmp_path):
+def test_a_threshold_next_to_a_level_that_occurs(tmp_path):
     maps = [np.arange(256, dtype=np.uint8).reshape(16, 16)]
     kept = predictions_of(tmp_path, maps, [np.ones((16, 16), bool)], [0.5])
     thresholds = [(level + step) / 255 for level in (7, 77, 200) for step in (-1e-6, -1e-9, 0, 1e-9, 1e-6)]
@@ -98,10 +98,10 @@ def nearest(old, new):
     return [math.floor(Fraction(2 * pixel + 1, 2) * old / new) for pixel in range(new)]
 
 
-def mask_on_a_grid(levels, shape, grid, threshold, area):
+def mask_on_a_grid(prob_map_u8, shape, grid, threshold, area):
     """The mask where components are found, and dropped, on a square grid first."""
     height, width, _, _ = letterbox(*shape, grid)
-    labels, count = ndimage.label(unletterbox(levels, height, width) > threshold * 255, np.ones((3, 3)))
+    labels, count = ndimage.label(unletterbox(prob_map_u8, height, width) > threshold * 255, np.ones((3, 3)))
     kept = np.zeros((height, width), bool)
     for number in range(1, count + 1):
         if (labels == number).sum() >= area:
@@ -117,7 +117,7 @@ def test_counts_on_another_grid(predictions, grid):
     for row in [n for n in range(40) if n != 18]:
         for threshold in thresholds:
             for area in [0, *areas]:
-                mask = mask_on_a_grid(levels_of(kept, row), masks[row].shape, grid, threshold, area)
+                mask = mask_on_a_grid(prob_map_u8_of(kept, row), masks[row].shape, grid, threshold, area)
                 assert tuple(each[row] for each in counts.at(threshold, area)) == counts_of(mask, masks[row])
 
 
@@ -138,8 +138,8 @@ def test_the_rest_of_what_is_counted(predictions):
     assert counts.pixels.shape == counts.overlap.shape == (40, 2, 3)
     np.testing.assert_array_equal(counts.truth, [mask.sum() for mask in masks])
     np.testing.assert_array_equal(counts.size, [mask.size for mask in masks])
-    levels = [0 if row == 18 else levels_of(kept, row).max() for row in range(40)]
-    np.testing.assert_array_equal(counts.max_probability, np.array(levels) / 255)
+    greatest = [0 if row == 18 else prob_map_u8_of(kept, row).max() for row in range(40)]
+    np.testing.assert_array_equal(counts.max_probability, np.array(greatest) / 255)
     assert (counts.max_probability[0], counts.max_probability[9], counts.max_probability[18]) == (0, 1, 0)
     assert counts.truth[18] > 0  # known even where the file cannot be read
 

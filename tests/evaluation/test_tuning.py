@@ -125,9 +125,9 @@ def test_never_worse_than_before_and_scores_by_hand(tmp_path, seed):
 
 
 def square(level, side=10, at=4):
-    levels = np.zeros((SIZE, SIZE), np.uint8)
-    levels[at : at + side, at : at + side] = level
-    return levels
+    prob_map_u8 = np.zeros((SIZE, SIZE), np.uint8)
+    prob_map_u8[at : at + side, at : at + side] = level
+    return prob_map_u8
 
 
 def test_a_perfect_rule_stays_as_it_is(tmp_path):
@@ -168,10 +168,10 @@ def test_where_nothing_is_right_nothing_is_segmented(tmp_path):
 
 
 def test_each_number_is_found_where_it_alone_helps(tmp_path):
-    def chosen(levels, truth, name):
+    def chosen(maps, truth, name):
         folder = tmp_path / f"{name}{len(list(tmp_path.iterdir()))}"
-        negatives = [np.zeros((SIZE, SIZE), bool)] * (len(levels) - 1)
-        return tune(predictions_of(folder, levels, [truth, *negatives], [0.9] * len(levels)), DecisionRule())
+        negatives = [np.zeros((SIZE, SIZE), bool)] * (len(maps) - 1)
+        return tune(predictions_of(folder, maps, [truth, *negatives], [0.9] * len(maps)), DecisionRule())
 
     faint = square(77)  # .302: only thresholds below it draw it
     found = chosen([faint, square(0)], faint > 0, "mask")

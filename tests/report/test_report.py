@@ -54,7 +54,7 @@ def test_best_epoch_is_the_first_of_the_greatest(values, best, history_of):
     assert f"best epoch ({best})" in [line.get_label() for line in top.get_lines()]
 
 
-def test_augmentations_are_drawn_beside_the_original_with_their_mask(tmp_path):
+def test_augmentations_are_drawn_next_to_the_original_with_their_mask(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     path = write_dicom(tmp_path / "a.dcm", image)
     manifest = manifest_of([path, path], [image] * 2, ["2000 20 44 20", "-1"])
