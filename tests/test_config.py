@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pneumoseg.config import ConfigError, load_experiment
+from pneumoseg.config import ConfigError, experiment_files, load_experiment
 from pneumoseg.data.loaders import GIGABYTES
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -243,6 +243,13 @@ def test_what_a_file_is_based_on_fills_in_what_it_does_not_say(tmp_path, content
     )
     assert (settings.seed, settings.batch_size, settings.backbone) == (3, 7, content["backbone"])
     assert settings.split.model_dump() == {"validation_fraction": 0.5, "seed": 1, "group_by_patient": None}
+
+
+def test_files_of_an_experiment_are_itself_and_what_it_is_based_on(tmp_path):
+    (tmp_path / "base.yaml").write_text("seed: 3")
+    (tmp_path / "experiment.yaml").write_text("based_on: base.yaml")
+    assert experiment_files(tmp_path / "experiment.yaml") == [tmp_path / "experiment.yaml", tmp_path / "base.yaml"]
+    assert experiment_files(tmp_path / "base.yaml") == [tmp_path / "base.yaml"]
 
 
 def test_wrong_key_of_the_base_is_told_with_both_files(tmp_path, content):

@@ -195,7 +195,8 @@ def test_stopped_between_any_two_writes(place, epoch, uninterrupted, tmp_path, m
         np.testing.assert_array_equal(one, other)
 
 
-# Five batches an epoch: a group of three or of seven is incomplete where an epoch ends.
+# Five batches per epoch: a group of three or of seven is incomplete where an epoch ends.
+@pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("epoch", [1, 3, 4])
 @pytest.mark.parametrize(
     "settings",
