@@ -360,7 +360,7 @@ _KINDS: dict[str, type[Experiment]] = {"classifier": ClassifierSettings, "segmen
 
 
 class ConfigError(ValueError):
-    """Error of an experiment file that cannot be used; names the file, the key, its value and what was expected.
+    """Error of an experiment file that cannot be used; names the file, the key, its value and the expected one.
 
     Example:
         >>> try:

@@ -7,7 +7,7 @@ import keras
 
 
 class DivergedError(ValueError):
-    """Error of a training that diverged; names its folder, the epoch, what is kept, and what to change.
+    """Error of a training that diverged; names its folder, the epoch, the files that are kept, and the remedy.
 
     Example:
         >>> try:  # doctest: +SKIP

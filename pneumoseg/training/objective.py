@@ -1,4 +1,4 @@
-"""What a training minimises and measures."""
+"""Objectives of a training: losses, metrics, and the value that tells the best epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pneumoseg.metrics import FBeta, IoU, MatthewsCorrelation
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training minimises, what it measures, and which value tells the best epoch.
+    """Loss, metrics, and the value that tells the best epoch.
 
     Attributes:
         loss: Loss to minimise.

@@ -11,7 +11,7 @@ from pneumoseg.config import Phase
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a network is trained, and how the steps are made.
+    """Length of a training and size of its steps.
 
     Attributes:
         phases: Epochs, learning rate and trainable part of each phase, in order.

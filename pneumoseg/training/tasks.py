@@ -1,4 +1,4 @@
-"""The two tasks that can be trained, each with only what it does not share with the other."""
+"""The two tasks that can be trained; each says only how it differs from the other."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -111,7 +111,7 @@ class Task(ABC):
         return frozenset()
 
     def plan_epoch(self, labels: np.ndarray, number: int) -> EpochPlan:
-        """Return which training images an epoch shows, in which order, and how each is changed.
+        """Return the training images of an epoch, their order, and the change of each.
 
         Args:
             labels: Whether each training image is positive, bool, (n,).
@@ -201,7 +201,7 @@ class ClassifierTask(Task):
         return dataclasses.replace(super().schedule, stop_after=plateau.stop_after if plateau else None)
 
     def plan_epoch(self, labels: np.ndarray, number: int) -> EpochPlan:
-        """Return which training images an epoch shows, copies of enrichment included."""
+        """Return the training images of an epoch, with the copies that enrichment made."""
         if self.settings.enrichment is None:
             return super().plan_epoch(labels, number)
         return enriched_epoch(len(labels), self._enriched(labels), number, seed=self.settings.seed)
