@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def scored(seeds: dict[int, Variants]) -> pd.DataFrame:
-    """Pooled scores, the differences of the first variant's from the others', and mean Dice by seed."""
+    """Pooled scores, paired differences of the first variant from the others, and mean Dice by seed."""
     names = list(next(iter(seeds.values())))
     pooled = {name: pd.concat([variants[name] for variants in seeds.values()], ignore_index=True) for name in names}
     groups = np.arange(len(pooled[names[0]]))
