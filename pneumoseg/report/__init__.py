@@ -1,1 +1,1 @@
-"""Pictures of runs and predictions."""
+"""Reports of evaluations, charts, and figures of runs and predictions."""
