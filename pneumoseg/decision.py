@@ -120,14 +120,14 @@ def decide(prob_map: np.ndarray, shape: tuple[int, int], rule: DecisionRule, *, 
         >>> int(decision.mask.sum()), decision.stage
         (16, 'mask')
     """
-    prob_map_255 = upscale(prob_map, *shape)
-    raw_mask = above(prob_map_255, rule.mask_threshold)
+    upscaled = UpscaledMap(prob_map, shape)
+    raw_mask = upscaled.above(rule.mask_threshold)
     empty = np.zeros_like(raw_mask)
     if not gated_in:
         return Decision(raw_mask, empty, "classifier")
     if not raw_mask.any():
         return Decision(raw_mask, empty, "segmenter")
-    if np.count_nonzero(above(prob_map_255, rule.top_threshold)) < scale_area(rule.top_area, raw_mask.size):
+    if np.count_nonzero(upscaled.above(rule.top_threshold)) < scale_area(rule.top_area, raw_mask.size):
         return Decision(raw_mask, empty, "triplet")
     mask = remove_small_components(raw_mask, rule.minimum_area)
     return Decision(raw_mask, mask, "mask" if mask.any() else "elimination")
@@ -192,32 +192,34 @@ def dequantize(prob_map_u8: np.ndarray) -> np.ndarray:
     return prob_map_u8 / _STEPS
 
 
-def upscale(prob_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Bring a probability map to another grid, as `unletterbox` does, in a form that `above` compares exactly.
+class UpscaledMap:
+    """A probability map on an image's own grid, which compares exactly with thresholds.
+
+    The map is rounded to multiples of 1/255 first, and values and thresholds are compared as float32 whatever kind of
+    float they are. A map from a network and the same map from the cache therefore give the same masks.
 
     Args:
         prob_map: float, (size, size), probabilities in [0, 1]; NaN counts as 0.
-        rows: Height of the grid in pixels.
-        columns: Width of the grid in pixels.
+        shape: (H, W) of the grid, see `unletterbox`.
 
-    Returns:
-        float32, (rows, columns), 255 times the probabilities.
+    Example:
+        >>> int(UpscaledMap(np.full((4, 4), 0.6), (8, 8)).above(0.5).sum())
+        64
     """
-    # Whole numbers up to 255 are exact in float32, and multiples of 1/255 are not. Interpolating between the whole
-    # numbers, a map and a threshold that are equal stay equal.
-    return unletterbox(quantize(prob_map), rows, columns)
 
+    def __init__(self, prob_map: np.ndarray, shape: tuple[int, int]) -> None:
+        # Whole numbers up to 255 are exact in float32, and multiples of 1/255 are not. Interpolating between the whole
+        # numbers, a map and a threshold that are equal stay equal.
+        self._multiples = unletterbox(quantize(prob_map), *shape)
 
-def above(prob_map_255: np.ndarray, threshold: float) -> np.ndarray:
-    """Tell which pixels are above a probability.
+    def above(self, threshold: float, box: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
+        """Return the pixels with a probability above a threshold.
 
-    The comparison is in float32 whatever kind of float the threshold is, so that it is the same everywhere.
+        Args:
+            threshold: Probability in [0, 1].
+            box: Rows and columns to return; by default all.
 
-    Args:
-        prob_map_255: float32, (H, W), see `upscale`.
-        threshold: Probability in [0, 1].
-
-    Returns:
-        bool, (H, W).
-    """
-    return prob_map_255 > np.float32(threshold * _STEPS)
+        Returns:
+            bool, (H, W) or the shape of the box.
+        """
+        return self._multiples[box] > np.float32(threshold * _STEPS)

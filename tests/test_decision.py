@@ -9,12 +9,11 @@ from PIL import Image
 
 from pneumoseg.decision import (
     DecisionRule,
-    above,
+    UpscaledMap,
     decide,
     dequantize,
     quantize,
     remove_small_components,
-    upscale,
 )
 from pneumoseg.evaluation.tuning import THRESHOLDS
 
@@ -124,12 +123,14 @@ def test_quantize_is_off_by_half_a_level_at_most():
 
 
 def test_above_is_the_same_for_every_kind_of_number():
-    level = np.float32(77.3)
-    for threshold in ((float(level) - 1e-7) / 255, float(level) / 255, (float(level) + 1e-7) / 255):
-        # All three are the level itself in float32.
-        assert not above(np.array([level]), threshold).any()
-        assert not above(np.array([level]), np.float64(threshold)).any()
-    assert above(np.array([level]), 77.29 / 255).all()
+    # Halfway between 77 and 78 of 255, where the image's rows interpolate them: 77.5, exact in float32.
+    upscaled = UpscaledMap(np.array([[77.0, 77.0], [78.0, 78.0]]) / 255, (4, 4))
+    middle = {number: UpscaledMap(np.full((2, 2), number / 255), (2, 2)) for number in (77, 78)}
+    assert upscaled.above(76.9 / 255).all()
+    for threshold in (77 / 255 - 1e-10, 77 / 255, 77 / 255 + 1e-10):  # the same number in float32
+        for kind in (float, np.float64, np.float32):
+            assert not middle[77].above(kind(threshold)).any()
+            assert middle[78].above(kind(threshold)).all()
 
 
 def prob_map_u8_of(size, *boxes_and_values):
@@ -201,13 +202,15 @@ def test_without_areas_everything_drawn_stays():
 def test_a_probability_equal_to_the_threshold_is_not_above_it():
     """Every multiple of 1/255 against itself, its neighbours in float64, and every threshold of the tuning grid."""
     prob_map_u8 = np.arange(256, dtype=np.uint8)
-    prob_map = upscale(dequantize(prob_map_u8.reshape(16, 16)), 16, 16).ravel()
+    upscaled = UpscaledMap(dequantize(prob_map_u8.reshape(16, 16)), (16, 16))
     for level in range(256):
         for threshold in (level / 255, np.nextafter(level / 255, 0), np.nextafter(level / 255, 1)):
-            np.testing.assert_array_equal(above(prob_map, float(threshold)), prob_map_u8 > level)
+            np.testing.assert_array_equal(upscaled.above(float(threshold)).ravel(), prob_map_u8 > level)
     for threshold in THRESHOLDS:
         hundredths = round(100 * threshold)
-        np.testing.assert_array_equal(above(prob_map, threshold), 100 * prob_map_u8.astype(int) > hundredths * 255)
+        np.testing.assert_array_equal(
+            upscaled.above(threshold).ravel(), 100 * prob_map_u8.astype(int) > hundredths * 255
+        )
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -12,7 +12,7 @@ import numpy as np
 from skimage.measure import label
 
 from pneumoseg import rle
-from pneumoseg.decision import above, upscale
+from pneumoseg.decision import UpscaledMap
 from pneumoseg.geometry import letterbox, scale_area
 from pneumoseg.predictions import Predictions
 
@@ -105,12 +105,12 @@ def _components(
         image, and how many of the latter are true.
     """
     rows, columns = true.shape
-    upscaled = upscale(prob_map, *((rows, columns) if grid is None else letterbox(rows, columns, grid)[:2]))
+    upscaled = UpscaledMap(prob_map, (rows, columns) if grid is None else letterbox(rows, columns, grid)[:2])
     # In nearly every image most pixels are above no threshold.
-    box = _bounding_box(above(upscaled, thresholds[0])) if grid is None else np.s_[:, :]
-    inside, true = upscaled[box], true[box]
+    box = _bounding_box(upscaled.above(thresholds[0])) if grid is None else np.s_[:, :]
+    true = true[box]
     for number, threshold in enumerate(thresholds):
-        mask = above(inside, threshold)
+        mask = upscaled.above(threshold, box)
         if not mask.any():
             return
         labels = label(mask, connectivity=2)

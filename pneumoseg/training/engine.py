@@ -74,9 +74,9 @@ class Engine:
         self._history = HistoryFile(run.history_file, self._checkpoint.epochs)
         self._best = BestBundle(objective.monitor, save)
         scores = [] if objective.scores is None else [objective.scores]
-        # A loss or weight that is not finite is found before anything is written. The history notes the learning rate before it falls.
-        # The checkpoint needs the history, and comes before the best bundle, which `BestBundle.resume` writes again
-        # where a process died between the two.
+        # A loss or weight that is not finite is found before anything is written. The history notes the learning rate
+        # before it falls. The checkpoint needs the history, and comes before the best bundle, which `BestBundle.resume`
+        # writes again if a process died between the two.
         self._callbacks = [
             *scores,
             FiniteLoss(run.folder, run.best),
