@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pneumoseg.data.index import index_dataset, load_manifest, save_manifest, summarize
     from pneumoseg.decision import DecisionRule
     from pneumoseg.dicom import DicomError, read_image
-    from pneumoseg.evaluation import Estimate, evaluate, table_columns
+    from pneumoseg.evaluation import Estimate, evaluate, evaluate_pipeline, table_columns
     from pneumoseg.evaluation.tuning import tune
     from pneumoseg.inference import Pipeline, assemble_pipeline, load_pipeline
     from pneumoseg.overlay import draw_outlines
@@ -41,6 +41,7 @@ __all__ = [
     "draw_contact_sheet",
     "draw_outlines",
     "evaluate",
+    "evaluate_pipeline",
     "index_dataset",
     "load_experiment",
     "load_manifest",
@@ -63,7 +64,7 @@ _MODULES = {
     "data.index": ["index_dataset", "load_manifest", "save_manifest", "summarize"],
     "decision": ["DecisionRule"],
     "dicom": ["DicomError", "read_image"],
-    "evaluation": ["Estimate", "evaluate", "table_columns"],
+    "evaluation": ["Estimate", "evaluate", "evaluate_pipeline", "table_columns"],
     "evaluation.tuning": ["tune"],
     "inference": ["Pipeline", "assemble_pipeline", "load_pipeline"],
     "overlay": ["draw_outlines"],

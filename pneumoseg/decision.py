@@ -1,7 +1,8 @@
 """The decision on one image: from the probabilities of both networks to the final mask on the image's own grid."""
 
 import dataclasses
-import math
+import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,9 +52,10 @@ class DecisionRule:
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name, value in dataclasses.asdict(self).items():
-            limit = 1.0 if name.endswith("threshold") else math.inf
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
-                raise ValueError(f"{name} is {value!r}, expected a number from 0 to {limit}")
+            limit = 1.0 if name.endswith("threshold") else sys.float_info.max
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= limit:
+                expected = "a number from 0 to 1" if limit == 1 else "a finite number, 0 or more"
+                raise ValueError(f"{name} is {value!r}, expected {expected}")
 
     @classmethod
     def from_numbers(cls, numbers: Mapping[str, Any]) -> "DecisionRule":

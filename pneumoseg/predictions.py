@@ -30,7 +30,7 @@ from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
 from pneumoseg.decision import dequantize, quantize
 from pneumoseg.identifiers import read_text_table
-from pneumoseg.inference import Pipeline
+from pneumoseg.inference import Pipeline, Probabilities
 
 _IDENTITY, _MANIFEST, _MAPS = "predictions.json", "manifest.csv", "maps"
 _TABLE, _PARTIAL = "predictions.csv", "partial.csv"
@@ -122,7 +122,8 @@ def cache_predictions(
 
     Raises:
         FileExistsError: If the folder holds something else.
-        ValueError: If the manifest is empty, all its images are training images, or an image id cannot name a file.
+        ValueError: If the manifest is empty, all its images are training images, an image id cannot name a file, or the
+            pipeline has no classifier or one that gives NaN.
 
     Example:
         >>> predictions = cache_predictions(pipeline, manifest, "runs/predictions")  # doctest: +SKIP
@@ -141,6 +142,7 @@ def cache_predictions(
     with open(folder / _PARTIAL, "a", newline="", encoding="utf-8") as file:
         writer, before = csv.writer(file, lineterminator="\n"), time.perf_counter()
         for row, answer in zip(todo.itertuples(), answers, strict=True):
+            _require_number(row.path, answer)
             error = " ".join(str(answer.error or size_changed(row, answer.shape) or "").split())
             if answer.prob_map is not None:
                 Image.fromarray(quantize(answer.prob_map)).save(_map_path(folder, row.image_id))
@@ -253,6 +255,11 @@ def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set
         (draft / name).write_text(text, encoding="utf-8")
     draft.replace(folder)
     return set()
+
+
+def _require_number(path: str, answer: Probabilities) -> None:
+    if answer.error is None and math.isnan(answer.probability):
+        raise ValueError(f"{path}: the pipeline gives no probability: it has no classifier, or a diverged one")
 
 
 def _check_names(names: pd.Series) -> None:

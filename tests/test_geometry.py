@@ -39,10 +39,10 @@ def test_unletterbox_interpolates_between_pixel_centres():
 
 
 def test_unletterbox_keeps_float16_probabilities_within_their_range():
-    unletterboxd = unletterbox(np.array([[0, 1], [1, 0]], np.float16), 7, 7)
-    assert unletterboxd.dtype == np.float32
-    assert unletterboxd.min() >= 0
-    assert unletterboxd.max() <= 1
+    enlarged = unletterbox(np.array([[0, 1], [1, 0]], np.float16), 7, 7)
+    assert enlarged.dtype == np.float32
+    assert enlarged.min() >= 0
+    assert enlarged.max() <= 1
 
 
 def test_areas_are_scaled_by_the_number_of_pixels():

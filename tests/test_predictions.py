@@ -215,7 +215,7 @@ def test_a_folder_of_something_else_is_left_alone(watched, manifest, tmp_path):
     cache_predictions(watched(), manifest, tmp_path / "kept")  # an empty one will do
 
 
-def test_nothing_to_cache_predictions(watched, manifest, tmp_path):
+def test_an_empty_manifest_is_refused(watched, manifest, tmp_path):
     with pytest.raises(ValueError, match="no row"):
         cache_predictions(watched(), manifest[:0], tmp_path / "kept")
     with pytest.raises(FileNotFoundError, match="holds no predictions"):

@@ -1,12 +1,15 @@
 """Commands that generate and index data sets, and show their images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Assembled, Manifest, app, output_file, output_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @app.command()
@@ -65,8 +68,7 @@ def show_masks(
 
         networks = load_pipeline(pipeline, assembled=assembled)
         table = networks.leave_out_training_images(table)
-    positives = table[table["has_pneumothorax"]]
-    chosen = positives.sample(min(count, len(positives)), random_state=seed)
+    chosen = _sample_positives(table, manifest, count, seed)
     results = list(networks.predict_many(chosen["path"])) if networks else None
     with atomic_write(out) as temporary:
         draw_contact_sheet(chosen, results).savefig(temporary, format="png")
@@ -84,9 +86,14 @@ def show_augmentations(
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.contact_sheet import draw_augmentations
 
-    table = load_manifest(manifest)
-    positives = table[table["has_pneumothorax"]]
-    chosen = positives.sample(min(count, len(positives)), random_state=seed)
+    chosen = _sample_positives(load_manifest(manifest), manifest, count, seed)
     with atomic_write(out) as temporary:
         draw_augmentations(chosen, seed).savefig(temporary, format="png")
     typer.echo(f"{out}: {len(chosen)} images")
+
+
+def _sample_positives(table: "pd.DataFrame", manifest: Path, count: int, seed: int) -> "pd.DataFrame":
+    positives = table[table["has_pneumothorax"]]
+    if positives.empty:
+        raise ValueError(f"{manifest}: no positive image to show; name another manifest")
+    return positives.sample(min(count, len(positives)), random_state=seed)

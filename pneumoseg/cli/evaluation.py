@@ -1,7 +1,7 @@
 """Commands that choose the decision rule of a pipeline, score the pipeline, and write its report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,11 +17,6 @@ from pneumoseg.cli.app import (
     tell_unreadable,
 )
 
-if TYPE_CHECKING:
-    from pneumoseg.evaluation import Evaluation
-    from pneumoseg.inference import PipelineFolder
-    from pneumoseg.predictions import Predictions
-
 
 @app.command()
 def tune(
@@ -35,11 +30,14 @@ def tune(
     """Choose the thresholds and areas of a pipeline on validation images."""
     import dataclasses
 
+    from pneumoseg.evaluation import require_predictions_of
     from pneumoseg.evaluation.tuning import tune
     from pneumoseg.inference import PipelineFolder, save_tuning
+    from pneumoseg.predictions import load_predictions
 
-    record = PipelineFolder.read(pipeline)
-    tuning = tune(_predictions_of(record, predictions, pipeline), record.assembled, fraction=fraction, seed=seed)
+    record, cached = PipelineFolder.read(pipeline), load_predictions(predictions)
+    require_predictions_of(record, cached, pipeline)
+    tuning = tune(cached, record.assembled, fraction=fraction, seed=seed)
     save_tuning(pipeline, tuning)
     scores = tuning.scores
     typer.echo(
@@ -65,10 +63,14 @@ def evaluate(
 
     Next to the pipeline it scores the segmenter alone, both without elimination, and the all-empty baseline.
     """
+    from pneumoseg.evaluation import evaluate_pipeline
     from pneumoseg.evaluation.caveats import caveats
+    from pneumoseg.inference import PipelineFolder
+    from pneumoseg.predictions import load_predictions
     from pneumoseg.report.comparison import segmenter_scores
 
-    evaluation, record = _evaluated(predictions, pipeline, assembled)
+    record = PipelineFolder.read(pipeline, assembled=assembled)
+    evaluation = evaluate_pipeline(load_predictions(predictions), pipeline, assembled=assembled)
     cases, table_1 = evaluation.cases, segmenter_scores(record.runs)
     tables, summaries = evaluation.tables(), evaluation.summaries()
     if len(table_1):
@@ -100,45 +102,15 @@ def report(
     max_images: Annotated[int, typer.Option(help="Maximum number of images in the gallery.", min=0)] = 500,
 ) -> None:
     """Write one HTML page with every score, table and curve, and a gallery of the images."""
-    from pneumoseg.evaluation import compare_predictions
+    from pneumoseg.evaluation import compare_predictions, evaluate_pipeline
+    from pneumoseg.inference import PipelineFolder
     from pneumoseg.predictions import load_predictions
     from pneumoseg.report.page import write_report
 
-    evaluation, record = _evaluated(predictions, pipeline, assembled)
+    record = PipelineFolder.read(pipeline, assembled=assembled)
+    evaluation = evaluate_pipeline(load_predictions(predictions), pipeline, assembled=assembled)
     names = [path.name for path in compare or []]
     others = {path.name if names.count(path.name) == 1 else str(path): load_predictions(path) for path in compare or []}
     comparison = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
     write_report(evaluation, out, pipeline=record, comparison=comparison, max_images=max_images)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
-
-
-def _predictions_of(record: "PipelineFolder", predictions: Path, pipeline: Path) -> "Predictions":
-    """Load cached predictions; refuse those of another pipeline."""
-    from pneumoseg.predictions import load_predictions
-
-    cached = load_predictions(predictions)
-    if (dict(cached.networks), cached.flip) != (record.networks, record.flip):
-        raise ValueError(
-            f"{predictions} was made with other networks or another --flip setting than {pipeline}: run "
-            "`pneumoseg cache-predictions` again"
-        )
-    return cached
-
-
-def _evaluated(predictions: Path, pipeline: Path, assembled: bool) -> tuple["Evaluation", "PipelineFolder"]:
-    """Score cached predictions without the images that the rule was chosen on."""
-    import dataclasses
-
-    from pneumoseg.evaluation import evaluate
-    from pneumoseg.evaluation.tuning import without_tuning_images
-    from pneumoseg.inference import PipelineFolder
-
-    record = PipelineFolder.read(pipeline)
-    if assembled:
-        record = dataclasses.replace(record, tuning=None)
-    cached = _predictions_of(record, predictions, pipeline)
-    scored = without_tuning_images(cached, record.tuning)
-    left_out = len(cached.manifest) - len(scored.manifest)
-    if left_out:
-        typer.echo(f"{left_out} images left out: the decision rule was chosen on them or on their patients", err=True)
-    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None), record

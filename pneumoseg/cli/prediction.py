@@ -110,10 +110,7 @@ def cache_predictions(
     networks = dataclasses.replace(networks, flip=networks.flip or flip)
     cached = cache_predictions(networks, table, out, progress=True)
     positive = cached.manifest["has_pneumothorax"].sum()
-    typer.echo(
-        f"{out}: {len(cached.manifest)} images, {positive} positive; {len(table) - len(cached.manifest)} images of the "
-        "manifest are left out, the pipeline was trained on them"
-    )
+    typer.echo(f"{out}: {len(cached.manifest)} images, {positive} positive")
     tell_unreadable(cached.errors)
 
 

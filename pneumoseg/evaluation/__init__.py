@@ -1,7 +1,15 @@
 """Evaluation of cached predictions: per-image cases, tables with confidence intervals, and tuning of the rule."""
 
 from pneumoseg.evaluation.estimate import Estimate, table_columns
-from pneumoseg.evaluation.evaluation import GRIDS, TABLE_2, TUNED, Evaluation, evaluate
+from pneumoseg.evaluation.evaluation import (
+    GRIDS,
+    TABLE_2,
+    TUNED,
+    Evaluation,
+    evaluate,
+    evaluate_pipeline,
+    require_predictions_of,
+)
 from pneumoseg.evaluation.variants import SEGMENTED, STAGED, ablation, compare_predictions
 
 __all__ = [
@@ -15,5 +23,7 @@ __all__ = [
     "ablation",
     "compare_predictions",
     "evaluate",
+    "evaluate_pipeline",
+    "require_predictions_of",
     "table_columns",
 ]

@@ -3,7 +3,8 @@
 import math
 
 from pneumoseg.evaluation import Evaluation
-from pneumoseg.inference import PipelineFolder
+from pneumoseg.evaluation.tuning import chose_rule
+from pneumoseg.inference import PipelineFolder, Tuning
 
 
 def caveats(evaluation: Evaluation, pipeline: PipelineFolder | None) -> list[str]:
@@ -32,10 +33,11 @@ def _about_networks(evaluation: Evaluation, pipeline: PipelineFolder) -> list[st
             "the pipeline as assembled are too good for this reason as well (in a simulation by 0.01 of MCC on 2,400 "
             "images, and by 0.03 to 0.04 on 400)."
         )
-    if pipeline.untold:
+    found += _about_tuning(evaluation, pipeline.tuning)
+    if pipeline.unrecorded:
         found.append(
-            f"NOT CHECKED: {', '.join(pipeline.untold)} does not say which images it was trained on. If any of the "
-            f"{len(scored)} images are among them, the scores are too good."
+            f"NOT CHECKED: {', '.join(pipeline.unrecorded)} does not record which images it was trained on. If any of "
+            f"the {len(scored)} images are among them, the scores are too good."
         )
     return found
 
@@ -56,6 +58,19 @@ def _about_images(scored: set[str], kind: str, pipeline: PipelineFolder) -> list
             "training and validation."
         )
     return texts
+
+
+def _about_tuning(evaluation: Evaluation, tuning: Tuning | None) -> list[str]:
+    if tuning is None:
+        return []
+    manifest = evaluation.predictions.manifest
+    count = int(chose_rule(manifest, tuning).sum())
+    if not count:
+        return []
+    return [
+        f"{count} of the {len(manifest)} images chose the decision rule, or are of patients whose images did: the "
+        "scores are too good (`evaluate_pipeline` leaves them out)."
+    ]
 
 
 def _chose_threshold(pipeline: PipelineFolder, threshold: float) -> bool:

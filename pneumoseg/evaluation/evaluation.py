@@ -1,7 +1,9 @@
 """Evaluation of cached predictions under a decision rule, next to the all-empty baseline."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,10 +14,12 @@ from pneumoseg.evaluation import tables
 from pneumoseg.evaluation.cases import passes_triplet_rule
 from pneumoseg.evaluation.estimate import table_columns
 from pneumoseg.evaluation.pixel_counts import PixelCounts, count_pixels
-from pneumoseg.evaluation.tuning import THRESHOLDS
+from pneumoseg.evaluation.tuning import THRESHOLDS, without_tuning_images
 from pneumoseg.evaluation.variants import SEGMENTED, STAGED, ablation
+from pneumoseg.inference import PipelineFolder
 from pneumoseg.predictions import Predictions
 
+_log = logging.getLogger(__name__)
 GRIDS = {1024: np.arange(0, 8001, 250.0).tolist(), 512: np.arange(0, 2001, 62.5).tolist()}
 """Minimum areas that are swept, by the side of the grid on which components are found; table 2's are among them."""
 
@@ -111,7 +115,7 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
     """Score cached predictions and sweep all thresholds and areas, at constant memory.
 
     Args:
-        predictions: Predictions of images that neither networks nor rule were chosen on.
+        predictions: Predictions of images that neither networks nor rule were chosen on, see `evaluate_pipeline`.
         assembled: The rule that the pipeline was assembled with.
         tuned: The rule that was tuned for the pipeline, if any. It is in force then.
 
@@ -151,6 +155,48 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
         mask_thresholds=tables.threshold_sweep(counts, rule.minimum_area, gated_in),
         classifier_thresholds=tables.classifier_sweep(variants[SEGMENTED + suffix]),
     )
+
+
+def evaluate_pipeline(predictions: Predictions, folder: str | Path, *, assembled: bool = False) -> Evaluation:
+    """Score cached predictions of a pipeline without the images that its rule was tuned on.
+
+    Other images of the patients of these images are left out as well.
+
+    Args:
+        predictions: Predictions that this pipeline made.
+        folder: Folder of the pipeline.
+        assembled: Whether to use the rule that the pipeline was assembled with, even if another was tuned.
+
+    Raises:
+        BundleError: If the folder holds no pipeline, or a damaged one.
+        ValueError: If another pipeline made the predictions, or no image remains.
+
+    Example:
+        >>> evaluation = evaluate_pipeline(predictions, "runs/pipeline")  # doctest: +SKIP
+        >>> evaluation.variants.loc[evaluation.pipeline, "mean_dice"]  # doctest: +SKIP
+        Estimate(value=0.835, low=0.821, high=0.849)
+    """
+    record = PipelineFolder.read(folder, assembled=assembled)
+    require_predictions_of(record, predictions, folder)
+    scored = without_tuning_images(predictions, record.tuning)
+    left_out = len(predictions.manifest) - len(scored.manifest)
+    if left_out:
+        _log.info(f"{left_out} images left out: the decision rule was chosen on them or on their patients")
+    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None)
+
+
+def require_predictions_of(record: PipelineFolder, predictions: Predictions, folder: str | Path) -> None:
+    """Refuse cached predictions of another pipeline.
+
+    Raises:
+        ValueError: If other networks made them, or they average mirrored images and the pipeline does not, or the
+            reverse.
+    """
+    if (dict(predictions.networks), predictions.flip) != (record.networks, record.flip):
+        raise ValueError(
+            f"{predictions.folder} was made with other networks or another --flip setting than {folder}: run "
+            "`pneumoseg cache-predictions` again"
+        )
 
 
 def _area_sweeps(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from pneumoseg.data.patients import patient_ids
 from pneumoseg.data.splits import stratified_split
@@ -79,14 +80,24 @@ def without_tuning_images(predictions: Predictions, tuning: Tuning | None) -> Pr
     """
     if tuning is None:
         return predictions
-    manifest = predictions.manifest
-    used = manifest["image_id"].isin(tuning.image_ids) | patient_ids(manifest).isin(tuning.patient_ids)
+    used = chose_rule(predictions.manifest, tuning)
     if used.all():
         raise ValueError(
-            f"the pipeline's rule was tuned on all {len(manifest)} images, or on other images of their patients: "
+            f"the pipeline's rule was tuned on all {len(used)} images, or on other images of their patients: "
             "score other images, or tune on a fraction of these with --fraction"
         )
-    return predictions.select(~used.to_numpy())
+    return predictions.select(~used)
+
+
+def chose_rule(manifest: pd.DataFrame, tuning: Tuning) -> np.ndarray:
+    """Tell which images chose a rule, or are of patients whose other images did: bool, (n,).
+
+    Args:
+        manifest: One row per image.
+        tuning: The choice of the rule.
+    """
+    used = manifest["image_id"].isin(tuning.image_ids) | patient_ids(manifest).isin(tuning.patient_ids)
+    return used.to_numpy()
 
 
 def _chosen_images(predictions: Predictions, fraction: float, seed: int) -> np.ndarray:

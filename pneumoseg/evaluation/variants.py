@@ -62,8 +62,8 @@ def compare_predictions(reference: Predictions, others: dict[str, Predictions], 
         chosen = predictions.select(wanted)
         if not chosen.manifest["image_id"].equals(reference.manifest["image_id"]):
             raise ValueError(
-                f"{predictions.folder} and {reference.folder} hold predictions of different images: cache the "
-                "predictions of both from the same manifest"
+                f"{predictions.folder} and {reference.folder} hold predictions of different images: cache both "
+                "from one manifest, with pipelines that were trained on the same images"
             )
         counts = count_pixels(chosen, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
         dice[name] = score_cases(chosen, counts, rule)["dice"].to_numpy()

@@ -8,7 +8,7 @@ import operator
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from pneumoseg.models.bundle import (
 )
 
 _log = logging.getLogger(__name__)
-_JOINT = "pipeline.json"
+_ASSEMBLED = "pipeline.json"
 _TUNING = "tuning.json"
 _RUNS = "runs"
 _KINDS = ("classifier", "segmenter")
@@ -82,27 +82,32 @@ class PipelineFolder:
         return self.assembled if self.tuning is None else self.tuning.rule
 
     @classmethod
-    def read(cls, folder: str | Path) -> "PipelineFolder":
+    def read(cls, folder: str | Path, *, assembled: bool = False) -> "PipelineFolder":
         """Read a folder that `assemble_pipeline` wrote, with the rule that `save_tuning` may have added.
+
+        Args:
+            folder: Folder of the pipeline.
+            assembled: Whether to ignore the tuned rule.
 
         Raises:
             BundleError: If a file is missing or damaged.
         """
         folder = Path(folder)
-        joint = _read_json(folder / _JOINT)
+        joint = _read_json(folder / _ASSEMBLED)
         try:
             counts = {kind: joint.pop(f"{kind}s") for kind in _KINDS}
             flip = joint.pop("flip")
             if type(flip) is not bool or not all(type(n) is int and 0 < n < 1000 for n in counts.values()):
                 raise ValueError("expected classifiers and segmenters, whole numbers from 1, and flip, true or false")
-            assembled = DecisionRule.from_numbers(joint)
+            rule = DecisionRule.from_numbers(joint)
         except (ValueError, TypeError, KeyError) as error:
-            raise BundleError(f"{folder / _JOINT}: {error!r}; assemble the pipeline again") from error
+            raise BundleError(f"{folder / _ASSEMBLED}: {error!r}; assemble the pipeline again") from error
         names = [f"{kind}_{number}" for kind, count in counts.items() for number in range(1, count + 1)]
         sums = {name: _sum_of(folder / name) for name in names}
         specs = {name: read_bundle_spec(folder / name) for name in names}
         runs = sorted(path for path in (folder / _RUNS).glob("*") if path.is_dir() and not is_hidden(path.name))
-        return cls(assembled, _read_tuning(folder / _TUNING), flip, sums, specs, tuple(runs))
+        tuning = None if assembled else _read_tuning(folder / _TUNING)
+        return cls(rule, tuning, flip, sums, specs, tuple(runs))
 
     def bundles(self, kind: str) -> list[str]:
         """Return the names of the bundles of one kind, "classifier" or "segmenter"."""
@@ -117,8 +122,8 @@ class PipelineFolder:
         return functools.reduce(operator.or_, filter(None, known), DataSplit())
 
     @property
-    def untold(self) -> list[str]:
-        """The names of the bundles that do not say which images they were trained on."""
+    def unrecorded(self) -> list[str]:
+        """Names of the bundles that do not record which images they were trained on."""
         return [name for name, spec in self.specs.items() if spec.images is None]
 
 
@@ -143,9 +148,7 @@ def load_pipeline(
         >>> pipeline.predict("chest.dcm").has_pneumothorax  # doctest: +SKIP
         True
     """
-    record = PipelineFolder.read(folder)
-    if assembled:
-        record = replace(record, tuning=None)
+    record = PipelineFolder.read(folder, assembled=assembled)
     announce_device(keras.config.dtype_policy().name, jit_compile)
     classifiers, segmenters = (
         [_bundle_of(Path(folder) / name, kind, jit_compile).model for name in record.bundles(kind)] for kind in _KINDS
@@ -154,10 +157,10 @@ def load_pipeline(
     if record.tuning is not None:
         chosen = f"on {len(record.tuning.image_ids)} images, mean Dice there {record.tuning.scores['mean_dice']:.3f}"
     origin = {"folder": str(folder), "rule chosen": chosen}
-    if record.untold:
+    if record.unrecorded:
         _log.warning(
-            f"NOT CHECKED: {folder}: {', '.join(record.untold)} does not say which images it was trained on. If it was "
-            "trained on images that are scored, the scores are too good"
+            f"NOT CHECKED: {folder}: {', '.join(record.unrecorded)} does not record which images it was trained on. If "
+            "these are scored, the scores are too good"
         )
     return Pipeline(
         classifiers, segmenters, record.rule, record.flip, batch_size, record.networks, origin, record.images().training
@@ -218,7 +221,7 @@ def assemble_pipeline(
         for name, source in (records or {}).items():
             (whole / _RUNS / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, whole / _RUNS / name)
-        (whole / _JOINT).write_text(json.dumps(joint, indent=2), encoding="utf-8")
+        (whole / _ASSEMBLED).write_text(json.dumps(joint, indent=2), encoding="utf-8")
         if folder.exists():
             folder.rename(Path(temporary) / "replaced")
         whole.rename(folder)
@@ -230,7 +233,7 @@ def save_tuning(folder: str | Path, tuning: Tuning) -> None:
     Raises:
         BundleError: If the folder holds no pipeline.
     """
-    _read_json(Path(folder) / _JOINT)
+    _read_json(Path(folder) / _ASSEMBLED)
     content = {
         "rule": asdict(tuning.rule),
         "scores": dict(tuning.scores),
@@ -251,8 +254,8 @@ def _several(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 def _is_pipeline(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {_JOINT, _TUNING, _RUNS}
-    return (folder / _JOINT).is_file() and all(name.rpartition("_")[0] in _KINDS for name in names)
+    names = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {_ASSEMBLED, _TUNING, _RUNS}
+    return (folder / _ASSEMBLED).is_file() and all(name.rpartition("_")[0] in _KINDS for name in names)
 
 
 def _bundle_of(folder: Path, kind: str, jit_compile: bool = False) -> Bundle:
@@ -267,7 +270,9 @@ def _threshold(folders: Iterable[Path], bundles: Sequence[Bundle], chosen: float
         return chosen
     for folder, bundle in zip(folders, bundles, strict=True):
         if "probability" not in bundle.thresholds:
-            raise BundleError(f"{folder}: holds no threshold named probability; choose one")
+            raise BundleError(
+                f"{folder}: holds no threshold named probability; choose one with --classifier-threshold or --mask-threshold"
+            )
     return sum(bundle.thresholds["probability"] for bundle in bundles) / len(bundles)
 
 
@@ -278,7 +283,7 @@ def _sum_of(bundle: Path) -> str:
         raise BundleError(f"{bundle} has no {SPEC_NAME}: assemble the pipeline again") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, remedy: str = "assemble the pipeline again") -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -286,16 +291,17 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent}: no pipeline, it has no {path.name}; make one with `pneumoseg assemble`"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: {error}; assemble the pipeline again") from error
+        raise BundleError(f"{path}: {error}; {remedy}") from error
     if not isinstance(content, dict):
-        raise BundleError(f"{path}: holds no object; assemble the pipeline again")
+        raise BundleError(f"{path}: expected a JSON object; {remedy}")
     return content
 
 
 def _read_tuning(path: Path) -> Tuning | None:
     if not path.exists():
         return None
-    content = _read_json(path)
+    remedy = "tune the pipeline again, or remove the file to use the rule as assembled"
+    content = _read_json(path, remedy)
     try:
         rule = DecisionRule.from_numbers(content["rule"])
         scores = {name: float(content["scores"][name]) for name in _SCORES}
@@ -303,5 +309,5 @@ def _read_tuning(path: Path) -> Tuning | None:
         if not all(type(name) is str for name in images + patients) or not isinstance(content["image_ids"], list):
             raise ValueError("expected image_ids and patient_ids, lists of text")
     except (ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{path}: {error!r}; tune the pipeline again, or remove the file") from error
+        raise BundleError(f"{path}: {error!r}; {remedy}") from error
     return Tuning(rule, images, patients, scores)

@@ -132,7 +132,7 @@ class Pipeline:
         if len(manifest) and trained_on.all():
             raise ValueError(
                 f"all {len(manifest)} images of the manifest are training images of the pipeline: name a manifest of "
-                "other images, or use the rule as assembled (--no-tune); for folds see experiments/out_of_fold.py"
+                "other images; the networks of a cross-validation are scored fold by fold"
             )
         if trained_on.any():
             _log.info(f"{trained_on.sum()} of {len(manifest)} images left out: the pipeline was trained on them")

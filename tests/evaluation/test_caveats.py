@@ -17,12 +17,12 @@ MASKS = [np.eye(8, dtype=bool), np.zeros((8, 8), bool), np.eye(8, dtype=bool)]
 
 @pytest.fixture
 def predictions(tmp_path):
-    """Images i0, i1 and i2; the last one is unreadable where its map is None."""
+    """Return predictions of the images i0, i1 and i2."""
     return predictions_of(tmp_path, [np.zeros((8, 8), np.uint8)] * 3, MASKS, [0.9, 0.1, 0.6])
 
 
 def pipeline_of(**networks):
-    """A pipeline of bundles given as (threshold, split)."""
+    """Return a pipeline of bundles that are given as (threshold, split)."""
     specs = {
         name: BundleSpec(name.split("_")[0], {} if threshold is None else {"probability": threshold}, images)
         for name, (threshold, images) in networks.items()
@@ -62,7 +62,7 @@ def test_threshold_that_scored_images_chose_is_told(predictions, thresholds, thr
 def test_networks_that_do_not_say_what_they_have_seen_are_named(predictions):
     pipeline = pipeline_of(classifier_1=(0.2, None), segmenter_1=(0.5, DataSplit()))
     (text,) = caveats(evaluate(predictions, DecisionRule()), pipeline)
-    assert text.startswith("NOT CHECKED: classifier_1 does not say")
+    assert text.startswith("NOT CHECKED: classifier_1 does not record which images")
 
 
 def test_unreadable_files_are_counted(tmp_path):

@@ -92,7 +92,7 @@ def test_one_class_alone_has_no_score_of_the_other(positive, missing):
 
 
 def test_unreadable_images_are_counted():
-    cases = cases_of([1, 0, 0], [0, 1, 1], outcome=["unreadable", "rightly empty", "unreadable"])
+    cases = cases_of([1, 0, 0], [0, 1, 1], outcome=["unreadable", "correctly empty", "unreadable"])
     scores = score_variants({"ours": cases, "other": cases.assign(outcome="found")}, np.arange(3))
     assert scores["unreadable"].to_dict() == {"ours": 2, "other": 0, "all-empty baseline": 0}
 

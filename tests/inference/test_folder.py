@@ -107,18 +107,18 @@ def test_a_pipeline_knows_what_its_networks_were_trained_on(bundles, tmp_path):
     assert record.images("classifier") == DataSplit("abcd", "e")
     assert record.images("segmenter") == DataSplit("af", "eg")
     assert record.images() == DataSplit("abcdf", "eg")
-    assert record.untold == []
+    assert record.unrecorded == []
     assert load_pipeline(tmp_path / "p").training_images == set("abcdf")
 
 
 def test_a_network_that_does_not_say_what_it_was_trained_on_is_named(bundles, tmp_path, caplog):
     assemble_pipeline(bundles / "c", [bundles / "s", bundles / "s2"], tmp_path / "p")
     record = PipelineFolder.read(tmp_path / "p")
-    assert record.untold == ["segmenter_2"]
+    assert record.unrecorded == ["segmenter_2"]
     assert record.images() == DataSplit("abcf", "deg")
     load_pipeline(tmp_path / "p")
     assert "NOT CHECKED" in caplog.text
-    assert "segmenter_2 does not say which images it was trained on" in caplog.text
+    assert "segmenter_2 does not record which images it was trained on" in caplog.text
 
 
 def test_records_of_the_runs_are_copied_along(bundles, tmp_path):
@@ -242,7 +242,7 @@ def test_damaged_tuning(folder, content):
     (folder / "tuning.json").write_text(tuning_file())
     assert PipelineFolder.read(folder).rule == DecisionRule(**NUMBERS)
     (folder / "tuning.json").write_text(content)
-    with pytest.raises(BundleError, match=r"tuning\.json"):
+    with pytest.raises(BundleError, match=r"tuning\.json.*; tune the pipeline again, or remove the file"):
         load_pipeline(folder)
 
 
@@ -253,7 +253,7 @@ JOINT = {"classifiers": 1, "segmenters": 1, "flip": False} | NUMBERS
     ("content", "message"),
     [
         ("{", r"pipeline\.json"),
-        ("[]", "holds no object"),
+        ("[]", "expected a JSON object"),
         (json.dumps(NUMBERS), "classifiers"),
         (json.dumps(without(JOINT, "flip")), "flip"),
         (json.dumps(without(JOINT, "top_area")), "expected the numbers"),
