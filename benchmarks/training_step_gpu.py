@@ -8,7 +8,8 @@ A case is FRAMEWORK-NETWORK-PRECISION-BATCH, as in "keras-classifier-tf32-4", or
 setting of JAX's matrix precision computes. Each case runs in a process of its own. Several processes build their
 networks at the same time, but a lock gives the GPU to one of them: compilation and measurement never overlap.
 
-Run with: python benchmarks/training_step_gpu.py [CASE ...] [--seconds 480] [--output FILE]
+Run with: python benchmarks/training_step_gpu.py [CASE ...] [--seconds 1800] [--output FILE]
+Needs: pip install 'jax[cuda13]' keras segmentation-models efficientnet; for PyTorch's cases also torch and timm.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -54,21 +55,22 @@ CASES = [
     "torch-classifier-bfloat16-16",
 ]
 WARM_UP, TIMED = 5, 20
-GPU_SECONDS = 75  # of a case, after which it takes no more steps; after twice as many it is stopped
 
 
 class Case:
-    """One process: where it writes, when it must be done, and its turn on the GPU."""
+    """One process: what it runs, where it writes, and its turn on the GPU."""
 
-    def __init__(self, name: str, output: Path, until: float, size: int | None, steps: int) -> None:
-        self.name, self.output, self.until, self.steps = name, output, until, steps
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        self.name, self.output, self.steps = name, options.output, options.steps
         self.framework, self.network, self.precision, batch = name.split("-")
-        self.batch, self.size = int(batch), size or SIZE[self.network]
+        self.batch, self.size = int(batch), options.size or SIZE[self.network]
+        self.until, self.seconds = options.until, options.case_seconds
 
     def use_gpu_alone(self) -> None:
-        use_gpu_alone(self.output)
-        signal.alarm(2 * GPU_SECONDS)
-        self.until = min(self.until, time.time() + GPU_SECONDS)
+        """Wait until no other case uses the GPU, and start the clock of this one."""
+        self._lock = gpu_lock(self.output)
+        signal.alarm(2 * self.seconds)  # ends the process, even while XLA compiles
+        self.until = min(self.until, time.time() + self.seconds)
 
     def say(self, text: str) -> None:
         say(self.output, f"{self.name}: {text}")
@@ -97,7 +99,7 @@ class Case:
         """
         start = time.perf_counter()
         losses, seconds = [step(0)], []
-        self.say(f"first step {first + time.perf_counter() - start:.1f} s, loss {losses[0]:.4f}")
+        self.say(f"first step, compilation included, {first + time.perf_counter() - start:.1f} s, loss {losses[0]:.4f}")
         for number in range(1, self.steps):
             start = time.perf_counter()
             losses.append(step(number))
@@ -143,10 +145,11 @@ def say(output: Path, text: str) -> None:
         file.write(text + "\n")
 
 
-def use_gpu_alone(output: Path) -> None:
-    """Wait until no other case uses the GPU; the lock ends with the process."""
-    use_gpu_alone.lock = output.with_suffix(".lock").open("w")  # type: ignore[attr-defined]
-    fcntl.flock(use_gpu_alone.lock, fcntl.LOCK_EX)  # type: ignore[attr-defined]
+def gpu_lock(output: Path) -> TextIO:
+    """Wait until no other case uses the GPU; the lock holds while the returned file is open."""
+    lock = output.with_suffix(".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def import_segmentation_models() -> None:
@@ -185,10 +188,14 @@ def keras_model(case: Case) -> Any:
     return model
 
 
-def run_keras(case: Case) -> None:
+def keras_program(case: Case) -> tuple[Any, Any, Any, Any]:
+    """Build a network and trace its training step, without the GPU.
+
+    Returns:
+        The network; the traced step; its variables and the batches, as arrays of NumPy.
+    """
     import jax
 
-    jax.config.update("jax_default_matmul_precision", KERAS[case.precision][0])
     start = time.perf_counter()
     with jax.default_device(jax.devices("cpu")[0]):  # hundreds of small programs, which a GPU would compile slowly
         model = keras_model(case)
@@ -205,15 +212,27 @@ def run_keras(case: Case) -> None:
 
     start = time.perf_counter()
     state, metrics, batches = jax.tree.map(np.asarray, (state, metrics, batches))
-    lowered = jax.jit(train_step, donate_argnums=0).lower(state, batches[0])
-    traced = time.perf_counter() - start
+    traced_step = jax.jit(train_step, donate_argnums=0).lower(state, batches[0])
+    case.say(f"built in {built:.1f} s, traced in {time.perf_counter() - start:.1f} s")
+    return model, traced_step, state, batches
+
+
+def run_keras(case: Case) -> None:
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", KERAS[case.precision][0])
+    model, traced_step, state, batches = keras_program(case)
     case.use_gpu_alone()
-    start = time.perf_counter()
-    step = lowered.compile()
-    compiled = time.perf_counter() - start
     device = jax.devices()[0]
+
+    def peak() -> str:
+        return f"peak {(device.memory_stats() or {}).get('peak_bytes_in_use', 0) / 2**30:.2f} GiB"
+
+    start = time.perf_counter()
+    step = traced_step.compile()
+    compilation = time.perf_counter() - start
     case.say(f"{model.count_params():,} parameters, {case.size} x {case.size}, {device.device_kind}")
-    case.say(f"built in {built:.1f} s, traced in {traced:.1f} s, compiled in {compiled:.1f} s")
+    case.say(f"compiled in {compilation:.1f} s, memory of that {peak()}")
     state, batches = jax.device_put((state, batches), device)
 
     def train(number: int) -> float:
@@ -224,19 +243,16 @@ def run_keras(case: Case) -> None:
     def memory() -> str:
         planned = step.memory_analysis()
         planned = (planned.temp_size_in_bytes + planned.argument_size_in_bytes) / 2**30
-        peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
-        return f"memory planned {planned:.2f} GiB, peak {peak:.2f} GiB"
+        return f"memory planned {planned:.2f} GiB, {peak()}"
 
-    before = (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
-    case.say(f"peak memory before the first step, compilation included: {before:.2f} GiB")
-    case.train(train, compiled + traced, memory)
+    case.train(train, compilation, memory)
     if case.batch == BATCH[case.network]:
         start = time.perf_counter()
         predict_step = jax.jit(lambda variables, images: model.predict_step(variables, (images,))[0])
         predict = predict_step.lower(state[:2], batches[0][0]).compile()
-        compiled = time.perf_counter() - start
+        compilation = time.perf_counter() - start
         images = [images for images, _ in batches]
-        case.say_prediction(lambda n: jax.block_until_ready(predict(state[:2], images[n % len(images)])), compiled)
+        case.say_prediction(lambda n: jax.block_until_ready(predict(state[:2], images[n % len(images)])), compilation)
 
 
 def run_torch(case: Case) -> None:
@@ -296,7 +312,6 @@ def run_precisions(output: Path) -> None:
     import jax
     import jax.numpy as jnp
 
-    use_gpu_alone(output)
     generator = np.random.default_rng(0)
     a, b = (generator.standard_normal((1024, 1024)).astype(np.float32) for _ in range(2))
     image, kernel = (generator.standard_normal(s).astype(np.float32) for s in ((4, 34, 34, 64), (3, 3, 64, 64)))
@@ -332,16 +347,18 @@ def run(name: str, options: argparse.Namespace) -> None:
     """Run one case in this process."""
     os.environ.update(KERAS_BACKEND="jax", XLA_PYTHON_CLIENT_PREALLOCATE="false", TF_CPP_MIN_LOG_LEVEL="2")
     if name == "precisions":
-        run_precisions(options.output)
+        with gpu_lock(options.output):
+            run_precisions(options.output)
         return
-    case = Case(name, options.output, options.until, options.size, options.steps)
+    case = Case(name, options)
     {"keras": run_keras, "torch": run_torch}[case.framework](case)
 
 
 def start(name: str, options: argparse.Namespace, until: float) -> tuple[str, float, Any, subprocess.Popen]:
     errors = tempfile.TemporaryFile()  # noqa: SIM115
     command = [sys.executable, __file__, name, "--until", str(until), "--output", str(options.output)]
-    command += ["--steps", str(options.steps), *(["--size", str(options.size)] if options.size else [])]
+    command += ["--steps", str(options.steps), "--case-seconds", str(options.case_seconds)]
+    command += ["--size", str(options.size)] if options.size else []
     return name, time.time(), errors, subprocess.Popen(command, stderr=errors)
 
 
@@ -374,9 +391,15 @@ def run_all(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"by default {' '.join(CASES)}")
-    parser.add_argument("--seconds", type=float, default=480, help="after which what still runs is stopped")
+    parser.add_argument("--seconds", type=float, default=1800, help="after which what still runs is stopped")
     parser.add_argument("--output", type=Path, default=Path("training_step_gpu.txt"), help="the file to append to")
     parser.add_argument("--steps", type=int, default=200, help="training steps of each case")
+    parser.add_argument(
+        "--case-seconds",
+        type=int,
+        default=75,
+        help="on the GPU, with the compilation; then a case takes no more steps, and after twice as many it is stopped",
+    )
     parser.add_argument("--at-once", type=int, default=3, help="processes that build their networks at the same time")
     parser.add_argument("--size", type=int, help="image size in pixels, to try the script out")
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
