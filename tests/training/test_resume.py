@@ -162,7 +162,6 @@ def uninterrupted(tmp_path_factory):
     return make
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("place", ["on_epoch_begin", HistoryFile, Checkpoint, BestBundle, "after all"])
 @pytest.mark.parametrize("epoch", [2, 3, 6])
 def test_stopped_between_any_two_writes(place, epoch, uninterrupted, tmp_path, monkeypatch):
@@ -196,7 +195,6 @@ def test_stopped_between_any_two_writes(place, epoch, uninterrupted, tmp_path, m
 
 
 # Five batches per epoch: a group of three or of seven is incomplete where an epoch ends.
-@pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("epoch", [1, 3, 4])
 @pytest.mark.parametrize(
     "settings",
