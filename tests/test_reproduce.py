@@ -338,6 +338,38 @@ def test_removed_files_are_made_again(house):
     assert house.commands("submit") == ["tune", "submit", "validate-submission"]
 
 
+def test_replaced_files_are_made_again(house):
+    house.commands("submit")
+    (house.folder / "runs/pipeline/tuning.json").write_text("by hand")
+    assert house.commands("submit") == ["tune", "submit", "validate-submission"]
+
+
+def test_other_bundles_of_a_run_make_another_pipeline(house):
+    house.commands("tune")
+    house.write("runs/s/swa/spec.json", "{}")
+    assert house.commands("tune") == ["assemble", "cache-predictions", "tune"]
+    house.write("runs/s/swa_2-3.json", "{}")
+    assert house.commands("tune") == ["assemble", "cache-predictions", "tune"]
+    assert house.commands("tune") == []
+
+
+def test_the_bundle_that_a_training_starts_from_is_part_of_it(house):
+    start = house.write("earlier/best/spec.json", "{}")
+    settings = house.experiments[1].read_text() + f"\nstart_from: {start.parent}\n"
+    house.experiments[1].write_text(settings)
+    house.commands("train-segmenter")
+    start.write_text("{ }")
+    assert house.commands("train-segmenter") == ["train"]
+
+
+@pytest.mark.parametrize("name", ["pipeline", "predictions", "scores", "test", "cache", "s"])
+def test_experiments_whose_runs_would_overwrite_something_are_refused(house, name):
+    other = house.write(f"more/{name}.yaml", house.experiments[0].read_text())
+    outcome = house.run("submit", experiments=[other, house.experiments[1]])
+    assert "a run bears the name of its experiment file" in str(outcome.exception)
+    assert not house.ran
+
+
 def test_dry_run_prints_the_commands_and_changes_nothing(house):
     house.commands("submit")
     add(house)

@@ -17,6 +17,9 @@ from pneumoseg.cli.steps import Builder, Step, require_files
 PAPERS_CLASSIFIER = "experiments/classifier_augmentation.yaml"
 PAPERS_SEGMENTER = "experiments/segmenter_window_swa.yaml"
 _TRUTH_OF_TEST = "test-rle.csv"
+_SPEC = "spec.json"  # of a bundle
+# Names in the folder of results that a run, which bears the name of its experiment, cannot have.
+_RESERVED = {"pipeline", "predictions", "scores", "test", "cache"}
 
 
 class Goal(str, Enum):
@@ -115,6 +118,15 @@ class Plan:
     tuned: bool = True
     flip: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse experiments whose runs would overwrite each other or other results."""
+        names = [self.classifier.stem, self.segmenter.stem]
+        if names[0] == names[1] or _RESERVED & set(names):
+            raise ValueError(
+                f"{self.classifier} and {self.segmenter}: a run bears the name of its experiment file, so names must "
+                f"differ, and be none of {', '.join(sorted(_RESERVED))}: rename a file"
+            )
+
     def steps(self, goal: Goal) -> list[Step]:
         """Return the steps to make for a goal, in order; each brings the steps that it needs."""
         makers: dict[Goal, Callable[[], list[Step]]] = {
@@ -137,25 +149,28 @@ class Plan:
 
     def train(self, experiment: Path) -> Step:
         """Train a network as its experiment file says; a finished run stays, a stopped one is resumed."""
-        from pneumoseg.config import experiment_files
+        from pneumoseg.config import experiment_files, load_experiment
         from pneumoseg.training.run import Run
 
         index, run = self.index(), Run(self.runs / experiment.stem)
         command = ("train", str(experiment), "--manifest", str(index.output), "--out", str(run.folder), "--resume")
-        return Step(command, run.metrics_file, (index,), tuple(experiment_files(experiment)))
+        start = getattr(load_experiment(experiment), "start_from", None)
+        patterns = ((Path(start), _SPEC),) if start else ()
+        return Step(command, run.metrics_file, (index,), tuple(experiment_files(experiment)), patterns)
 
     def assemble(self) -> Step:
         """Join the networks of both runs to a pipeline."""
         trained = [self.train(experiment) for experiment in (self.classifier, self.segmenter)]
         runs = [str(step.output.parent) for step in trained if step.output]
         command = ("assemble", *runs, "--out", str(self._pipeline))
-        return Step(command, self._pipeline / "pipeline.json", tuple(trained))
+        patterns = tuple((Path(run), pattern) for run in runs for pattern in (f"**/{_SPEC}", "*.json"))
+        return Step(command, self._pipeline / "pipeline.json", tuple(trained), patterns=patterns)
 
     def cache(self, *, scored: bool, flip: bool = False) -> Step:
         """Run the networks once over the images that neither was trained on.
 
         Args:
-            scored: Whether over the images to score, or over those to choose the rule on.
+            scored: Whether these are the images to score; otherwise those to choose the rule on.
             flip: Whether mirrored images are averaged.
         """
         index = self._scored_index() if scored else self.index()

@@ -1,8 +1,9 @@
 """Steps that each make one file with one command, repeated only when something they were made of has changed."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoseg.atomic_write import atomic_write
@@ -18,7 +19,8 @@ class Step:
         command: The arguments after `pneumoseg`. A change of any of them makes the file stale.
         output: The file; None for a command that only prints, which always runs.
         needs: Steps whose files the command reads.
-        inputs: Other files that the command reads. A missing one is part of the state, too.
+        inputs: Other files that the command reads, which may be missing.
+        patterns: Folders and patterns of further files below them that the command reads, such as a run's bundles.
         folders: Folders whose DICOM files the command reads, at any depth.
     """
 
@@ -26,19 +28,20 @@ class Step:
     output: Path | None
     needs: tuple["Step", ...] = ()
     inputs: tuple[Path, ...] = ()
-    folders: tuple[Path, ...] = field(default=())
+    patterns: tuple[tuple[Path, str], ...] = ()
+    folders: tuple[Path, ...] = ()
 
 
 class Builder:
     """Run the commands of stale steps, each after the steps that it needs.
 
-    A step is stale if its file is missing, or if its command, or the path, size or modification time of any file that
-    it reads, differs from when the file was made. These are kept in a folder, one small file per step.
+    A step is stale if its file is missing or was replaced, or if its command, or the path, size or modification time of
+    any file that it reads, differs from when the file was made. A folder keeps one small record of these per step.
 
     Args:
-        folder: Folder for what the files were made of.
+        folder: Folder of the records, below the folder of the outputs.
         run: Runs one command; raises an exception if the command fails.
-        dry_run: Whether `run` only shows the commands: nothing is recorded, and what follows a stale step is stale.
+        dry_run: Whether `run` only shows the commands: nothing is recorded, and a step that needs a stale one is stale.
     """
 
     def __init__(self, folder: Path, run: RunCommand, *, dry_run: bool = False) -> None:
@@ -60,29 +63,35 @@ class Builder:
         if step.output is None:
             self._run(step.command)
             return True
-        state, record = _state(step), self._folder / hashlib.sha256(str(step.output).encode()).hexdigest()[:16]
+        record, inputs = self._record_of(step.output), _describe_inputs(step)
         known = record.read_text(encoding="utf-8") if record.exists() else None
-        if step.output.exists() and known == state and not (changed and self._dry_run):
+        if known == f"{inputs}\n{_describe(step.output)}" and not (changed and self._dry_run):
             return False
-        record.unlink(missing_ok=True) if not self._dry_run else None
+        if not self._dry_run:
+            record.unlink(missing_ok=True)
         self._run(step.command)
         if not self._dry_run:
             with atomic_write(record) as temporary:
-                temporary.write_text(state, encoding="utf-8")
+                temporary.write_text(f"{inputs}\n{_describe(step.output)}", encoding="utf-8")
         return True
 
+    def _record_of(self, output: Path) -> Path:
+        name = os.path.relpath(output, self._folder)
+        return self._folder / hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
 
-def _state(step: Step) -> str:
+
+def _describe_inputs(step: Step) -> str:
     """Return the command, and a checksum of the paths, sizes and times of all files that the step reads."""
     from pneumoseg.data.files import find_dicoms
 
     files = [need.output for need in step.needs if need.output is not None] + list(step.inputs)
-    listed = [path for folder in step.folders for path in find_dicoms(folder)]
-    lines = [_described(path) for path in [*files, *listed]]
-    return "\n".join([*step.command, hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()])
+    found = [path for folder, pattern in step.patterns for path in sorted(folder.glob(pattern))]
+    dicoms = [path for folder in step.folders for path in find_dicoms(folder)]
+    lines = "\n".join(map(_describe, [*files, *found, *dicoms]))
+    return "\n".join([*step.command, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()])
 
 
-def _described(path: Path) -> str:
+def _describe(path: Path) -> str:
     try:
         status = path.stat()
     except OSError:

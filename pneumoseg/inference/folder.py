@@ -271,7 +271,8 @@ def _threshold(folders: Iterable[Path], bundles: Sequence[Bundle], chosen: float
     for folder, bundle in zip(folders, bundles, strict=True):
         if "probability" not in bundle.thresholds:
             raise BundleError(
-                f"{folder}: holds no threshold named probability; choose one with --classifier-threshold or --mask-threshold"
+                f"{folder}: holds no threshold named probability; choose one with --classifier-threshold or "
+                "--mask-threshold"
             )
     return sum(bundle.thresholds["probability"] for bundle in bundles) / len(bundles)
 

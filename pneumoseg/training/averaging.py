@@ -91,9 +91,11 @@ def average_epochs(run: Run, epochs: str, manifest: pd.DataFrame, folder: str | 
     settings = run.settings()
     if not isinstance(settings, SegmenterSettings):
         raise ValueError(f"{run.folder} holds a classifier's run: only a segmenter's epochs can be averaged")
+    if not run.is_finished:
+        raise ValueError(f"{run.folder} is not finished: finish it with --resume first")
     start, end = _kept_window(run, epochs)
     folder = Path(folder or run.average_folder(start, end))
-    if folder in (run.best, run.swa):
+    if folder.resolve() in (run.best.resolve(), run.swa.resolve()):
         raise ValueError(f"{folder} is the run's own: name another folder")
     announce_device(keras.config.dtype_policy().name, settings.jit_compile)
     bundle, average = load_bundle(run.best), list[np.ndarray]()

@@ -85,8 +85,13 @@ class Run:
         """Return the experiment's settings.
 
         Raises:
-            ConfigError: If the folder holds none, or they are invalid.
+            ConfigError: If the settings are invalid.
+            ValueError: If the folder holds none.
         """
+        if self.folds():
+            raise ValueError(f"{self.folder} holds a cross-validation: name the run of a fold, such as fold_1 in it")
+        if not (self.folder / _SETTINGS).exists():
+            raise ValueError(f"{self.folder} holds no run: it has no {_SETTINGS}")
         return load_experiment(self.folder / _SETTINGS)
 
     def history(self) -> pd.DataFrame:
@@ -201,17 +206,15 @@ class Run:
                 process is training in it.
             ValueError: If the run to resume has other settings or images, or its images have changed.
         """
-        self.refuse_finished()
-        if self.checkpoint.exists():
-            if not self.resume:
-                raise FileExistsError(
-                    f"{self.folder} holds a stopped run: continue it with --resume, or remove it to train again"
-                )
-            self._check_unchanged(settings, training, validation)
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = _environment() | announce_device(settings.precision, settings.jit_compile)
-        texts = _descriptions(settings, training, validation) | {_ENVIRONMENT: json.dumps(environment, indent=2)}
-        with _locked(self.folder):
+        with _locked(self.folder):  # first, since the process that has it may be about to finish the run
+            self.refuse_finished()
+            if self.checkpoint.exists():
+                self._require_resumable(settings, training, validation)
+            else:
+                self._remove_earlier_training()
+            environment = _environment() | announce_device(settings.precision, settings.jit_compile)
+            texts = _descriptions(settings, training, validation) | {_ENVIRONMENT: json.dumps(environment, indent=2)}
             self._remove_leftovers()
             for name, text in texts.items():
                 with atomic_write(self.folder / name) as temporary:
@@ -282,6 +285,20 @@ class Run:
         with atomic_write(self.metrics_file) as temporary:
             temporary.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
         return metrics
+
+    def _require_resumable(self, settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame) -> None:
+        if not self.resume:
+            raise FileExistsError(
+                f"{self.folder} holds a stopped run: continue it with --resume, or remove it to train again"
+            )
+        self._check_unchanged(settings, training, validation)
+
+    def _remove_earlier_training(self) -> None:
+        """Remove the results of a training that lost its checkpoint, which must not mix with those of a new one."""
+        for folder in (self.best, self.swa, self.epoch_weights):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.history_file, self.predictions_file, self.enrichment_file, *self._average_files()):
+            file.unlink(missing_ok=True)
 
     def _check_unchanged(self, settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame) -> None:
         for name, text in _descriptions(settings, training, validation).items():

@@ -13,7 +13,7 @@ from pneumoseg.config import Split
 from pneumoseg.data.loaders import files_named
 from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
 from pneumoseg.data.splits import count_shared_patients, stratified_folds, stratified_split
-from pneumoseg.models.bundle import DataSplit
+from pneumoseg.models.bundle import DataSplit, is_bundle, read_bundle_spec
 from pneumoseg.training.engine import Engine
 from pneumoseg.training.run import Run
 from pneumoseg.training.tasks import Task, TrainingData
@@ -59,6 +59,8 @@ def train(
     """
     if task.settings.cross_validate:
         raise ValueError("cross_validate is true: call cross_validate")
+    if run.folds():
+        raise ValueError(f"{run.folder} holds a cross-validation: choose another folder")
     training, validation = _split(manifest, task.settings.split)
     return _train_split(task, training, validation, run, make_callback)
 
@@ -109,6 +111,8 @@ def cross_validate(
         )
         _train_split(task, training, validation, fold, make_callback)
     scores = [{k: v for k, v in fold.metrics().items() if k == "best_epoch" or "val_" in k} for fold in folds]
+    if run.is_finished:
+        return run.metrics()
     return run.write_metrics({"folds": scores, **task.summarize_folds(run, folds)})
 
 
@@ -119,7 +123,7 @@ def _train_split(
     finished = run.finished_metrics(settings, training, validation)
     if finished is not None:
         return finished
-    images = DataSplit({*training["image_id"], *task.images_trained_before(kept_out)}, validation["image_id"])
+    images = DataSplit({*training["image_id"], *_trained_before(task, run, kept_out)}, validation["image_id"])
     copies = task.copies(training)
     if task.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -147,6 +151,12 @@ def _train_split(
         )
         further = task.complete(run, model, data, history, callbacks)
         return run.finish(history, engine.best_epoch, training, validation, further)
+
+
+def _trained_before(task: Task, run: Run, kept_out: pd.DataFrame) -> frozenset[str]:
+    """Return the images that `start_from` was trained on, now or when a run to be resumed began."""
+    images = read_bundle_spec(run.best).images if run.checkpoint.exists() and is_bundle(run.best) else None
+    return task.images_trained_before(kept_out) | (images.training if images else frozenset())
 
 
 def _write_copies(run: Run, copies: pd.DataFrame) -> None:
