@@ -1,7 +1,6 @@
 """The decision on one image: from the probabilities of both networks to the final mask on the image's own grid."""
 
 import dataclasses
-import numbers
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -53,8 +52,8 @@ class DecisionRule:
         """Check the ranges."""
         for name, value in dataclasses.asdict(self).items():
             limit = 1.0 if name.endswith("threshold") else sys.float_info.max
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= limit:
-                expected = "a number from 0 to 1" if limit == 1 else "a finite number, 0 or more"
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
+                expected = "an int or float from 0 to 1" if limit == 1 else "a finite int or float, 0 or more"
                 raise ValueError(f"{name} is {value!r}, expected {expected}")
 
     @classmethod
