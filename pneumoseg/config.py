@@ -78,10 +78,8 @@ class Phase(Settings):
 class Plateau(Settings):
     """Fall of the learning rate by Keras' ReduceLROnPlateau on the monitored validation metric.
 
-    The rate never falls below `minimum`. Its default is our choice: the paper names none, its 23 epochs reach 2.6e-9
-    at the lowest, and Adam's steps at 1e-9 are lost in the rounding of a float32 weight of 0.03 or more. `stop_after`
-    ends the training after that many epochs of the last phase without a new best of that phase; earlier phases run to
-    their end.
+    The rate never falls below `minimum`. `stop_after` ends the training after that many epochs of the last phase without
+    a new best of that phase; earlier phases run to their end.
 
     Attributes:
         patience: Number of epochs without improvement after which the learning rate is reduced.
@@ -92,6 +90,8 @@ class Plateau(Settings):
 
     patience: PositiveInt
     factor: Fraction
+    # Chosen: the paper names none. Its 23 epochs reach 2.6e-9 at the lowest, and Adam's steps at 1e-9 are lost in the
+    # rounding of a float32 weight of 0.03 or more.
     minimum: Annotated[float, Field(ge=0)] = 1e-9
     stop_after: PositiveInt | None = None
 

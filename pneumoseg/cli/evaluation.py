@@ -61,7 +61,7 @@ def evaluate(
 ) -> None:
     """Score a pipeline on cached predictions: every table, in seconds.
 
-    Next to the pipeline it scores the segmenter alone, both without elimination, and the all-empty baseline.
+    Also scores the segmenter alone, each with and without the removal of small components, and the all-empty baseline.
     """
     from pneumoseg.evaluation import evaluate_pipeline
     from pneumoseg.evaluation.caveats import caveats

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pneumoseg.training.run import Run
 
 _STAGES = {
-    "classifier": "below the classifier's threshold",
+    "classifier": "not above the classifier's threshold",
     "segmenter": "without a segmented pixel",
-    "triplet": "with too few confident pixels",
+    "triplet": "stopped by the triplet rule",
     "elimination": "with small regions only",
     "mask": "with a mask",
     "error": "unreadable",
@@ -45,10 +45,10 @@ def assemble(
     minimum_area: Annotated[float, typer.Option(help="Smallest component kept, in pixels at 1024 x 1024.")] = 3500,
     flip: Annotated[bool, typer.Option("--flip", help="Also average over the mirrored image.")] = False,
 ) -> None:
-    """Join trained networks to a pipeline.
+    """Combine trained networks into a pipeline.
 
-    Of a run the averaged weights are taken if there are any, otherwise those of the best epoch; of a cross-validated
-    run those of every fold.
+    Uses the averaged weights of a run if there are any, otherwise those of its best epoch. Uses the networks of all folds
+    of a cross-validation.
     """
     from pneumoseg.inference import assemble_pipeline
     from pneumoseg.models.bundle import is_bundle, read_bundle_spec

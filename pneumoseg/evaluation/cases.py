@@ -98,13 +98,13 @@ def score_cases(
         One row per image, in order:
 
         - `image_id`, `positive`, `probability` (the classifier's), `max_probability` (of a pixel, the segmenter's).
-        - `truth_px`, `raw_px` (the raw mask's pixels, before the triplet rule and elimination; 0 if the classifier did
-          not pass the image on), `predicted_px`.
+        - `truth_px`, `raw_px` (pixels of the raw mask; 0 if the classifier did not pass the image on), `predicted_px`.
         - `raw_dice` (of the raw mask), `dice`, `iou`, `f2`.
         - `stage` (see `Decision`; "error" if the file could not be read), `outcome` (see `OUTCOMES`).
         - `disagreement`: the absolute difference of `probability` and `max_probability`.
-        - `missing_dice classifier` and so on: the part of 1 - Dice due to each of `ERROR_CAUSES`. The part of
-          elimination is negative where it removed more wrong than right pixels.
+        - `missing_dice classifier` and so on: the part of 1 - Dice due to each of `ERROR_CAUSES`.
+
+        The part of elimination is negative where it removed more wrong than right pixels.
 
     Raises:
         ValueError: If a threshold or an area of the rule was not counted.

@@ -172,9 +172,11 @@ def _split(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataF
     )
     for name, rows in (("Training", training), ("Validation", validation)):
         _log.info(f"{name}: {len(rows)} images, {rows['has_pneumothorax'].sum()} positive")
-    shared = count_shared_patients(training, validation)
-    _log.info(f"Patients in both splits: {shared} ({describe_patients(manifest)})")
-    if not has_known_patients(manifest):
+    if has_known_patients(manifest):
+        shared = count_shared_patients(training, validation)
+        _log.info(f"Patients in both splits: {shared} ({describe_patients(manifest)})")
+    else:
+        _log.info(f"Patients in both splits: not known ({describe_patients(manifest)})")
         _log.info(
             "A patient's images may be in both splits unnoticed, which makes scores too good: index with an id map"
         )
