@@ -58,7 +58,7 @@ WARM_UP, TIMED = 5, 20
 
 
 class Case:
-    """One process: what it runs, where it writes, and its turn on the GPU."""
+    """One process: its command, its output file, and its turn on the GPU."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name, self.output, self.steps = name, options.output, options.steps

@@ -78,8 +78,8 @@ class Phase(Settings):
 class Plateau(Settings):
     """Fall of the learning rate by Keras' ReduceLROnPlateau on the monitored validation metric.
 
-    The rate never falls below `minimum`. `stop_after` ends the training after that many epochs of the last phase without
-    a new best of that phase; earlier phases run to their end.
+    The rate never falls below `minimum`. `stop_after` ends the training after that many epochs of the last phase
+    without a new best of that phase; earlier phases run to their end.
 
     Attributes:
         patience: Number of epochs without improvement after which the learning rate is reduced.

@@ -47,8 +47,8 @@ def assemble(
 ) -> None:
     """Combine trained networks into a pipeline.
 
-    Uses the averaged weights of a run if there are any, otherwise those of its best epoch. Uses the networks of all folds
-    of a cross-validation.
+    Uses the averaged weights of a run if there are any, otherwise those of its best epoch, and the networks of all
+    folds of a cross-validation.
     """
     from pneumoseg.inference import assemble_pipeline
     from pneumoseg.models.bundle import is_bundle, read_bundle_spec
