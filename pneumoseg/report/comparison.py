@@ -146,11 +146,6 @@ def _interval(tables: list[pd.DataFrame], name: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def metrics_of(run: Path) -> dict[str, Any]:
-    """Return the metrics of a finished run; an empty dictionary if it is not finished."""
-    return Run(run).metrics()
-
-
 def _averaged(values: Mapping[str, Any], prefix: str) -> str:
     """Return a name for the average of some epochs."""
     start, end, every = (values.get(f"{prefix}{name}") for name in ("start_epoch", "end_epoch", "every"))

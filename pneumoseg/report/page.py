@@ -17,8 +17,9 @@ from pneumoseg.evaluation.caveats import caveats
 from pneumoseg.evaluation.tables import BASELINE
 from pneumoseg.inference import PipelineFolder
 from pneumoseg.report import charts, gallery
-from pneumoseg.report.comparison import histories, metrics_of, segmenter_scores
+from pneumoseg.report.comparison import histories, segmenter_scores
 from pneumoseg.report.curves import draw_curves
+from pneumoseg.training.run import Run
 
 _TITLES = {
     "mean_dice": "mean Dice",
@@ -171,7 +172,7 @@ def _charts(evaluation: Evaluation, runs: Sequence[str | Path]) -> dict[str, str
     if charts.has_both_classes(evaluation.cases):
         figures["classifier"] = charts.plot_classifier(evaluation.cases, rule.classifier_threshold)
     for run in map(Path, runs):
-        metrics = metrics_of(run)
+        metrics = Run(run).metrics()
         start, end, every = (metrics.get(f"swa_{name}") for name in ("start_epoch", "end_epoch", "every"))
         averaged = range(start, end + 1, every) if start and end and every else ()
         for label, history in histories(run).items():

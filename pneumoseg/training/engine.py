@@ -73,12 +73,12 @@ class Engine:
         self._checkpoint = Checkpoint(run.checkpoint, [each for each in callbacks if isinstance(each, Stateful)])
         self._history = HistoryFile(run.history_file, self._checkpoint.epochs)
         self._best = BestBundle(objective.monitor, save)
-        scores = [] if objective.scores is None else [objective.scores]
+        scorers = [] if objective.validation_callback is None else [objective.validation_callback]
         # A loss or weight that is not finite is found before anything is written. The history notes the learning rate
         # before it falls. The checkpoint needs the history, and comes before the best bundle, which `BestBundle.resume`
         # writes again if a process died between the two.
         self._callbacks = [
-            *scores,
+            *scorers,
             FiniteLoss(run.folder, run.best),
             keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
             self._history,

@@ -20,7 +20,7 @@ class Objective:
         monitor: Name of the value in an epoch's logs that tells how good the epoch is; greater is better.
         metrics: Metrics of the training images, and of `validation` if it is given.
         validation: Batches on which Keras measures the loss and the metrics after each epoch.
-        scores: Callback that adds validation scores to the logs itself; it takes the place of `validation`.
+        validation_callback: Callback that adds validation scores to the logs itself, in place of `validation`.
         class_weights: Weight of one image in the training loss, by label.
     """
 
@@ -28,7 +28,7 @@ class Objective:
     monitor: str
     metrics: Sequence[keras.metrics.Metric] = ()
     validation: tf.data.Dataset | None = None
-    scores: keras.callbacks.Callback | None = None
+    validation_callback: keras.callbacks.Callback | None = None
     class_weights: dict[int, float] | None = None
 
 

@@ -241,7 +241,7 @@ class ClassifierTask(Task):
             loss,
             "val_mcc",
             classification_metrics(),
-            scores=MCC(data.validation_batches, data.validation["has_pneumothorax"].to_numpy(), loss),
+            validation_callback=MCC(data.validation_batches, data.validation["has_pneumothorax"].to_numpy(), loss),
             class_weights=_class_weights(self.settings.class_weights, data.labels),
         )
 

@@ -82,7 +82,7 @@ def fit(folder, model, *observers, callbacks=(), phases=PHASES, metrics=(), stop
         return batches
 
     loss = keras.losses.BinaryCrossentropy()
-    objective = Objective(loss, "val_mcc", metrics, scores=MCC(batches, LABELS, loss))
+    objective = Objective(loss, "val_mcc", metrics, validation_callback=MCC(batches, LABELS, loss))
     engine = Engine(
         model, Schedule(phases, stop_after), objective, Run(folder), save, callbacks=callbacks, observers=observers
     )

@@ -141,7 +141,8 @@ def small_training(folder, seed, watch=None, policy="float32", **settings):
 
     loss = keras.losses.BinaryCrossentropy()
     engine = Engine(
-        model, Schedule(PHASES, **settings), Objective(loss, "val_auc", scores=MCC(batches, LABELS, loss)), Run(folder),
+        model, Schedule(PHASES, **settings),
+        Objective(loss, "val_auc", validation_callback=MCC(batches, LABELS, loss)), Run(folder),
         lambda model, logs: model.save_weights(folder / "best.weights.h5"),
         callbacks=[ResumablePlateau("val_auc", 0.5, 1, mode="max")], observers=[watch] if watch else [],
     )  # fmt: skip
