@@ -19,7 +19,7 @@ def synthesize(
     test: Annotated[int, typer.Option(help="Test images.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
 ) -> None:
-    """Generate a data set of synthetic chest X-rays in the competition's format."""
+    """Generate a synthetic data set in the competition's format."""
     from pneumoseg.synthetic import write_dataset
 
     write_dataset(folder, train=train, test=test, seed=seed)
@@ -82,7 +82,7 @@ def show_augmentations(
     count: Annotated[int, typer.Option(help="Number of positive images, chosen at random.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same images and changes.")] = 0,
 ) -> None:
-    """Draw images next to their augmented versions, one per transform."""
+    """Draw images next to their augmented versions."""
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.contact_sheet import draw_augmentations
 

@@ -27,7 +27,10 @@ def tune(
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same fraction of the images.")] = 0,
 ) -> None:
-    """Choose the thresholds and areas of a pipeline on validation images."""
+    """Choose the decision rule of a pipeline.
+
+    Tries thresholds and areas on images that the pipeline was not trained on.
+    """
     import dataclasses
 
     from pneumoseg.evaluation import require_predictions_of
@@ -59,7 +62,7 @@ def evaluate(
     ] = None,
     assembled: Assembled = False,
 ) -> None:
-    """Score a pipeline on cached predictions: every table, in seconds.
+    """Score a pipeline on cached predictions.
 
     Also scores the segmenter alone, each with and without the removal of small components, and the all-empty baseline.
     """
@@ -101,7 +104,7 @@ def report(
     assembled: Assembled = False,
     max_images: Annotated[int, typer.Option(help="Maximum number of images in the gallery.", min=0)] = 500,
 ) -> None:
-    """Write one HTML page with every score, table and curve, and a gallery of the images."""
+    """Write all scores and images as an HTML page."""
     from pneumoseg.evaluation import compare_predictions, evaluate_pipeline
     from pneumoseg.inference import PipelineFolder
     from pneumoseg.predictions import load_predictions

@@ -95,9 +95,9 @@ def cache_predictions(
     flip: Annotated[bool, typer.Option("--flip", help="Also average over the mirrored image.")] = False,
     batch_size: BatchSize = 4,
 ) -> None:
-    """Run both networks once over annotated images and keep their outputs.
+    """Run both networks once and keep their outputs.
 
-    Images that the pipeline was trained on are left out.
+    The images are those of a manifest, without the ones that the pipeline was trained on.
     """
     import dataclasses
 
@@ -155,7 +155,10 @@ def validate_submission(
     rows: Annotated[int, typer.Option(help="Height of every mask.")] = 1024,
     columns: Annotated[int, typer.Option(help="Width of every mask.")] = 1024,
 ) -> None:
-    """Check a submission and list its problems; exit with status 1 if there are any."""
+    """Check a submission and list its problems.
+
+    Exits with status 1 if there are any.
+    """
     from pneumoseg.data.annotations import read_annotations
     from pneumoseg.submission import validate_submission
 

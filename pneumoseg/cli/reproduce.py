@@ -284,7 +284,9 @@ def reproduce(
     flip: Annotated[bool, typer.Option("--flip", help="Also show in the report what mirrored images change.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that would run.")] = False,
 ) -> None:
-    """Make all missing or stale files, from a data set in the competition's format to every result.
+    """Make all missing or stale results of a data set.
+
+    The data set is in the competition's format.
 
     Prints each command before it runs, so that any of them can be repeated by hand. A file is made again if its command
     or anything that the command reads has changed. A finished run is never overwritten: where it would have to be

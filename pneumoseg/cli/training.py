@@ -21,7 +21,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.", callback=output_folder)],
     resume: Resume = False,
 ) -> None:
-    """Train a network with the settings of an experiment file."""
+    """Train the network of an experiment file."""
     from pneumoseg.config import load_experiment
     from pneumoseg.data.index import load_manifest
     from pneumoseg.training.run import Run
@@ -65,7 +65,7 @@ def swa(
         typer.Option(help="Folder of the bundle; by default in the run's folder.", callback=output_folder),
     ] = None,
 ) -> None:
-    """Average the weights of several epochs of a segmenter run."""
+    """Average the weights of a segmenter's epochs."""
     from pneumoseg.data.index import load_manifest
     from pneumoseg.report.curves import draw_curves
     from pneumoseg.training.averaging import average_epochs
