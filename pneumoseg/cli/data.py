@@ -19,7 +19,7 @@ def synthesize(
     test: Annotated[int, typer.Option(help="Test images.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
 ) -> None:
-    """Generate a synthetic data set in the competition's format."""
+    """Generate a synthetic data set."""
     from pneumoseg.synthetic import write_dataset
 
     write_dataset(folder, train=train, test=test, seed=seed)
