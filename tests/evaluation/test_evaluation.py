@@ -216,7 +216,7 @@ def test_predictions_of_more_images_are_compared_on_the_references(predictions):
 
 def test_predictions_of_other_images_are_refused(predictions, tmp_path):
     for chosen in (np.arange(COUNT) > 0, np.zeros(COUNT, bool)):
-        with pytest.raises(ValueError, match=r"hold predictions of different images: cache the predictions of both"):
+        with pytest.raises(ValueError, match=r"hold predictions of different images: cache both from one manifest"):
             compare_predictions(predictions, {"fewer": predictions.select(chosen)}, TUNED)
     other = predictions_for(tmp_path / "b", 1)
     other.manifest["image_id"] = [f"x{number}" for number in range(COUNT)]
