@@ -316,7 +316,7 @@ def test_unknown_transform_is_named_before_anything_is_made(classifier):
 def test_enrichment_that_is_impossible_is_refused_before_anything_is_made(classifier, manifest, tmp_path):
     positives = manifest[manifest["has_pneumothorax"]]
     mostly = pd.concat([positives, manifest[~manifest["has_pneumothorax"]].head(4)])
-    with pytest.raises(ValueError, match="leave enrichment out"):
+    with pytest.raises(ValueError, match="train without enrichment"):
         train(classifier(enrichment=PAPER), mostly, Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -2,11 +2,14 @@
 
 import json
 import re
+from contextlib import nullcontext
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from pneumoseg.config import ConfigError
+from pneumoseg.config import load_experiment
+from pneumoseg.training import run as runs
 from pneumoseg.training.run import Run
 
 
@@ -20,11 +23,46 @@ def test_folder_without_a_run_is_named(tmp_path):
         (run.history, ValueError, r"absent holds no run: it has no history\.csv"),
         (run.split, ValueError, r"absent holds no run: it has no split\.csv"),
         (run.validation_predictions, ValueError, r"absent holds no finished classifier run: it needs validation_pred"),
-        (run.settings, ConfigError, r"absent/settings\.yaml: no such experiment file"),
+        (run.settings, ValueError, r"absent holds no run: it has no settings\.yaml"),
         (run.deployable, ValueError, rf"absent holds no finished run: .*--out {re.escape(str(run.folder))} --resume"),
     ]:
         with pytest.raises(error, match=message):
             read()
+
+
+def test_settings_of_folds_are_in_the_runs_of_the_folds(tmp_path):
+    (tmp_path / "fold_1").mkdir()
+    with pytest.raises(ValueError, match="holds a cross-validation: name the run of a fold, such as fold_1 in it"):
+        Run(tmp_path).settings()
+
+
+ROWS = pd.DataFrame(
+    {
+        "image_id": ["a", "b"], "has_pneumothorax": [True, False], "rle": ["1 2", "-1"], "rows": [8, 8],
+        "columns": [8, 8], "frame_length": [9, 9],
+    }
+)  # fmt: skip
+SETTINGS = load_experiment(Path(__file__).parents[2] / "experiments" / "demo_classifier.yaml")
+
+
+def test_results_of_a_training_without_a_checkpoint_do_not_mix_with_those_of_a_new_one(tmp_path):
+    run = Run(tmp_path)
+    for name in ("best/spec.json", "swa/spec.json", "epochs/epoch_002.npz", "history.csv", "swa_1-2.json", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with run.open(SETTINGS, ROWS.head(1), ROWS.tail(1)):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "environment.json", "notes.txt", "settings.yaml", "split.csv",
+        ]  # fmt: skip
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(tmp_path, monkeypatch):
+    """The lock is taken before anything is checked."""
+    order = []
+    monkeypatch.setattr(Run, "refuse_finished", lambda self: order.append("checked"))
+    monkeypatch.setattr(runs, "_locked", lambda folder: order.append("locked") or nullcontext())
+    with Run(tmp_path).open(SETTINGS, ROWS.head(1), ROWS.tail(1)):
+        assert order == ["locked", "checked"]
 
 
 def test_cache_is_next_to_the_run_and_shared_by_its_folds(tmp_path):
