@@ -76,8 +76,8 @@ def test_areas_out_of_range(name, value):
 
 
 def test_bounds_of_the_ranges_are_within():
-    DecisionRule(0, 0, 0, 0, 0)
-    DecisionRule(1, 1.0, 2**20, 1, 2**20)
+    for numbers in ((0, 0, 0, 0, 0), (1, 1.0, 2**20, 1, 2**20)):
+        assert dataclasses.astuple(DecisionRule(*numbers)) == numbers
 
 
 NUMBERS = dataclasses.asdict(DecisionRule(0.1, 0.2, 3, 0.4, 5))

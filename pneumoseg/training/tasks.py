@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class Task(ABC):
     settings: Experiment
     augmentations: Sequence[Augmentation] = ()
     deterministic = False
+    _load: Callable[..., Examples]
 
     @property
     def schedule(self) -> Schedule:
@@ -133,9 +134,10 @@ class Task(ABC):
     def build_model(self) -> keras.Model:
         """Build the network with its initial weights."""
 
-    @abstractmethod
     def make_examples(self, rows: pd.DataFrame, cache_dir: Path) -> Examples:
-        """Return the examples of some manifest rows."""
+        """Return the examples of some manifest rows: images with labels, or with masks for a segmenter."""
+        size, gigabytes = self.settings.image_size, self.settings.decoded_images_gigabytes
+        return self._load(rows, size, cache_dir=cache_dir, decoded_images_gigabytes=gigabytes)
 
     @abstractmethod
     def objective(self, data: TrainingData) -> Objective:
@@ -188,6 +190,7 @@ class ClassifierTask(Task):
     """
 
     settings: ClassifierSettings
+    _load = staticmethod(classification_examples)
 
     def __init__(self, settings: ClassifierSettings) -> None:
         self.settings, self.deterministic = settings, settings.deterministic
@@ -226,13 +229,6 @@ class ClassifierTask(Task):
         """Build the network with its initial weights."""
         with precision(self.settings.precision):
             return build_classifier(**self._arguments, weights=self.settings.weights)
-
-    def make_examples(self, rows: pd.DataFrame, cache_dir: Path) -> Examples:
-        """Return images and labels of some manifest rows."""
-        gigabytes = self.settings.decoded_images_gigabytes
-        return classification_examples(
-            rows, self.settings.image_size, cache_dir=cache_dir, decoded_images_gigabytes=gigabytes
-        )
 
     def objective(self, data: TrainingData) -> Objective:
         """Return the loss, the metrics, and the validation MCC as the value that tells the best epoch."""
@@ -307,6 +303,7 @@ class SegmenterTask(Task):
     """
 
     settings: SegmenterSettings
+    _load = staticmethod(segmentation_examples)
 
     def __init__(self, settings: SegmenterSettings) -> None:
         self.settings, self.augmentations = settings, _augmentations(settings.augmentation)
@@ -334,13 +331,6 @@ class SegmenterTask(Task):
         if self.settings.start_from is not None:
             model.set_weights(load_bundle(self.settings.start_from).model.get_weights())
         return model
-
-    def make_examples(self, rows: pd.DataFrame, cache_dir: Path) -> Examples:
-        """Return images and masks of some manifest rows."""
-        gigabytes = self.settings.decoded_images_gigabytes
-        return segmentation_examples(
-            rows, self.settings.image_size, cache_dir=cache_dir, decoded_images_gigabytes=gigabytes
-        )
 
     def objective(self, data: TrainingData) -> Objective:
         """Return the loss, the metrics, and the validation IoU as the value that tells the best epoch."""

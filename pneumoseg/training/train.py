@@ -110,9 +110,9 @@ def cross_validate(
             f"{count_shared_patients(training, validation)} patients in both"
         )
         _train_split(task, training, validation, fold, make_callback)
-    scores = [{k: v for k, v in fold.metrics().items() if k == "best_epoch" or "val_" in k} for fold in folds]
     if run.is_finished:
         return run.metrics()
+    scores = [{k: v for k, v in fold.metrics().items() if k == "best_epoch" or "val_" in k} for fold in folds]
     return run.write_metrics({"folds": scores, **task.summarize_folds(run, folds)})
 
 
