@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from pneumoseg.config import load_experiment
     from pneumoseg.data.index import index_dataset, load_manifest, save_manifest, summarize
     from pneumoseg.decision import DecisionRule
-    from pneumoseg.dicom import DicomError, read_image
     from pneumoseg.evaluation import Estimate, evaluate, evaluate_pipeline, table_columns
     from pneumoseg.evaluation.tuning import tune
+    from pneumoseg.image_errors import DicomError, ImageError
+    from pneumoseg.images import read_image
     from pneumoseg.inference import Pipeline, assemble_pipeline, load_pipeline
     from pneumoseg.overlay import draw_outlines
     from pneumoseg.predictions import cache_predictions, load_predictions
@@ -34,6 +35,7 @@ __all__ = [
     "DecisionRule",
     "DicomError",
     "Estimate",
+    "ImageError",
     "Pipeline",
     "Run",
     "assemble_pipeline",
@@ -63,9 +65,10 @@ _MODULES = {
     "config": ["load_experiment"],
     "data.index": ["index_dataset", "load_manifest", "save_manifest", "summarize"],
     "decision": ["DecisionRule"],
-    "dicom": ["DicomError", "read_image"],
     "evaluation": ["Estimate", "evaluate", "evaluate_pipeline", "table_columns"],
     "evaluation.tuning": ["tune"],
+    "image_errors": ["DicomError", "ImageError"],
+    "images": ["read_image"],
     "inference": ["Pipeline", "assemble_pipeline", "load_pipeline"],
     "overlay": ["draw_outlines"],
     "predictions": ["cache_predictions", "load_predictions"],

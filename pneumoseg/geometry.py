@@ -1,5 +1,6 @@
 """Geometry between an image and the square that a network sees: letterboxing, its inverse, and area scaling."""
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 REFERENCE_PIXELS = 1024 * 1024
 """Pixels of the grid on which areas are given, the competition's 1024 x 1024."""
+
+SHORTEST_MM, LONGEST_MM = 220, 500
+"""Shortest and longest credible side of a radiograph of a chest, in mm. The largest detectors measure 430 mm."""
 
 
 class Letterbox(NamedTuple):
@@ -27,6 +31,49 @@ class Letterbox(NamedTuple):
     width: int
     top: int
     left: int
+
+
+def square_shape(shape: tuple[int, int], pixel_aspect: float = 1.0) -> tuple[int, int]:
+    """Return the shape of an image once its pixels are square.
+
+    The longer side of a pixel is divided, so that the image gains pixels and loses none.
+
+    Args:
+        shape: (H, W) of the image, in pixels.
+        pixel_aspect: Height of a pixel divided by its width.
+
+    Returns:
+        (H, W) of the same area with square pixels.
+
+    Example:
+        >>> square_shape((100, 200), 1.5), square_shape((100, 200), 0.5)
+        ((150, 200), (100, 400))
+    """
+    rows, columns = shape
+    return round(rows * max(pixel_aspect, 1)), round(columns * max(1 / pixel_aspect, 1))
+
+
+def pixel_area_mm2(shape: tuple[int, int], pixel_spacing: tuple[float, float] | None) -> float:
+    """Return the area of a pixel if the pixel spacing can be believed.
+
+    Spacings often belong to the original of an image that was made smaller, or were filled in as 1. A spacing is
+    believed if the longer side of the image, which shows a chest, then measures 220 to 500 mm.
+
+    Args:
+        shape: (H, W) of the image, in pixels.
+        pixel_spacing: Distance between rows and between columns, in mm; None if unknown.
+
+    Returns:
+        The area in mm2; NaN if it is unknown or not believed.
+
+    Example:
+        >>> pixel_area_mm2((1024, 1024), (0.25, 0.25)), pixel_area_mm2((1024, 1024), (0.14, 0.14))
+        (0.0625, nan)
+    """
+    if pixel_spacing is None:
+        return math.nan
+    longest = max(shape[0] * pixel_spacing[0], shape[1] * pixel_spacing[1])
+    return pixel_spacing[0] * pixel_spacing[1] if SHORTEST_MM <= longest <= LONGEST_MM else math.nan
 
 
 def letterbox(rows: int, columns: int, size: int) -> Letterbox:

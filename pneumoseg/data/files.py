@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pneumoseg.dicom import DamagedError, DicomError, read_image
 from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
+from pneumoseg.image_errors import DamagedError, ImageError
+from pneumoseg.images import read_image
 
 _log = logging.getLogger(__name__)
 STATE_COLUMNS = ("file_bytes", "file_modified")
@@ -80,12 +81,12 @@ def file_state(path: str | Path) -> tuple[int, int]:
     Together they tell whether a file was changed.
 
     Raises:
-        DicomError: If there is no such file.
+        ImageError: If there is no such file.
     """
     try:
         status = os.stat(path)
     except OSError as error:
-        raise DicomError(str(path), f"cannot be opened ({error.strerror})") from error
+        raise ImageError(str(path), f"cannot be opened ({error.strerror})") from error
     return status.st_size, status.st_mtime_ns
 
 
@@ -135,6 +136,6 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 def _is_readable(path: Path) -> bool:
     try:
         read_image(path)
-    except DicomError:
+    except ImageError:
         return False
     return True

@@ -17,8 +17,10 @@ from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.annotations import read_annotations, read_id_map
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_dicoms
 from pneumoseg.data.patients import ID_MAP, describe_patients, doubts_about_patients
-from pneumoseg.dicom import DicomError, DicomHeader, read_dicom
 from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
+from pneumoseg.image_errors import ImageError
+from pneumoseg.image_header import ImageHeader
+from pneumoseg.images import read_with_header
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +38,15 @@ COLUMNS = {
     "rows": "int64",
     "columns": "int64",
     "pixel_spacing": "float64",
+    "pixel_aspect": "float64",
     "frame_offset": "int64",
     "frame_length": "int64",
     "file_bytes": "int64",
     "file_modified": "int64",
 }
+
+# Columns that a manifest may lack if it was made by hand or by an earlier version.
+_OPTIONAL = (*STATE_COLUMNS, "pixel_aspect")
 
 
 def index_dataset(
@@ -69,9 +75,10 @@ def index_dataset(
     Returns:
         The manifest, one row per image, sorted by image id, with the columns of `COLUMNS`. `path` is absolute, with
         links not resolved. `rle` is the run-length code of all annotation rows of the image, and `area_px` its number
-        of pixels. `age` is in years and `pixel_spacing` in mm, both NaN if unknown. `frame_offset` and `frame_length`
-        locate the JPEG frame in the file, in bytes; both are 0 if the file needs transcoding. `file_bytes` and
-        `file_modified` (nanoseconds since 1970) tell later whether the file has changed.
+        of pixels. `age` is in years and `pixel_spacing` in mm, both NaN if unknown. `pixel_aspect` is the height of a
+        pixel divided by its width. `frame_offset` and `frame_length` locate the JPEG frame in the file, in bytes; both
+        are 0 if the file needs transcoding. `file_bytes` and `file_modified` (nanoseconds since 1970) tell later
+        whether the file has changed.
 
     Raises:
         FileNotFoundError: If the folder or a CSV is missing.
@@ -124,7 +131,8 @@ def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
 def load_manifest(path: str | Path) -> pd.DataFrame:
     """Read a manifest written by `save_manifest`.
 
-    A manifest made by hand may lack the `STATE_COLUMNS`. Its files are then read again before each training.
+    A manifest made by hand may lack the `STATE_COLUMNS`. Its files are then read again before each training. It may
+    also lack `pixel_aspect`, if all pixels are square.
 
     Args:
         path: CSV file to read.
@@ -143,12 +151,14 @@ def load_manifest(path: str | Path) -> pd.DataFrame:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such manifest: make one with `pneumoseg index`")
     table = read_text_table(path)
-    missing = [column for column in COLUMNS if column not in table and column not in STATE_COLUMNS]
+    missing = [column for column in COLUMNS if column not in table and column not in _OPTIONAL]
     if missing:
         raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}: index the data set again")
     if not table["has_pneumothorax"].isin(["True", "False"]).all():
         raise ValueError(f"{path}: has_pneumothorax must be True or False in every row")
     table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
+    if "pixel_aspect" not in table:
+        table["pixel_aspect"] = "1"
     types = {column: kind for column, kind in COLUMNS.items() if column in table}
     return table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(types)
 
@@ -191,8 +201,8 @@ def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) ->
         return _left_out(image_id, path, "no annotation row")
     try:
         state = file_state(path)
-        image, header = read_dicom(path)
-    except DicomError as error:
+        image, header = read_with_header(path)
+    except ImageError as error:
         return _left_out(image_id, path, f"{type(error).__name__}: {error.reason}")
     try:
         mask = rle.decode_rows(texts[image_id], (image.shape[0], image.shape[1]))
@@ -216,7 +226,7 @@ def _label(mask: np.ndarray) -> dict:
     return {"has_pneumothorax": bool(mask.any()), "rle": rle.encode(mask), "area_px": int(mask.sum())}
 
 
-def _origin(header: DicomHeader, mapped_patient: str | None) -> dict:
+def _origin(header: ImageHeader, mapped_patient: str | None) -> dict:
     return {
         "patient_id": header.patient_id or "" if mapped_patient is None else mapped_patient,
         "patient_source": "header" if mapped_patient is None else ID_MAP,
@@ -226,6 +236,7 @@ def _origin(header: DicomHeader, mapped_patient: str | None) -> dict:
         "rows": header.rows,
         "columns": header.columns,
         "pixel_spacing": math.nan if header.pixel_spacing is None else header.pixel_spacing[0],
+        "pixel_aspect": header.pixel_aspect,
         "frame_offset": header.frame_offset,
         "frame_length": header.frame_length,
     }

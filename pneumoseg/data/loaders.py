@@ -123,7 +123,7 @@ def classification_examples(
 
     Raises:
         ValueError: If the manifest is empty.
-        DicomError: If a file that needs transcoding can no longer be read.
+        ImageError: If a file that needs transcoding can no longer be read.
 
     Example:
         >>> examples = classification_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
@@ -154,7 +154,7 @@ def segmentation_examples(
 
     Raises:
         ValueError: If the manifest is empty.
-        DicomError: If a file that needs transcoding can no longer be read.
+        ImageError: If a file that needs transcoding can no longer be read.
 
     Example:
         >>> examples = segmentation_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
@@ -175,7 +175,7 @@ def files_named(*manifests: pd.DataFrame) -> Iterator[None]:
         *manifests: The manifests whose images are loaded within the context.
 
     Raises:
-        DicomError: If a file was changed after it was indexed and can no longer be used.
+        ImageError: If a file was changed after it was indexed and can no longer be used.
 
     Example:
         >>> with files_named(manifest):  # doctest: +SKIP

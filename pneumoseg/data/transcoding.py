@@ -16,7 +16,8 @@ from rich.progress import track
 
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import STATE_COLUMNS, file_state, size_changed
-from pneumoseg.dicom import DicomError, read_dicom, read_image
+from pneumoseg.image_errors import ImageError
+from pneumoseg.images import read_image, read_with_header
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def encoded_frames(manifest: pd.DataFrame, cache_dir: str | Path) -> pd.DataFram
 
     Raises:
         FileNotFoundError: If files of the manifest are missing.
-        DicomError: If a file that was indexed can no longer be read, or its size in pixels differs from that of its
+        ImageError: If a file that was indexed can no longer be read, or its size in pixels differs from that of its
             mask.
     """
     frames = manifest[["path", "frame_offset", "frame_length"]].set_axis(["path", "offset", "length"], axis=1)
@@ -75,7 +76,7 @@ def check_files(manifest: pd.DataFrame) -> None:
         manifest: Manifest with one row per image, see `index_dataset`.
 
     Raises:
-        DicomError: If a file is missing, can no longer be read, or its size in pixels differs from that of its mask.
+        ImageError: If a file is missing, can no longer be read, or its size in pixels differs from that of its mask.
             The message names the first such file.
     """
     changed = _are_changed(manifest, _states(manifest))
@@ -102,13 +103,13 @@ def _are_changed(manifest: pd.DataFrame, states: list[tuple[int, int] | None]) -
 def _state_of(path: str) -> tuple[int, int] | None:
     try:
         return file_state(path)
-    except DicomError:
+    except ImageError:
         return None
 
 
 def _read_again(row: Any) -> tuple[int, int]:
     """Return the offset and the length of the frame in a changed file, zeros if it has none."""
-    _, header = read_dicom(row.path)
+    _, header = read_with_header(row.path)
     if error := size_changed(row, (header.rows, header.columns)):
         raise error
     return header.frame_offset, header.frame_length

@@ -1,27 +1,31 @@
 """Reader of DICOM radiographs: one file to the image as displayed, or a typed error with the reason and the remedy.
 
 The modules: `reader` reads a file, `elements` finds its data elements, `header` checks them, `frames` locates the
-encoded bytes, `codecs` decodes them, `stored` extracts the stored values, `display` turns these into grey levels, and
-`errors` defines the errors. No module keeps state or changes settings of pydicom, so any number of threads and
-processes may read images. The only warning is about a VOI LUT that contradicts itself; its text names the file.
+encoded bytes, `codecs` decodes them, `stored` extracts the stored values, and `display` turns these into grey levels.
+No module keeps state or changes settings of pydicom, so any number of threads and processes may read images. The only
+warning is about a VOI LUT that contradicts itself; its text names the file.
 """
 
-from pneumoseg.dicom.errors import (
+from pneumoseg.dicom.reader import read_dicom, read_image
+from pneumoseg.image_errors import (
     DamagedError,
     DicomError,
+    ImageError,
     NoPixelsError,
+    NotAnImageError,
     NotDicomError,
     TooLargeError,
     UnsupportedError,
 )
-from pneumoseg.dicom.header import DicomHeader
-from pneumoseg.dicom.reader import read_dicom, read_image
+from pneumoseg.image_header import ImageHeader
 
 __all__ = [
     "DamagedError",
     "DicomError",
-    "DicomHeader",
+    "ImageError",
+    "ImageHeader",
     "NoPixelsError",
+    "NotAnImageError",
     "NotDicomError",
     "TooLargeError",
     "UnsupportedError",

@@ -24,8 +24,8 @@ from pydicom import config, uid
 
 from pneumoseg.dicom import gdcm_process, stored
 from pneumoseg.dicom.elements import UNDEFINED_LENGTH, Elements
-from pneumoseg.dicom.errors import DamagedError, UnsupportedError
 from pneumoseg.dicom.header import PixelFormat
+from pneumoseg.image_errors import DamagedError, UnsupportedError
 
 NATIVE = frozenset(
     {

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoseg.dicom.elements import Elements
-from pneumoseg.dicom.errors import DamagedError, UnsupportedError
 from pneumoseg.dicom.header import PixelFormat
+from pneumoseg.image_errors import DamagedError, UnsupportedError
 
 WHITE = 255
 

@@ -22,11 +22,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from pneumoseg.dicom.errors import (
+from pneumoseg.image_errors import (
     DamagedError,
-    DicomError,
+    ImageError,
     NoPixelsError,
-    NotDicomError,
+    NotAnImageError,
     TooLargeError,
     UnsupportedError,
 )
@@ -46,9 +46,9 @@ SEQUENCE_END = 0xFFFEE0DD
 
 _KEYWORDS = """
     TransferSyntaxUID SOPClassUID SOPInstanceUID PatientID PatientSex PatientAge ViewPosition PixelSpacing
-    SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit
-    PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleIntercept RescaleSlope
-    VOILUTSequence VOILUTFunction WindowCenter WindowWidth LUTDescriptor LUTData
+    ImagerPixelSpacing PixelAspectRatio SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns
+    BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence
+    RescaleIntercept RescaleSlope VOILUTSequence VOILUTFunction WindowCenter WindowWidth LUTDescriptor LUTData
     FloatPixelData DoubleFloatPixelData PixelData
 """
 _KEYWORD_OF = {tag_for_keyword(keyword): keyword for keyword in _KEYWORDS.split()}
@@ -241,14 +241,14 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
         name it; and whether positions in the elements' content are positions in the file.
 
     Raises:
-        DicomError: If the file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or is too
+        ImageError: If the file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or is too
             large.
     """
     name = os.fsdecode(path)
     content = _read_file(name)
     start = 132 if content[128:132] == b"DICM" else 0
     if not start and content[:2] in (b"", b"\0", b"\0\0"):
-        raise NotDicomError(name, "is not DICOM" if content else "is empty")
+        raise NotAnImageError(name, "is not DICOM" if content else "is empty")
     meta = Elements(name, content, little=True)
     begin = _collect_meta(meta, start)
     syntax = meta.text("TransferSyntaxUID")
@@ -263,7 +263,7 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
         # Content that begins neither like a file nor like most data sets is probably not a damaged DICOM file.
         if start or content[:2] in _USUAL_STARTS:
             raise
-        raise NotDicomError(name, "is not DICOM") from error
+        raise NotAnImageError(name, "is not DICOM") from error
     _require_pixels(elements, named=bool(start))
     guess = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     return elements, syntax or str(guess), not deflated
@@ -274,15 +274,15 @@ def _read_file(path: str) -> bytes:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise DicomError(path, "is a folder or a device, not a file")
+            raise ImageError(path, "is a folder or a device, not a file")
         if status.st_size > MAX_FILE_BYTES:
             raise TooLargeError(path, f"is {status.st_size} bytes long, expected at most {MAX_FILE_BYTES}")
         with open(path, "rb") as file:
             return file.read(status.st_size)
-    except DicomError:
+    except ImageError:
         raise
     except (OSError, ValueError) as error:  # ValueError: the name has a null byte
-        raise DicomError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise ImageError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _collect_meta(meta: Elements, start: int) -> int:
@@ -336,7 +336,7 @@ def _require_pixels(elements: Elements, named: bool) -> None:
     if "FloatPixelData" in found or "DoubleFloatPixelData" in found:
         raise UnsupportedError(path, "its pixels are floating-point numbers")
     if not named and "SOPClassUID" not in found:
-        raise NotDicomError(path, "is not DICOM")
+        raise NotAnImageError(path, "is not DICOM")
     if "Rows" in found:
         raise DamagedError(path, "is cut short before its Pixel Data")
     raise NoPixelsError(path, f"holds no pixels (SOP Class UID {elements.text('SOPClassUID') or 'not given'})")

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pneumoseg.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, Elements, read_item
-from pneumoseg.dicom.errors import DamagedError
+from pneumoseg.image_errors import DamagedError
 
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 """First bytes of a JPEG frame and of a JPEG 2000 frame. No other fragment begins with them."""

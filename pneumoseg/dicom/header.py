@@ -5,57 +5,21 @@ import re
 from dataclasses import dataclass
 
 from pneumoseg.dicom.elements import Elements
-from pneumoseg.dicom.errors import DamagedError, TooLargeError, UnsupportedError
+from pneumoseg.image_errors import DamagedError, TooLargeError, UnsupportedError
+from pneumoseg.image_header import ImageHeader
 
 MAX_PIXEL_BYTES = 80 * 2**20
 """Largest decoded size in bytes (rows x columns x frames x samples x bytes per sample): 6476 x 6476 at 16 bits."""
 OLDEST_AGE = 130.0
 """Largest credible age, in years. Public chest X-ray collections hold typing errors such as 413."""
 
+MOST_ELONGATED = 4.0
+"""Largest credible ratio of the sides of a pixel."""
+SQUARE_TOLERANCE = 0.01
+"""Difference of the sides of a pixel, as a fraction, that counts as rounding of the spacing: the pixel is square."""
+
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _UNITS_PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
-
-
-@dataclass(frozen=True)
-class DicomHeader:
-    """Facts about an image in addition to its pixels. Text is '' if the file does not give it.
-
-    Attributes:
-        sop_instance_uid: SOP Instance UID.
-        patient_id: Patient ID.
-        view: View Position, such as PA or AP.
-        sex: Patient's Sex: F, M or O.
-        age: Patient's Age in years; None if it is absent, not an age, or above `OLDEST_AGE`.
-        rows: Height in pixels.
-        columns: Width in pixels.
-        photometric: MONOCHROME1 or MONOCHROME2, as stored. The image that is returned always shows dense tissue white.
-        bits_stored: Number of bits of a stored value, 1 to 16.
-        transfer_syntax: UID of the transfer syntax.
-        pixel_spacing: Distance between rows and between columns, in mm; None if absent or not positive.
-        frame_offset: Position in the file, in bytes, of the single JPEG frame that
-            `tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")` decodes to exactly this image; 0 if
-            the file has none.
-        frame_length: Length of that frame in bytes; 0 if the file has none.
-
-    Example:
-        >>> header = read_dicom("chest.dcm")[1]  # doctest: +SKIP
-        >>> header.rows, header.columns, header.pixel_spacing  # doctest: +SKIP
-        (1024, 1024, (0.171, 0.171))
-    """
-
-    sop_instance_uid: str
-    patient_id: str
-    view: str
-    sex: str
-    age: float | None
-    rows: int
-    columns: int
-    photometric: str
-    bits_stored: int
-    transfer_syntax: str
-    pixel_spacing: tuple[float, float] | None
-    frame_offset: int
-    frame_length: int
 
 
 @dataclass(frozen=True)
@@ -135,7 +99,7 @@ def read_format(elements: Elements) -> PixelFormat:
     return PixelFormat(path, rows, columns, photometric, allocated, stored, high_bit, signed, padding)
 
 
-def build_header(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[int, int]) -> DicomHeader:
+def build_header(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[int, int]) -> ImageHeader:
     """Return the header of an image.
 
     Args:
@@ -147,7 +111,9 @@ def build_header(elements: Elements, pixels: PixelFormat, syntax: str, frame: tu
     Returns:
         The header.
     """
-    return DicomHeader(
+    spacing, source = _pixel_spacing(elements)
+    return ImageHeader(
+        file_format="DICOM",
         sop_instance_uid=elements.text("SOPInstanceUID"),
         patient_id=elements.text("PatientID"),
         view=elements.text("ViewPosition"),
@@ -158,7 +124,9 @@ def build_header(elements: Elements, pixels: PixelFormat, syntax: str, frame: tu
         photometric=pixels.photometric,
         bits_stored=pixels.bits_stored,
         transfer_syntax=syntax,
-        pixel_spacing=_pixel_spacing(elements.numbers("PixelSpacing")),
+        pixel_spacing=spacing,
+        spacing_source=source,
+        pixel_aspect=_pixel_aspect(elements, spacing),
         frame_offset=frame[0],
         frame_length=frame[1],
     )
@@ -208,7 +176,28 @@ def _padding_range(elements: Elements, signed: bool) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def _pixel_spacing(values: list[float]) -> tuple[float, float] | None:
+def _pixel_spacing(elements: Elements) -> tuple[tuple[float, float] | None, str]:
+    """Return the distances between rows and between columns in mm, and the element that gives them."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        if pair := _positive_pair(elements.numbers(keyword)):
+            return pair, keyword
+    return None, ""
+
+
+def _pixel_aspect(elements: Elements, spacing: tuple[float, float] | None) -> float:
+    """Return the height of a pixel divided by its width (PS3.3 section C.7.6.3.1.7).
+
+    Raises:
+        DamagedError: If the pixels are more than `MOST_ELONGATED` times as high as wide, or the reverse.
+    """
+    pair = spacing or _positive_pair(elements.numbers("PixelAspectRatio"))
+    aspect = pair[0] / pair[1] if pair else 1.0
+    if not 1 / MOST_ELONGATED <= aspect <= MOST_ELONGATED:
+        raise DamagedError(elements.path, f"its pixels are {aspect:g} times as high as wide")
+    return aspect if abs(aspect - 1) > SQUARE_TOLERANCE else 1.0
+
+
+def _positive_pair(values: list[float]) -> tuple[float, float] | None:
     if len(values) != 2 or not all(math.isfinite(value) and value > 0 for value in values):
         return None
     return values[0], values[1]

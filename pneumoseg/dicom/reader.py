@@ -9,7 +9,8 @@ from pneumoseg.dicom.codecs import NATIVE, decode, decode_native
 from pneumoseg.dicom.display import display
 from pneumoseg.dicom.elements import read_elements
 from pneumoseg.dicom.frames import find_frame
-from pneumoseg.dicom.header import DicomHeader, build_header, read_format
+from pneumoseg.dicom.header import build_header, read_format
+from pneumoseg.image_header import ImageHeader
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -50,12 +51,12 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         The image, uint8, (rows, columns), 0 to 255; dense tissue is white.
 
     Raises:
-        NotDicomError: If the file is not DICOM.
+        NotAnImageError: If the file is not DICOM.
         NoPixelsError: If the file holds no image.
         UnsupportedError: If the image has colour, several frames, more than 16 bits, or another codec.
         DamagedError: If the file is cut short or contradicts itself.
         TooLargeError: If the file or its image exceeds the size limits.
-        DicomError: If the file cannot be opened. It is the base class of the errors above; no file content raises any
+        ImageError: If the file cannot be opened. It is the base class of the errors above; no file content raises any
             other error.
 
     Warns:
@@ -70,7 +71,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     return read_dicom(path)[0]
 
 
-def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], DicomHeader]:
+def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], ImageHeader]:
     """Return a radiograph as it is displayed, and its header, reading the file once.
 
     Args:
@@ -80,7 +81,7 @@ def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], DicomHe
         The image, uint8, (rows, columns), 0 to 255, dense tissue white; and the header.
 
     Raises:
-        DicomError: If the file gives no image. The subclasses are those that `read_image` lists.
+        ImageError: If the file gives no image. The subclasses are those that `read_image` lists.
 
     Warns:
         UserWarning: If the entries of a VOI LUT contradict its descriptor.

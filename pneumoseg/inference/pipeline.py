@@ -17,9 +17,10 @@ import pandas as pd
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
-from pneumoseg.dicom import DicomError, read_image
 from pneumoseg.geometry import letterbox_image
 from pneumoseg.identifiers import image_id_of
+from pneumoseg.image_errors import ImageError
+from pneumoseg.images import read_image
 from pneumoseg.inference.result import Result
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Probabilities(NamedTuple):
     image_id: str
     probability: float
     prob_map: np.ndarray | None
-    error: DicomError | None
+    error: ImageError | None
     shape: tuple[int, int]
 
 
@@ -92,7 +93,7 @@ class Pipeline:
             source: Path of a DICOM file, or an image as `read_image` returns it: uint8, (H, W), white is dense.
 
         Raises:
-            DicomError: If the file cannot be read.
+            ImageError: If the file cannot be read.
             ValueError: If an array is not such an image.
 
         Example:
@@ -234,7 +235,7 @@ class _LoadedImage(NamedTuple):
     image_id: str
     source: Source
     image: np.ndarray
-    error: DicomError | None
+    error: ImageError | None
 
 
 def _read(source: Source) -> _LoadedImage:
@@ -244,7 +245,7 @@ def _read(source: Source) -> _LoadedImage:
         return _LoadedImage("", source, source, None)
     try:
         return _LoadedImage(image_id_of(source), source, read_image(source), None)
-    except DicomError as error:
+    except ImageError as error:
         return _LoadedImage(image_id_of(source), source, np.zeros((0, 0), np.uint8), error)
 
 

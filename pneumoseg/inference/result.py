@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pneumoseg import rle
-from pneumoseg.dicom import DicomError, read_image
+from pneumoseg.image_errors import ImageError
+from pneumoseg.images import read_image
 from pneumoseg.overlay import draw_outlines
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Result:
     rle: str = field(repr=False)
     shape: tuple[int, int]
     stage: str
-    error: DicomError | None = None
+    error: ImageError | None = None
     source: str | Path | np.ndarray = field(default="", repr=False, compare=False)
 
     @property
@@ -63,7 +64,7 @@ class Result:
         """Draw the image with the outline of the mask.
 
         Raises:
-            DicomError: If the image cannot be read.
+            ImageError: If the image cannot be read.
         """
         image = self.source if isinstance(self.source, np.ndarray) else read_image(self.source)
         return draw_outlines(image, {"prediction": self.mask}, title=f"{self.image_id}  {self._summary()}".strip())

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pneumoseg import rle
 from pneumoseg.data.augmentation import TRANSFORMS, Augmentation
 from pneumoseg.data.files import size_changed
-from pneumoseg.dicom import read_image
+from pneumoseg.images import read_image
 from pneumoseg.overlay import COLOURS, outline
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def draw_contact_sheet(manifest: pd.DataFrame, results: Sequence["Result"] | Non
         columns: Number of images per row of the figure.
 
     Raises:
-        DicomError: If an image cannot be read, or its size differs from its mask's.
+        ImageError: If an image cannot be read, or its size differs from its mask's.
         ValueError: If the manifest is empty.
 
     Example:
@@ -61,7 +61,7 @@ def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
         seed: Seed of the first image's random transforms; each further image adds 1.
 
     Raises:
-        DicomError: If an image cannot be read.
+        ImageError: If an image cannot be read.
         ValueError: If the manifest is empty.
 
     Example:

@@ -13,8 +13,9 @@ from skimage.measure import approximate_polygon, find_contours
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
-from pneumoseg.dicom import DicomError, read_image
 from pneumoseg.evaluation.cases import OUTCOMES
+from pneumoseg.image_errors import ImageError
+from pneumoseg.images import read_image
 from pneumoseg.predictions import Predictions
 
 _SIDE = 208  # pixels of a picture's longer side: sharp enough for outlines, small enough for hundreds on a page
@@ -104,7 +105,7 @@ def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card
 def _picture(path: str, size: tuple[int, int]) -> str | None:
     try:
         image = read_image(path)
-    except DicomError:
+    except ImageError:
         return None
     file = io.BytesIO()
     Image.fromarray(image).resize(size, Image.Resampling.BOX).save(file, "JPEG", quality=_QUALITY, optimize=True)

@@ -60,7 +60,7 @@ def test_other_files_are_listed_with_the_reason(folder):
     assert rejected["absent"] == "annotated without a file"
     assert rejected["unannotated"] == "no annotation row"
     assert rejected["malformed"].startswith("malformed annotation: row 2 of 2: pair 1 (20 9) ends beyond")
-    assert rejected["text"].startswith("NotDicomError")
+    assert rejected["text"].startswith("NotAnImageError")
     assert rejected["a"].startswith("same name as: ")
 
 
@@ -151,7 +151,7 @@ def test_folders_without_images_are_refused(tmp_path):
     (tmp_path / "a.dcm").write_bytes(b"nothing")
     with (
         pytest.warns(UserWarning, match="left out"),
-        pytest.raises(ValueError, match="none of its 1 files can be used: 1 NotDicomError"),
+        pytest.raises(ValueError, match="none of its 1 files can be used: 1 NotAnImageError"),
     ):
         index_dataset(tmp_path, tmp_path / "rle.csv")
 

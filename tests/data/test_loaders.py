@@ -14,8 +14,9 @@ from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.loaders import classification_examples, files_named, segmentation_examples
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan, random_epoch
-from pneumoseg.dicom import DamagedError, DicomError, read_image
+from pneumoseg.dicom import read_image
 from pneumoseg.geometry import letterbox, letterbox_image, unletterbox
+from pneumoseg.image_errors import DamagedError, ImageError
 from tests.conftest import manifest_of, write_dicom
 
 
@@ -242,7 +243,7 @@ def test_an_error_inside_the_graph_names_the_file(damage, copied, tmp_path):
     damage(Path(copied["path"][0]), copied.iloc[0])
     with pytest.raises(tf.errors.OpError):
         list(batches)
-    with pytest.raises(DicomError) as caught, files_named(copied):
+    with pytest.raises(ImageError) as caught, files_named(copied):
         list(batches)
     assert copied["path"][0] in str(caught.value)
 

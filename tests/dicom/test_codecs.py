@@ -12,7 +12,8 @@ from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate, generate_frames
 
-from pneumoseg.dicom import DamagedError, DicomError, UnsupportedError, codecs, read_dicom, read_image
+from pneumoseg.dicom import codecs, read_dicom, read_image
+from pneumoseg.image_errors import DamagedError, ImageError, UnsupportedError
 from tests.dicom.builders import (
     CORPUS,
     ENCODINGS,
@@ -186,7 +187,7 @@ def test_the_frame_decides_the_jpeg_process(tmp_path, syntax):
 def test_a_frame_of_another_family(tmp_path, kind):
     image = pydicom.dcmread(encoded(GRADIENT, kind, tmp_path / "image.dcm"))
     for syntax in (uid.JPEGBaseline8Bit, uid.JPEGLSLossless if kind == "JPEG 2000" else uid.JPEG2000):
-        with pytest.raises(DicomError) as caught:
+        with pytest.raises(ImageError) as caught:
             read_image(save(image, tmp_path / "image.dcm", syntax))
         assert type(caught.value) in (UnsupportedError, DamagedError)
 

@@ -14,9 +14,9 @@ from pydicom.sequence import Sequence
 
 from pneumoseg.dicom import (
     DamagedError,
-    DicomError,
+    ImageError,
     NoPixelsError,
-    NotDicomError,
+    NotAnImageError,
     TooLargeError,
     UnsupportedError,
     elements,
@@ -130,12 +130,12 @@ def test_text_that_is_not_utf_8_is_latin_1(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"", NotDicomError),
-        (b"plain text, no image\n" * 50, NotDicomError),
-        (b"\x89PNG\r\n\x1a\n" + bytes(500), NotDicomError),
-        (bytes(1000), NotDicomError),
-        (random.Random(SEED).randbytes(5000), NotDicomError),
-        (b"\x10\0\x10\0PN\x04\0Ross", NotDicomError),
+        (b"", NotAnImageError),
+        (b"plain text, no image\n" * 50, NotAnImageError),
+        (b"\x89PNG\r\n\x1a\n" + bytes(500), NotAnImageError),
+        (bytes(1000), NotAnImageError),
+        (random.Random(SEED).randbytes(5000), NotAnImageError),
+        (b"\x10\0\x10\0PN\x04\0Ross", NotAnImageError),
         (bytes(128) + b"DICM", NoPixelsError),
         (bytes(128) + b"DICM" + b"\x02\0\x10\0UI\xff\xff1.2", DamagedError),
     ],
@@ -149,16 +149,16 @@ def test_files_that_are_not_dicom(tmp_path, content, error):
 
 @pytest.mark.parametrize("name", ["absent.dcm", "", "null\0byte", "x" * 5000])
 def test_paths_that_cannot_be_opened(tmp_path, name):
-    with pytest.raises(DicomError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(os.path.join(tmp_path, name))
-    assert type(caught.value) is DicomError
+    assert type(caught.value) is ImageError
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may read everything")
 def test_a_file_without_read_permission(tmp_path):
     path = save(dataset(GRADIENT), tmp_path / "image.dcm")
     path.chmod(0)
-    with pytest.raises(DicomError, match="cannot be opened"):
+    with pytest.raises(ImageError, match="cannot be opened"):
         read_image(path)
 
 

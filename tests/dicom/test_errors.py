@@ -4,11 +4,18 @@ import pickle
 
 import pytest
 
-from pneumoseg.dicom import DamagedError, DicomError, NoPixelsError, NotDicomError, TooLargeError, UnsupportedError
+from pneumoseg.image_errors import (
+    DamagedError,
+    ImageError,
+    NoPixelsError,
+    NotAnImageError,
+    TooLargeError,
+    UnsupportedError,
+)
 
 
 @pytest.mark.parametrize(
-    "kind", [DicomError, NotDicomError, NoPixelsError, UnsupportedError, DamagedError, TooLargeError]
+    "kind", [ImageError, NotAnImageError, NoPixelsError, UnsupportedError, DamagedError, TooLargeError]
 )
 def test_errors_survive_pickling(kind):
     for error in (kind("a.dcm", "is odd"), kind("a.dcm", "is odd", "Do something")):

@@ -11,7 +11,8 @@ from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate, generate_frames
 
-from pneumoseg.dicom import DamagedError, read_dicom, read_image
+from pneumoseg.dicom import read_dicom, read_image
+from pneumoseg.image_errors import DamagedError
 from tests.dicom.builders import GRADIENT, encoded, jpeg, jpeg_dataset, save
 
 DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pneumoseg.dicom import DamagedError, read_image
+from pneumoseg.dicom import read_image
+from pneumoseg.image_errors import DamagedError
 from tests.dicom.builders import GRADIENT, SEED, encoded, entropy_coded
 
 

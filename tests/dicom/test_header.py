@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from pneumoseg.dicom import DamagedError, NoPixelsError, TooLargeError, UnsupportedError, read_dicom, read_image
+from pneumoseg.dicom import read_dicom, read_image
 from pneumoseg.dicom.header import parse_age
+from pneumoseg.image_errors import DamagedError, NoPixelsError, TooLargeError, UnsupportedError
 from tests.dicom.builders import GRADIENT, dataset, lookup_table, save
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from pneumoseg.dicom import DicomError, read_image
+from pneumoseg.dicom import read_image
+from pneumoseg.image_errors import ImageError
 from tests.dicom.builders import CORPUS, ENCODINGS, GRADIENT, SEED, dataset, encoded, jpeg, jpeg_dataset, save
 
 
@@ -18,7 +19,7 @@ def outcome(path: Path) -> str:
     """Return 'image', or the name of the error after checking its file, reason and remedy."""
     try:
         image = read_image(path)
-    except DicomError as caught:
+    except ImageError as caught:
         error = caught
     else:
         assert image.dtype == np.uint8
@@ -55,7 +56,7 @@ def test_pydicom_test_files():
         "image": 49,
         "NoPixelsError": 70,
         "UnsupportedError": 41,
-        "NotDicomError": 10,
+        "NotAnImageError": 10,
         "DamagedError": 6,
     }
 

@@ -9,7 +9,7 @@ import pytest
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule
-from pneumoseg.dicom import DamagedError, DicomError
+from pneumoseg.image_errors import DamagedError, ImageError
 from pneumoseg.inference import Pipeline
 from tests.conftest import write_dicom
 from tests.networks import brightest, identity, left_half, weighted
@@ -172,7 +172,7 @@ def test_probabilities_decide_nothing(pipeline, tmp_path):
     absent = answers.pop(7)
     assert math.isnan(absent.probability)
     assert absent.prob_map is None
-    assert isinstance(absent.error, DicomError)
+    assert isinstance(absent.error, ImageError)
     assert all(answer.error is None for answer in answers)
     # One not above the classifier's threshold, too, is segmented.
     np.testing.assert_allclose([255 * answer.prob_map for answer in answers], images, rtol=1e-6)
@@ -188,7 +188,7 @@ def test_bad_file_is_a_result_and_the_run_goes_on(pipeline, tmp_path):
     assert isinstance(results[1].error, DamagedError)
     assert (results[1].rle, results[1].has_pneumothorax, results[1].area_px) == ("-1", False, 0)
     assert math.isnan(results[1].probability)
-    with pytest.raises(DicomError, match=r"absent\.dcm"):
+    with pytest.raises(ImageError, match=r"absent\.dcm"):
         pipeline.predict(tmp_path / "absent.dcm")
 
 

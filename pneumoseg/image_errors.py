@@ -1,8 +1,8 @@
-"""Errors for DICOM files that give no image: one class per cause."""
+"""Errors for files that give no image: one class per cause."""
 
 
-class DicomError(ValueError):
-    """Error of a DICOM file that gives no image. Its message names the file, the reason and the remedy.
+class ImageError(ValueError):
+    """Error of a file that gives no image. Its message names the file, the reason and the remedy.
 
     The class itself is raised if the file cannot be opened; every other cause has a subclass. Errors survive pickling,
     so they can cross process pools.
@@ -13,7 +13,7 @@ class DicomError(ValueError):
         remedy: What to do about it, without a full stop.
 
     Example:
-        >>> print(DicomError("chest.dcm", "cannot be opened (Permission denied)"))
+        >>> print(ImageError("chest.dcm", "cannot be opened (Permission denied)"))
         chest.dcm: cannot be opened (Permission denied). Check that the path is right and that the file may be read
     """
 
@@ -40,18 +40,18 @@ class DicomError(ValueError):
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-class NotDicomError(DicomError):
-    """Error of a file that is not DICOM: text, a PNG image, an empty file.
+class NotAnImageError(ImageError):
+    """Error of a file that is not an image of a format that is read: text, a film, an empty file.
 
     Example:
-        >>> print(NotDicomError("notes.txt", "is not DICOM"))
-        notes.txt: is not DICOM. Give a DICOM file; other image formats are not supported
+        >>> print(NotAnImageError("notes.txt", "is not an image"))
+        notes.txt: is not an image. Give a DICOM, PNG, JPEG or TIFF file
     """
 
-    default_remedy = "Give a DICOM file; other image formats are not supported"
+    default_remedy = "Give a DICOM, PNG, JPEG or TIFF file"
 
 
-class NoPixelsError(DicomError):
+class NoPixelsError(ImageError):
     """Error of a DICOM file without an image: a report, a plan, a directory, a presentation state.
 
     Example:
@@ -62,7 +62,7 @@ class NoPixelsError(DicomError):
     default_remedy = "Give the image that this object belongs to, or leave the file out"
 
 
-class UnsupportedError(DicomError):
+class UnsupportedError(ImageError):
     """Error of an image that is not a single greyscale frame of at most 16 bits, or whose codec is not supported.
 
     Example:
@@ -73,7 +73,7 @@ class UnsupportedError(DicomError):
     default_remedy = "Export the file as a single-frame MONOCHROME2 image of 8 to 16 bits, uncompressed"
 
 
-class DamagedError(DicomError):
+class DamagedError(ImageError):
     """Error of a DICOM file that is cut short or contradicts itself.
 
     Example:
@@ -84,7 +84,7 @@ class DamagedError(DicomError):
     default_remedy = "Fetch the file again from its source"
 
 
-class TooLargeError(DicomError):
+class TooLargeError(ImageError):
     """Error of a file, an image or an inflated data set that exceeds the size limits; raised before decoding.
 
     Example:
@@ -93,3 +93,9 @@ class TooLargeError(DicomError):
     """
 
     default_remedy = "Check that the file is a radiograph; real ones are far smaller"
+
+
+DicomError = ImageError
+"""Earlier name of `ImageError`."""
+NotDicomError = NotAnImageError
+"""Earlier name of `NotAnImageError`."""
