@@ -99,7 +99,14 @@ class Decision(NamedTuple):
     stage: str
 
 
-def decide(prob_map: np.ndarray, shape: tuple[int, int], rule: DecisionRule, *, gated_in: bool = True) -> Decision:
+def decide(
+    prob_map: np.ndarray,
+    shape: tuple[int, int],
+    rule: DecisionRule,
+    *,
+    gated_in: bool = True,
+    pixel_aspect: float = 1.0,
+) -> Decision:
     """Decide on one image.
 
     The map is rounded to multiples of 1/255 first. So the decision is the same for a map that comes from a network and
@@ -110,6 +117,7 @@ def decide(prob_map: np.ndarray, shape: tuple[int, int], rule: DecisionRule, *, 
         shape: (H, W) of the image.
         rule: The thresholds and areas.
         gated_in: Whether the classifier passed the image on, see `DecisionRule.gates_in`.
+        pixel_aspect: Height of a pixel of the image divided by its width.
 
     Returns:
         The masks on the image's own grid, and the stage that decided.
@@ -121,7 +129,7 @@ def decide(prob_map: np.ndarray, shape: tuple[int, int], rule: DecisionRule, *, 
         >>> int(decision.mask.sum()), decision.stage
         (16, 'mask')
     """
-    upscaled = UpscaledMap(prob_map, shape)
+    upscaled = UpscaledMap(prob_map, shape, pixel_aspect)
     raw_mask = upscaled.above(rule.mask_threshold)
     empty = np.zeros_like(raw_mask)
     if not gated_in:
@@ -202,16 +210,17 @@ class UpscaledMap:
     Args:
         prob_map: float, (size, size), probabilities in [0, 1]; NaN counts as 0.
         shape: (H, W) of the grid, see `unletterbox`.
+        pixel_aspect: Height of a pixel of the grid divided by its width.
 
     Example:
         >>> int(UpscaledMap(np.full((4, 4), 0.6), (8, 8)).above(0.5).sum())
         64
     """
 
-    def __init__(self, prob_map: np.ndarray, shape: tuple[int, int]) -> None:
+    def __init__(self, prob_map: np.ndarray, shape: tuple[int, int], pixel_aspect: float = 1.0) -> None:
         # Whole numbers up to 255 are exact in float32, and multiples of 1/255 are not. Interpolating between the whole
         # numbers, a map and a threshold that are equal stay equal.
-        self._multiples = unletterbox(quantize(prob_map), *shape)
+        self._multiples = unletterbox(quantize(prob_map), *shape, pixel_aspect)
 
     def above(self, threshold: float, box: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
         """Return the pixels with a probability above a threshold.

@@ -76,8 +76,10 @@ def pixel_area_mm2(shape: tuple[int, int], pixel_spacing: tuple[float, float] | 
     return pixel_spacing[0] * pixel_spacing[1] if SHORTEST_MM <= longest <= LONGEST_MM else math.nan
 
 
-def letterbox(rows: int, columns: int, size: int) -> Letterbox:
+def letterbox(rows: int, columns: int, size: int, pixel_aspect: float = 1.0) -> Letterbox:
     """Fit an image into a square: as large as possible, centred, with its aspect ratio kept.
+
+    Pixels that are not square become square, see `square_shape`.
 
     `letterbox_image` does the same to an image tensor, and `unletterbox` is the inverse.
 
@@ -85,6 +87,7 @@ def letterbox(rows: int, columns: int, size: int) -> Letterbox:
         rows: Height of the image in pixels.
         columns: Width of the image in pixels.
         size: Side of the square in pixels.
+        pixel_aspect: Height of a pixel of the image divided by its width.
 
     Returns:
         The placement of the image in the square. The rest of the square is padding.
@@ -93,12 +96,12 @@ def letterbox(rows: int, columns: int, size: int) -> Letterbox:
         >>> letterbox(1024, 512, 256)
         Letterbox(height=256, width=128, top=0, left=64)
     """
-    longest = max(rows, columns)
-    height, width = (max(1, _resized_side(side, longest, size)) for side in (rows, columns))
+    sides = square_shape((rows, columns), pixel_aspect)
+    height, width = (max(1, _resized_side(side, max(sides), size)) for side in sides)
     return Letterbox(height, width, (size - height) // 2, (size - width) // 2)
 
 
-def letterbox_image(image: "tf.Tensor", size: int) -> "tf.Tensor":
+def letterbox_image(image: "tf.Tensor", size: int, square: "tf.Tensor | None" = None) -> "tf.Tensor":
     """Resize and pad an image to a square, inside a TensorFlow graph or outside of it; the geometry is `letterbox`'s.
 
     Shrinking averages over the area that a new pixel covers, so that thin lines do not alias. Enlarging is bilinear.
@@ -106,6 +109,7 @@ def letterbox_image(image: "tf.Tensor", size: int) -> "tf.Tensor":
     Args:
         image: uint8, (H, W, 1).
         size: Side of the square in pixels.
+        square: int32, (2,), the result of `square_shape` for an image whose pixels are not square; None for (H, W).
 
     Returns:
         uint8, (size, size, 1). The padding is 0.
@@ -116,15 +120,14 @@ def letterbox_image(image: "tf.Tensor", size: int) -> "tf.Tensor":
     """
     import tensorflow as tf
 
-    shape = tf.shape(image)
-    height, width = shape[0], shape[1]
-    resized = tf.cond(
-        (height == size) & (width == size), lambda: image, lambda: _resize_and_pad(image, height, width, size)
-    )
+    shape = tf.shape(image)[:2]
+    sides = shape if square is None else square
+    fits = tf.reduce_all(tf.concat([shape, sides], 0) == size)
+    resized = tf.cond(fits, lambda: image, lambda: _resize_and_pad(image, sides, size))
     return tf.ensure_shape(resized, (size, size, 1))
 
 
-def unletterbox(prob_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def unletterbox(prob_map: np.ndarray, rows: int, columns: int, pixel_aspect: float = 1.0) -> np.ndarray:
     """Bring a square map back to the grid of the image: crop the padding, then resize bilinearly (section 3.1).
 
     This is the inverse of the geometry of `letterbox`.
@@ -133,6 +136,7 @@ def unletterbox(prob_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
         prob_map: float, (size, size), the probabilities of a segmenter in [0, 1].
         rows: Height of the image in pixels.
         columns: Width of the image in pixels.
+        pixel_aspect: Height of a pixel of the image divided by its width.
 
     Returns:
         float32, (rows, columns), within the range of the input.
@@ -142,7 +146,7 @@ def unletterbox(prob_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
         array([[0.  , 0.25, 0.75, 1.  ],
                [0.  , 0.25, 0.75, 1.  ]], dtype=float32)
     """
-    height, width, top, left = letterbox(rows, columns, prob_map.shape[0])
+    height, width, top, left = letterbox(rows, columns, prob_map.shape[0], pixel_aspect)
     inside = np.ascontiguousarray(prob_map[top : top + height, left : left + width], dtype=np.float32)
     if inside.shape == (rows, columns):
         return inside
@@ -171,16 +175,19 @@ def _resized_side(side: Any, longest: Any, size: int) -> Any:
     return (2 * side * size + longest) // (2 * longest)
 
 
-def _resize_and_pad(image: "tf.Tensor", height: "tf.Tensor", width: "tf.Tensor", size: int) -> "tf.Tensor":
+def _resize_and_pad(image: "tf.Tensor", sides: "tf.Tensor", size: int) -> "tf.Tensor":
     import tensorflow as tf
 
-    longest = tf.maximum(height, width)
-    new_height, new_width = (tf.maximum(1, _resized_side(side, longest, size)) for side in (height, width))
-    new_shape = tf.stack([new_height, new_width])
-    resized = tf.cond(
-        longest > size,
-        lambda: tf.image.resize(image, new_shape, "area"),
-        lambda: tf.image.resize(image, new_shape, "bilinear"),
-    )
-    top, left = (size - new_height) // 2, (size - new_width) // 2
+    new_shape = tf.maximum(1, _resized_side(sides, tf.reduce_max(sides), size))
+    # If pixels are not square, one side may shrink while the other grows.
+    shrunk_shape = tf.minimum(new_shape, tf.shape(image)[:2])
+    resized = _resize_if_needed(_resize_if_needed(image, shrunk_shape, "area"), new_shape, "bilinear")
+    top, left = tf.unstack((size - new_shape) // 2)
     return tf.image.pad_to_bounding_box(tf.cast(tf.round(resized), tf.uint8), top, left, size, size)
+
+
+def _resize_if_needed(image: "tf.Tensor", shape: "tf.Tensor", method: str) -> "tf.Tensor":
+    import tensorflow as tf
+
+    needed = tf.reduce_any(tf.shape(image)[:2] != shape)
+    return tf.cond(needed, lambda: tf.image.resize(image, shape, method), lambda: tf.cast(image, tf.float32))

@@ -17,7 +17,7 @@ from pneumoseg import rle
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan
 from pneumoseg.data.transcoding import check_files, encoded_frames
-from pneumoseg.geometry import letterbox_image
+from pneumoseg.geometry import letterbox_image, square_shape
 
 _log = logging.getLogger(__name__)
 GIGABYTES = 2.5  # of decoded images kept between epochs; the paper's training set for the segmenter takes 2.24
@@ -198,7 +198,15 @@ def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, t
         raise ValueError("the manifest has no row: expected at least one image")
     frames = encoded_frames(manifest, cache_dir)
     columns = {name: tf.constant(frames[name].to_numpy()) for name in ("offset", "length", "is_png")}
-    return {"path": tf.constant([os.fsencode(path) for path in frames["path"]]), **columns}
+    paths = tf.constant([os.fsencode(path) for path in frames["path"]])
+    return {"path": paths, "square": _square_shapes(manifest), **columns}
+
+
+def _square_shapes(manifest: pd.DataFrame) -> tf.Tensor:
+    """Return the shape of each image once its pixels are square, int32 (n, 2)."""
+    aspects = manifest.get("pixel_aspect", pd.Series(1.0, manifest.index))
+    shapes = zip(manifest["rows"], manifest["columns"], aspects, strict=True)
+    return tf.constant([square_shape((rows, columns), aspect) for rows, columns, aspect in shapes], tf.int32)
 
 
 def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
@@ -209,7 +217,7 @@ def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
         # The default method differs from libjpeg, and thus from `read_image`, by a few grey levels.
         lambda: tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE"),
     )
-    return letterbox_image(image, image_size)
+    return letterbox_image(image, image_size, record["square"])
 
 
 def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
@@ -222,7 +230,7 @@ def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
     runs = {
         name: tf.RaggedTensor.from_row_splits(values, splits) for name, values in (("starts", starts), ("ends", ends))
     }
-    return {**runs, "shape": tf.constant(shapes)}
+    return {**runs, "shape": tf.constant(shapes), "square": _square_shapes(manifest)}
 
 
 def _load_mask(runs: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
@@ -230,7 +238,12 @@ def _load_mask(runs: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
         tf.size(runs["starts"]) == 0,
         lambda: tf.zeros((image_size, image_size, 1), tf.uint8),
         # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
-        lambda: letterbox_image(255 * _mask_of_runs(**runs), image_size) // 128,
+        lambda: (
+            letterbox_image(
+                255 * _mask_of_runs(runs["starts"], runs["ends"], runs["shape"]), image_size, runs["square"]
+            )
+            // 128
+        ),
     )
 
 
