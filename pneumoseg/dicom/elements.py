@@ -54,7 +54,7 @@ _KEYWORDS = """
 _KEYWORD_OF = {tag_for_keyword(keyword): keyword for keyword in _KEYWORDS.split()}
 _BINARY = {b"FD": "f8", b"FL": "f4", b"SL": "i4", b"SS": "i2", b"UL": "u4", b"US": "u2"}
 # Group 0002, and group 0008 in either byte order.
-_USUAL_STARTS = (b"\x02\0", b"\x08\0", b"\0\x08")
+USUAL_STARTS = (b"\x02\0", b"\x08\0", b"\0\x08")
 # With these value representations an explicit length takes four bytes, after two reserved ones (PS3.5 section 7.1.2).
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
@@ -147,7 +147,7 @@ class Elements:
             raise DamagedError(self.path, f"{keyword} does not begin with an item")
         item = Elements(self.path, self.content, self.little)
         start = element.offset + 8
-        implicit = element.implicit or _is_implicit(self.content, start)
+        implicit = element.implicit or is_implicit(self.content, start)
         item.collect(start, len(self.content) if length == UNDEFINED_LENGTH else start + length, implicit)
         return item
 
@@ -217,7 +217,7 @@ def walk(content: bytes, offset: int, end: int, implicit: bool, little: bool) ->
             enclosing.append(implicit)
             # An element of VR UN should hold implicit items (PS3.5 section 6.2.2), but some writers make them explicit.
             if tag == ITEM and not all_implicit:
-                implicit = _is_implicit(content, offset)
+                implicit = is_implicit(content, offset)
     if enclosing or offset < end:
         raise EOFError(f"a sequence or an element is still open at byte {offset}")
 
@@ -261,7 +261,7 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
         elements.collect(begin, len(content), implicit)
     except DamagedError as error:
         # Content that begins neither like a file nor like most data sets is probably not a damaged DICOM file.
-        if start or content[:2] in _USUAL_STARTS:
+        if start or content[:2] in USUAL_STARTS:
             raise
         raise NotAnImageError(name, "is not DICOM") from error
     _require_pixels(elements, named=bool(start))
@@ -323,7 +323,7 @@ def _encoding(content: bytes, offset: int, syntax: str) -> tuple[bool, bool]:
     The bytes decide about the value representations, because some writers name the wrong transfer syntax. They also
     decide about the byte order if no transfer syntax is named: in the wrong byte order, group 0008 reads as 0800.
     """
-    implicit = _is_implicit(content, offset)
+    implicit = is_implicit(content, offset)
     wrong_order = not implicit and content[offset : offset + 1] == b"\0"
     return implicit, syntax != ExplicitVRBigEndian if syntax else not wrong_order
 
@@ -342,7 +342,7 @@ def _require_pixels(elements: Elements, named: bool) -> None:
     raise NoPixelsError(path, f"holds no pixels (SOP Class UID {elements.text('SOPClassUID') or 'not given'})")
 
 
-def _is_implicit(content: bytes, offset: int) -> bool:
+def is_implicit(content: bytes, offset: int) -> bool:
     """Return whether the element at a position omits its value representation."""
     return not _is_vr(content[offset + 4 : offset + 6])
 
