@@ -234,43 +234,65 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
     """Read the data elements of a file up to its pixels, without decoding these.
 
     Args:
-        path: Path of a DICOM file, with or without preamble and meta information.
+        path: Path of a DICOM file, see `find_elements`.
+
+    Returns:
+        The same as `find_elements`.
+
+    Raises:
+        ImageError: If the file cannot be opened (the base class), or for the reasons that `find_elements` lists.
+    """
+    name = os.fsdecode(path)
+    return find_elements(name, read_file(name))
+
+
+def find_elements(path: str, content: bytes) -> tuple[Elements, str, bool]:
+    """Find the data elements of a file up to its pixels, without decoding these.
+
+    Args:
+        path: Path of the file, for messages.
+        content: Content of a DICOM file, with or without preamble and meta information.
 
     Returns:
         The elements, including Pixel Data; the UID of the transfer syntax, inferred from the bytes if the file does not
         name it; and whether positions in the elements' content are positions in the file.
 
     Raises:
-        ImageError: If the file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or is too
-            large.
+        ImageError: If the file is not DICOM, holds no pixels, is damaged or is too large.
     """
-    name = os.fsdecode(path)
-    content = _read_file(name)
     start = 132 if content[128:132] == b"DICM" else 0
     if not start and content[:2] in (b"", b"\0", b"\0\0"):
-        raise NotAnImageError(name, "is not DICOM" if content else "is empty")
-    meta = Elements(name, content, little=True)
+        raise NotAnImageError(path, "is not DICOM" if content else "is empty")
+    meta = Elements(path, content, little=True)
     begin = _collect_meta(meta, start)
     syntax = meta.text("TransferSyntaxUID")
     deflated = syntax == DeflatedExplicitVRLittleEndian
     if deflated:
-        content, begin = _inflate(name, content[begin:]), 0
+        content, begin = _inflate(path, content[begin:]), 0
     implicit, little = _encoding(content, begin, syntax)
-    elements = Elements(name, content, little)
+    elements = Elements(path, content, little)
     try:
         elements.collect(begin, len(content), implicit)
     except DamagedError as error:
         # Content that begins neither like a file nor like most data sets is probably not a damaged DICOM file.
         if start or content[:2] in USUAL_STARTS:
             raise
-        raise NotAnImageError(name, "is not DICOM") from error
+        raise NotAnImageError(path, "is not DICOM") from error
     _require_pixels(elements, named=bool(start))
     guess = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     return elements, syntax or str(guess), not deflated
 
 
-def _read_file(path: str) -> bytes:
-    """Return the content of a regular file of limited size."""
+def read_file(path: str) -> bytes:
+    """Return the content of a regular file of limited size.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        ImageError: If the file cannot be opened.
+        TooLargeError: If it is longer than `MAX_FILE_BYTES`.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
