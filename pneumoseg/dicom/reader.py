@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoseg.dicom.codecs import NATIVE, decode, decode_native
+from pneumoseg.dicom.colour import decode_colour, display_palette
 from pneumoseg.dicom.display import display
 from pneumoseg.dicom.elements import find_elements, read_file
 from pneumoseg.dicom.frames import find_frame
-from pneumoseg.dicom.header import build_header, read_format
+from pneumoseg.dicom.header import COLOUR_MODELS, PALETTE, build_header, read_format
+from pneumoseg.greyscale import grey_of
 from pneumoseg.image_header import ImageHeader
 
 
@@ -113,12 +115,17 @@ def decode_dicom(path: str, content: bytes) -> tuple[NDArray[np.uint8], ImageHea
     """
     elements, syntax, in_file = find_elements(path, content)
     pixels = read_format(elements)
+    if pixels.photometric in COLOUR_MODELS:
+        image = grey_of(path, decode_colour(elements, syntax, pixels)).astype(np.uint8)
+        return image, build_header(elements, pixels, syntax, (0, 0))
     if syntax in NATIVE:
         stored, sequential_jpeg, offset, length = decode_native(elements, pixels), False, 0, 0
     else:
         encoded, offset = find_frame(elements)
         stored, sequential_jpeg = decode(encoded, syntax, pixels)
         length = len(encoded)
+    if pixels.photometric == PALETTE:
+        return display_palette(elements, pixels, stored), build_header(elements, pixels, syntax, (0, 0))
     image, unchanged = display(elements, pixels, stored)
     decodable_by_tensorflow = sequential_jpeg and unchanged and in_file and offset > 0
     frame = (offset, length) if decodable_by_tensorflow else (0, 0)
