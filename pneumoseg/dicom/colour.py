@@ -4,6 +4,8 @@ Three samples per pixel come as RGB or in one of the models with luma and two co
 colour of each stored value.
 """
 
+import struct
+
 import jpeg_ls
 import numpy as np
 import openjpeg
@@ -32,7 +34,9 @@ from pneumoseg.image_errors import DamagedError, UnsupportedError
 
 _LUMA = (0.299, 0.587, 0.114)
 _JPEG_LS = 0xF7
-_JFIF, _ADOBE = (0xE0, b"JFIF\0"), (0xEE, b"Adobe")
+_SCAN = 0xDA
+_NAMING_SEGMENTS = {(0xE0, b"JFIF\0"): 16, (0xEE, b"Adobe"): 14}
+"""Smallest length in bytes of the segments that name the colour model, by their marker and beginning."""
 # Application segment of Adobe that says that the components are RGB.
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
@@ -151,16 +155,14 @@ def _decode(encoded: bytes, stream: Codestream, pixels: PixelFormat) -> NDArray[
 
 
 def _names_its_colour_model(encoded: bytes) -> bool:
-    """Return whether a JPEG names its colour model. It is right then, because many DICOM files claim to be RGB."""
-    return any(
-        (marker, encoded[start : start + 5]) in (_JFIF, _ADOBE) for marker, start in _segments_before_scan(encoded)
-    )
+    """Return whether a JPEG names its colour model. It is right then, because many DICOM files claim to be RGB.
 
-
-def _segments_before_scan(encoded: bytes) -> list[tuple[int, int]]:
-    found = []
+    libjpeg ignores segments of Adobe and JFIF that are too short.
+    """
     for marker, start in segments(encoded):
-        if marker == 0xDA:
+        if marker == _SCAN:
             break
-        found.append((marker, start))
-    return found
+        (length,) = struct.unpack_from(">H", encoded, start - 2)
+        if length >= _NAMING_SEGMENTS.get((marker, encoded[start : start + 5]), length + 1):
+            return True
+    return False
