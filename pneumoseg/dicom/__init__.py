@@ -2,11 +2,12 @@
 
 The modules: `reader` reads a file, `elements` finds its data elements, `header` checks them, `frames` locates the
 encoded bytes, `codecs` decodes them, `stored` extracts the stored values, and `display` turns these into grey levels.
-No module keeps state or changes settings of pydicom, so any number of threads and processes may read images. The only
+`colour` reads images that are stored in colour but show grey, and `recognition` tells whether a file is DICOM. No
+module keeps state or changes settings of pydicom, so any number of threads and processes may read images. The only
 warning is about a VOI LUT that contradicts itself; its text names the file.
 """
 
-from pneumoseg.dicom.reader import read_dicom, read_image
+from pneumoseg.dicom.reader import decode_dicom, read_dicom, read_image
 from pneumoseg.image_errors import (
     DamagedError,
     DicomError,
@@ -29,6 +30,7 @@ __all__ = [
     "NotDicomError",
     "TooLargeError",
     "UnsupportedError",
+    "decode_dicom",
     "read_dicom",
     "read_image",
 ]
