@@ -47,9 +47,7 @@ class MaskPictures(Annotations):
         """
         super().__init__(path)
         if mask_name is not None and mask_name.count(_ID) != 1:
-            raise ValueError(
-                f"mask_name is {mask_name!r}, expected {{}} in it once for the image id, as in '{{}}_mask'"
-            )
+            raise ValueError(f"mask_name is {mask_name!r}, expected {{}} once for the image id, as in '{{}}_mask'")
         self._pattern = mask_name
         files = files_below(self.path)
         self._pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -144,25 +142,27 @@ def _is_foreground(picture: Image.Image) -> NDArray[np.bool_]:
         if (channels != channels[..., :1]).any():
             raise _MaskError("is colored: save it with two values, 0 for the background")
         pixels = channels[..., 0]
-    values = np.unique(pixels)
-    if values.size > 2 or (values.size == 2 and values[0] != 0):
+    foreground = pixels != 0
+    if not (pixels[foreground] == pixels.max()).all():
         hint = "; JPEG changes values" if picture.format == "JPEG" else ""
+        values = np.unique(pixels)
         raise _MaskError(f"has the values {_listed(values)}, expected two with 0 for the background{hint}")
-    return pixels != 0
+    return foreground
 
 
 def _palette_foreground(picture: Image.Image) -> NDArray[np.bool_]:
-    indices = np.asarray(picture if picture.mode == "P" else picture.getchannel("P"))
-    used = np.unique(indices)
-    colors = np.asarray(picture.convert("RGB")).reshape(-1, 3)[np.unique(indices, return_index=True)[1]]
-    distinct = np.unique(colors, axis=0)
-    if len(distinct) > 2:
-        raise _MaskError(f"has {len(distinct)} colors, expected two; the indices are {_listed(used)}")
-    if not (colors == 0).all(axis=1).any() and (used[0] != 0) and len(distinct) == 2:
-        raise _MaskError(f"has neither black nor the first color of its palette; the indices are {_listed(used)}")
-    black = (colors == 0).all(axis=1)
-    background = black if black.any() else (used == 0)
-    return ~np.isin(indices, used[background])
+    indices = np.asarray(picture.getchannel(0))
+    used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
+    palette = np.zeros((256, 3), np.uint8)
+    colors = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette[: len(colors)] = colors
+    background = palette[0] if palette[used].any(axis=1).all() else np.zeros(3, np.uint8)
+    is_background = (palette == background).all(axis=1)
+    if len(np.unique(palette[used], axis=0)) > 2:
+        raise _MaskError(f"has more than two colors, at the indices {_listed(used)}: save it with two")
+    if len(np.unique(palette[used], axis=0)) == 2 and not is_background[used].any():
+        raise _MaskError(f"has neither black nor the first color of its palette, but the indices {_listed(used)}")
+    return ~is_background[indices]
 
 
 def _listed(values: NDArray[Any]) -> str:

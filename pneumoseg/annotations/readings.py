@@ -15,8 +15,8 @@ from pneumoseg import rle
 
 Bounds = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-# Of 58 masks of the competition, all have a likeness above 0.56 and three quarters above 0.98; read in a wrong way, they
-# are refused, or three quarters are below 0.04.
+# Of 58 masks of the competition, all have a likeness above 0.56 and three quarters above 0.98; read in a wrong way,
+# they are refused, or three quarters are below 0.04.
 _CLEARLY_MORE = 0.3
 _EMPTY = frozenset({"", "-1", "nan", "none", "null"})
 _DIGITS = 12  # no image has more pixels

@@ -118,6 +118,8 @@ def index_dataset(
         raise ValueError(_nothing_matches(images, join, paths, summary))
     if not accepted:
         raise ValueError("; ".join([f"{images}: none of its {len(paths)} files can be used: {summary}", *doubts]))
+    if doubts and not any(row["has_pneumothorax"] for row in accepted.values()):
+        raise ValueError(f"{images}: none of its positive images can be used: {'; '.join([summary, *doubts])}")
     table = pd.DataFrame(accepted.values(), columns=list(COLUMNS)).astype(COLUMNS)
     manifest = table.sort_values("image_id", ignore_index=True)
     if id_map is not None and not join.expected:
