@@ -19,7 +19,7 @@ from rich.progress import track
 from pneumoseg import rle
 from pneumoseg.annotations import Annotations, read_annotations
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.files import STATE_COLUMNS, file_state, find_dicoms
+from pneumoseg.data.files import STATE_COLUMNS, file_state, find_images
 from pneumoseg.data.id_map import read_id_map
 from pneumoseg.data.masks import UNKNOWN
 from pneumoseg.data.patients import ID_MAP, describe_patients, doubts_about_patients
@@ -72,8 +72,8 @@ def index_dataset(
     of another size, another usable file of the same name, a path that is not UTF-8, and an annotation without a file.
 
     Args:
-        images: Folder with image files at any depth, see `find_dicoms`. The image id is the file's name without its
-            suffix.
+        images: Folder with image files at any depth, see `find_images`. The image id is the file's name, see
+            `image_id_of`.
         annotations: File or folder of annotations, of a format that `read_annotations` recognizes, or the annotations
             that it returned. They name an image by its id or by the SOP Instance UID of its header.
         id_map: CSV from image ids to patients or NIH file names, see `read_id_map`. For images that it does not list,
@@ -103,7 +103,7 @@ def index_dataset(
         '198 images, 57 with a pneumothorax (29%), 170 patients'
     """
     source = annotations if isinstance(annotations, Annotations) else read_annotations(annotations)
-    paths, join = _join(Path(images), source, find_dicoms(images), unannotated_negative)
+    paths, join = _join(Path(images), source, find_images(images).paths, unannotated_negative)
     patients = {} if id_map is None else read_id_map(id_map).to_dict()
     if id_map is not None and join.expected:
         _check_id_map(id_map, patients, join.expected)
