@@ -109,7 +109,7 @@ def _found(path: Path, category: str) -> Found:
             strays.append(Stray("", str(one.path), f"no segment of the category: {category}, only {names}"))
             continue
         try:
-            for uid, frame in _frames(one, numbers):
+            for uid, frame in list(_frames(one, numbers)):
                 entries.setdefault(uid, []).extend([frame] if frame else [])  # type: ignore[union-attr]
         except (ValueError, AttributeError, IndexError) as error:
             strays.append(Stray("", str(one.path), f"unusable segmentation: {error}"))

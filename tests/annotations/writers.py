@@ -12,7 +12,7 @@ from tests.conftest import write_dicom
 
 PNEUMOTHORAX = Code("36118008", "SCT", "Pneumothorax")
 LUNG = Code("39607008", "SCT", "Lung")
-_TYPE_2 = [
+_TYPE_2 = (
     "StudyDate",
     "StudyTime",
     "StudyID",
@@ -23,7 +23,7 @@ _TYPE_2 = [
     "PatientBirthDate",
     "PatientSex",
     "PatientOrientation",
-]
+)
 
 
 def masks_of_all_kinds(seed=0):
