@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoseg import rle
+from pneumoseg.annotations.competition import read_runs
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.annotations import read_annotations
 from pneumoseg.identifiers import normalize
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def validate_submission(
         >>> validate_submission("submission.csv", ["ID_1", "ID_2"])  # doctest: +SKIP
         ['ID_2: missing']
     """
-    table = read_annotations(path)
+    table = read_runs(path)
     problems = _header_problems(path)
     expected, counts = set(map(normalize, expected_ids)), Counter(table["image_id"])
     problems += [f"{image_id}: missing" for image_id in sorted(expected - counts.keys())]

@@ -159,10 +159,10 @@ def validate_submission(
 
     Exits with status 1 if there are any.
     """
-    from pneumoseg.data.annotations import read_annotations
+    from pneumoseg.annotations.competition import read_runs
     from pneumoseg.submission import validate_submission
 
-    ids = read_annotations(expected)["image_id"]
+    ids = read_runs(expected)["image_id"]
     problems = validate_submission(submission, ids, (rows, columns))
     for problem in problems:
         typer.echo(problem, err=True)
