@@ -46,7 +46,7 @@ def predict(
     if out is None and (overlays or probabilities):
         raise ValueError("--overlays and --probabilities need a folder: name one with --out")
 
-    from pneumoseg.results.finding import find_images
+    from pneumoseg.data.files import find_images
 
     found = find_images(inputs)
 

@@ -25,14 +25,13 @@ from typing import Any
 
 import pneumoseg
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.files import absolute, file_state
+from pneumoseg.data.files import ImageFiles, absolute, file_state, find_images
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
 from pneumoseg.image_errors import ImageError
 from pneumoseg.inference import Pipeline, Result
 from pneumoseg.inference.row import COLUMNS, ResultRow
 from pneumoseg.report.results_page import pipeline_facts, write_results_page
-from pneumoseg.results.finding import ImageFiles, find_images
 from pneumoseg.results.journal import JOURNAL, Entry, Journal
 from pneumoseg.results.names import unique_names
 from pneumoseg.results.pictures import KINDS, Pictures
@@ -169,7 +168,8 @@ class _Run:
         with progress_bar(len(new) + len(again), shown=progress) as advance:
             for paths in (new, again):
                 for entries in self._chunks(paths):
-                    self._journal.append(entries)
+                    if any(self._journal.entries.get(entry.row.path) != entry for entry in entries):
+                        self._journal.append(entries)
                     advance(len(entries))
 
     def finish(self, max_images: int) -> None:
