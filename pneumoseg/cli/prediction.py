@@ -125,11 +125,11 @@ def submit(
     """Write a submission for a folder of DICOM files."""
     from rich.progress import track
 
-    from pneumoseg.data.files import choose_one_per_id, find_dicoms
+    from pneumoseg.data.files import choose_one_per_id, find_images
     from pneumoseg.inference import load_pipeline
     from pneumoseg.submission import write_submission
 
-    paths, left_out = choose_one_per_id(find_dicoms(dicom_dir))
+    paths, left_out = choose_one_per_id(find_images(dicom_dir).paths)
     results = track(
         load_pipeline(pipeline, batch_size, assembled=assembled).predict_many(paths), "Predicting", len(paths)
     )
