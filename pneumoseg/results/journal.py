@@ -96,7 +96,8 @@ class Journal:
                 f"{self._path}: damaged ({error!r}); remove {self._path.parent} and start again"
             ) from error
         self._require(identity)
-        os.truncate(self._path, len(whole))
+        if len(whole) < len(content):
+            os.truncate(self._path, len(whole))
 
     def _take(self, line: Any) -> None:
         if isinstance(line, dict):
