@@ -7,6 +7,7 @@ decodes JPEG as in DICOM files, because Pillow accepts corrupt data. Sizes are c
 
 import io
 import math
+import struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,9 @@ _SIGNED, _FLOAT = 2, 3  # TIFF tag SampleFormat
 _WHITE_IS_ZERO = 0  # TIFF tag PhotometricInterpretation
 _SEPARATE_PLANES = 2  # TIFF tag PlanarConfiguration
 _PREMULTIPLIED = 1  # TIFF tag ExtraSamples
+_TIFF_SIZES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), 1)) | {16: 8, 17: 8, 18: 8}
+"""Size of a value in bytes by its type (TIFF 6.0, section 2, and BigTIFF)."""
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _START_OF_SCAN = b"\xff\xda"
 
 
@@ -99,12 +103,33 @@ def stretch(values: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 def _open(path: str, content: bytes, file_format: str) -> Image.Image:
     """Read the header of a picture, without decoding it."""
+    if (file_format == "TIFF" and _directory_is_cut(content)) or (file_format == "PNG" and _PNG_END not in content):
+        raise DamagedError(path, "is cut short")
     try:
         return _OPENERS[file_format](io.BytesIO(content))
     except Exception as error:
         if str(error) in ("unknown pixel mode", "unknown data organization"):
             raise UnsupportedError(path, f"is a {file_format} file of a kind that is not read", _REMEDY) from error
         raise DamagedError(path, f"its {file_format} header cannot be read ({error})") from error
+
+
+def _directory_is_cut(content: bytes) -> bool:
+    """Return whether a TIFF ends before the end of its first directory, or of the values that it refers to."""
+    order = "<" if content.startswith(b"II") else ">"
+    big = 43 in content[2:4]
+    word = f"{order}{'Q' if big else 'L'}"
+    try:
+        (offset,) = struct.unpack_from(word, content, 8 if big else 4)
+        (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", content, offset)
+        offset += 8 if big else 2
+        for entry in range(offset, offset + count * (20 if big else 12), 20 if big else 12):
+            kind, number, value = struct.unpack_from(f"{order}HQQ" if big else f"{order}HLL", content, entry + 2)
+            size = _TIFF_SIZES.get(kind, 0) * number
+            if size > (8 if big else 4) and value + size > len(content):
+                return True
+    except struct.error:
+        return True
+    return False
 
 
 def _depth(path: str, content: bytes, picture: Image.Image) -> _Depth:

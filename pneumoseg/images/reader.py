@@ -70,4 +70,7 @@ def read_with_header(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], I
         return read_picture(name, content, file_format)
     if not file_format and (other := name_other(head)):
         raise NotAnImageError(name, f"is a {other} file")
-    return decode_dicom(name, content)
+    try:
+        return decode_dicom(name, content)
+    except NotAnImageError as error:
+        raise NotAnImageError(name, "is not an image" if content else error.reason) from error
