@@ -31,7 +31,7 @@ import tensorflow as tf
 from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
 
 from pneumoseg.data import loaders
-from pneumoseg.data.index import find_dicoms
+from pneumoseg.data.files import find_images
 from pneumoseg.dicom import read_dicom
 from pneumoseg.synthetic import write_dataset
 
@@ -63,7 +63,7 @@ class PydicomDataset(keras.utils.PyDataset):
 def jpeg_manifest(folder: Path, least: int = 400) -> pd.DataFrame:
     """Return a manifest of the JPEG-baseline files in a folder, repeated so that loading takes tenths of a second."""
     rows = []
-    for path in find_dicoms(folder):
+    for path in find_images(folder).paths:
         image, header = read_dicom(path)
         if header.frame_length:
             shape = {"rows": image.shape[0], "columns": image.shape[1]}

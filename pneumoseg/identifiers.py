@@ -3,7 +3,7 @@
 import io
 import os
 import unicodedata
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -12,20 +12,38 @@ import pandas as pd
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 
+IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+"""Suffixes of image files, in lower case."""
+
+
 def image_id_of(path: str | os.PathLike[str]) -> str:
-    """Return the image id of a file: the stem of its name, in composed Unicode form (see `normalize`).
+    r"""Return the image id of a file, or of an entry of a table: the name without folders and without its suffix.
+
+    Only the suffixes of image files are cut (`IMAGE_SUFFIXES`, in upper or lower case), so a UID without a suffix stays
+    whole. Folders may be separated by slashes or by backslashes. The id is in composed Unicode form, see `normalize`.
 
     Args:
-        path: Path of an image file; it need not exist.
+        path: Path or name of an image file, or an image id; no file need exist.
 
     Returns:
-        The name without folders and without the last suffix.
+        The image id.
 
     Example:
-        >>> image_id_of("study/1.2.840.dcm")
-        '1.2.840'
+        >>> image_id_of("study/1.2.840.dcm"), image_id_of("1.2.840"), image_id_of(r"train\0001.PNG")
+        ('1.2.840', '1.2.840', '0001')
     """
-    return normalize(Path(path).stem)
+    name = PurePosixPath(os.fspath(path).replace("\\", "/")).name
+    return normalize(PurePosixPath(name).stem if has_image_suffix(name) else name)
+
+
+def has_image_suffix(path: str | os.PathLike[str]) -> bool:
+    """Return whether the name of a file ends like that of an image file.
+
+    Example:
+        >>> has_image_suffix("chest.DCM"), has_image_suffix("1.2.840"), has_image_suffix("masks.csv")
+        (True, False, False)
+    """
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def normalize(text: str) -> str:

@@ -74,7 +74,7 @@ class UnsupportedError(ImageError):
 
 
 class DamagedError(ImageError):
-    """Error of a DICOM file that is cut short or contradicts itself.
+    """Error of a file that is cut short or contradicts itself.
 
     Example:
         >>> print(DamagedError("chest.dcm", "Rows is absent"))

@@ -466,7 +466,7 @@ def test_mistakes_end_with_one_line_and_status_two(tmp_path):
     for arguments, message in [
         (("index", tmp_path / "absent", tmp_path / "rle.csv"), "absent: no such folder"),
         (("train", "absent.yaml", "--manifest", "m.csv", "--out", tmp_path), "no such experiment file"),
-        (("submit", tmp_path, "--pipeline", tmp_path), "no .dcm file"),
+        (("submit", tmp_path, "--pipeline", tmp_path), "no DICOM, PNG, JPEG or TIFF file"),
     ]:
         finished = run_command(*arguments)
         assert finished.returncode == 2

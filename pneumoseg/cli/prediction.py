@@ -134,12 +134,12 @@ def submit(
     """
     from rich.progress import track
 
-    from pneumoseg.data.files import choose_one_per_id, find_dicoms
+    from pneumoseg.data.files import choose_one_per_id, find_images
     from pneumoseg.inference import load_pipeline
     from pneumoseg.submission import read_ids, write_submission
 
     asked = None if ids is None else read_ids(ids)
-    paths, left_out = choose_one_per_id(_asked_files(find_dicoms(dicom_dir), asked))
+    paths, left_out = choose_one_per_id(_asked_files(find_images(dicom_dir).paths, asked))
     results = track(
         load_pipeline(pipeline, batch_size, assembled=assembled).predict_many(paths), "Predicting", len(paths)
     )

@@ -21,7 +21,7 @@ class Step:
         needs: Steps whose files the command reads.
         inputs: Other files that the command reads, which may be missing.
         patterns: Folders and patterns of further files below them that the command reads, such as a run's bundles.
-        folders: Folders whose DICOM files the command reads, at any depth.
+        folders: Folders whose images the command reads, at any depth.
     """
 
     command: tuple[str, ...]
@@ -82,12 +82,12 @@ class Builder:
 
 def _describe_inputs(step: Step) -> str:
     """Return the command, and a checksum of the paths, sizes and times of all files that the step reads."""
-    from pneumoseg.data.files import find_dicoms
+    from pneumoseg.data.files import find_images
 
     files = [need.output for need in step.needs if need.output is not None] + list(step.inputs)
     found = [path for folder, pattern in step.patterns for path in sorted(folder.glob(pattern))]
-    dicoms = [path for folder in step.folders for path in find_dicoms(folder)]
-    lines = "\n".join(map(_describe, [*files, *found, *dicoms]))
+    images = [path for folder in step.folders for path in find_images(folder).paths]
+    lines = "\n".join(map(_describe, [*files, *found, *images]))
     return "\n".join([*step.command, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()])
 
 

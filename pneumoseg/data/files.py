@@ -1,58 +1,93 @@
-"""The DICOM files of a data set: finding them, and choosing one per image id."""
+"""The image files of a data set: finding them, and choosing one per image id."""
 
 import logging
 import os
+import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
+from pneumoseg.dicom.recognition import is_directory
+from pneumoseg.identifiers import has_image_suffix, image_id_of, is_hidden, is_utf8, printable
 from pneumoseg.image_errors import DamagedError, ImageError
 from pneumoseg.images import read_image
+from pneumoseg.images.formats import HEAD_BYTES, name_other, recognize
 
 _log = logging.getLogger(__name__)
 STATE_COLUMNS = ("file_bytes", "file_modified")
 """Columns of a manifest for the result of `file_state`; a manifest made by hand may lack them."""
 
 
-def find_dicoms(folder: str | Path) -> list[Path]:
-    """List all `.dcm` files under a folder, at any depth, sorted by path.
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files that were found.
 
-    Links to folders are followed, and each real folder is visited once: by its own path if it lies under `folder`,
-    otherwise by the first link. Hidden files and folders, such as `._ID.dcm` and `__MACOSX` of macOS, are skipped, and
-    their number is logged.
+    Attributes:
+        paths: Absolute paths, sorted. Links are not resolved, because their names may be the image ids (as with
+            git-annex).
+        skipped: Files and hidden folders that were skipped, sorted, each with the reason, such as `is hidden`.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> ImageFiles:
+    """Find image files: those that are named, and those in folders, at any depth.
+
+    A file in a folder is an image file if its content is that of a DICOM, PNG, JPEG or TIFF file, whatever its name.
+    It is one too if its name ends like that of an image, such as `.dcm` or `.png`, but its content is not an image, so
+    that a broken file is reported and not overlooked. Hidden files and folders, such as `._ID.dcm` and `__MACOSX` of
+    macOS, directories of DICOM media (DICOMDIR) and all other files are skipped, and counted in the log. A file that is
+    named itself is never skipped.
+
+    Links to folders are followed, and each real folder is visited once: by its own path if it lies under one of the
+    folders, otherwise by the first link. No file is listed twice, even if the inputs overlap.
 
     Args:
-        folder: Folder to search.
+        inputs: File or folder, or several of them.
 
     Returns:
-        Absolute paths. Links are not resolved, because their names may be the image ids (as with git-annex).
+        The image files, at least one, and those that were skipped.
 
     Raises:
-        FileNotFoundError: If the folder does not exist or holds no such file.
+        FileNotFoundError: If an input does not exist, or there is no image file.
+
+    Warns:
+        UserWarning: If folders cannot be listed.
+
+    Example:
+        >>> found = find_images(["ward/", "chest.png"])  # doctest: +SKIP
+        >>> len(found.paths), found.skipped  # doctest: +SKIP
+        (41, [(PosixPath('/data/ward/notes.txt'), 'is not an image')])
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{printable(folder)}: no such folder, expected one with .dcm files")
-    paths: list[Path] = []
-    skipped: list[Path] = []
-    for parent, names, hidden in _walk(absolute(folder)):
-        dicoms = [Path(parent, name) for name in names if name.lower().endswith(".dcm")]
-        paths += [path for path in dicoms if not is_hidden(path.name)]
-        skipped += [path for path in dicoms if is_hidden(path.name)] + [Path(parent, name) for name in hidden]
-    if skipped:
-        _log.info(f"{len(skipped)} hidden files and folders skipped, the first: {printable(min(skipped))}")
-    if not paths:
-        raise FileNotFoundError(f"{printable(folder)}: no .dcm file in it or below it")
-    return sorted(paths)
+    given = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(each) for each in inputs]
+    for path in given:
+        if not os.path.lexists(path):
+            raise FileNotFoundError(f"{printable(path)}: no such folder or file, expected images or a folder of images")
+    folders = [absolute(path) for path in given if path.is_dir()]
+    files = {_place(path): path for path in (absolute(path) for path in given if not path.is_dir())}
+    paths, skipped = list(files.values()), list[tuple[Path, str]]()
+    for path, reason in _search(folders):
+        if files and _place(path) in files:
+            continue
+        if reason:
+            skipped.append((path, reason))
+        else:
+            paths.append(path)
+    found = ImageFiles(sorted(paths), sorted(skipped))
+    _report(found, given)
+    return found
 
 
 def choose_one_per_id(paths: Iterable[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
     """Choose one file per image id: the first one that can be read, or the first one if none can be read.
 
     Args:
-        paths: DICOM files.
+        paths: Image files.
 
     Returns:
         The chosen files, in the order of `paths`. For every other file, its id and a sentence with its name and the
@@ -110,23 +145,78 @@ def absolute(path: str | Path) -> Path:
     return Path(*parts[: last + 1]).resolve().joinpath(*parts[last + 1 :]) if last >= 0 else Path(*parts)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def _place(path: Path) -> Path:
+    """Return a path with the links to its folder resolved, which is the same for a file found in two ways."""
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def _search(folders: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each file and each hidden folder below some folders, with the reason to skip it; '' for an image."""
+    for parent, names, hidden in _walk(folders):
+        yield from ((Path(parent, name), "is a hidden folder") for name in hidden)
+        yield from ((Path(parent, name), _reason_to_skip(parent, name)) for name in names)
+
+
+def _reason_to_skip(folder: str, name: str) -> str:
+    if is_hidden(name):
+        return "is hidden"
+    if name.upper() == "DICOMDIR":
+        return "is a DICOMDIR"
+    head = _read_head(os.path.join(folder, name))
+    kind = recognize(head or b"")
+    if kind == "DICOM" and is_directory(head or b""):
+        return "is a DICOMDIR"
+    if kind or has_image_suffix(name):
+        return ""
+    if head is None:
+        return "cannot be opened"
+    other = name_other(head)
+    return f"is a {other} file" if other else "is not an image"
+
+
+def _read_head(path: str) -> bytes | None:
+    """Return the first bytes of a file; None if it cannot be opened or is a device."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return None
+
+
+def _report(found: ImageFiles, given: list[Path]) -> None:
+    """Log how many files were skipped; raise an error if nothing was found."""
+    summary = ""
+    if found.skipped:
+        counts = Counter(reason for _, reason in found.skipped)
+        reasons = ", ".join(f"{reason!r}: {count}" for reason, count in counts.most_common())
+        first = printable(found.skipped[0][0])
+        summary = f"{len(found.skipped)} files and hidden folders skipped ({reasons}), the first: {first}"
+        _log.info(summary)
+    if not found.paths:
+        where = ", ".join(map(printable, given)) or "no input"
+        ending = f"; {summary}" if summary else ""
+        raise FileNotFoundError(f"{where}: no DICOM, PNG, JPEG or TIFF file in it or below it{ending}")
+
+
+def _walk(folders: list[Path]) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each real folder once, with the names of its files and of its hidden folders; targets of links come last.
 
     Warns about folders that cannot be listed.
     """
     visited: set[tuple[int, int]] = set()
-    waiting, errors = [str(folder)], list[OSError]()
+    waiting, errors = list(map(str, folders)), list[OSError]()
     while waiting:
-        for parent, folders, names in os.walk(waiting.pop(0), onerror=errors.append):
+        for parent, inside, names in os.walk(waiting.pop(0), onerror=errors.append):
             status = os.stat(parent)
             if (status.st_dev, status.st_ino) in visited:
-                folders.clear()
+                inside.clear()
                 continue
             visited.add((status.st_dev, status.st_ino))
-            hidden = [name for name in folders if is_hidden(name)]
-            folders[:] = sorted(set(folders) - set(hidden))
-            waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+            hidden = [name for name in inside if is_hidden(name)]
+            inside[:] = sorted(set(inside) - set(hidden))
+            waiting += [path for name in inside if os.path.islink(path := os.path.join(parent, name))]
             yield parent, names, hidden
     if errors:
         first = printable(str(errors[0].filename))

@@ -15,7 +15,7 @@ from rich.progress import track
 from pneumoseg import rle
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.annotations import read_annotations, read_id_map
-from pneumoseg.data.files import STATE_COLUMNS, file_state, find_dicoms
+from pneumoseg.data.files import STATE_COLUMNS, file_state, find_images
 from pneumoseg.data.patients import ID_MAP, describe_patients, doubts_about_patients
 from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
 from pneumoseg.image_errors import ImageError
@@ -64,7 +64,7 @@ def index_dataset(
     code, another usable file of the same name, a path that is not UTF-8, and an annotation without a file.
 
     Args:
-        dicom_dir: Folder with `.dcm` files at any depth, see `find_dicoms`. The image id is the stem of the file name.
+        dicom_dir: Folder with images at any depth, see `find_images`. The image id is the file name, see `image_id_of`.
         annotations: CSV of run-length codes, see `read_annotations`. Several rows of one image are joined by OR.
         id_map: CSV from image ids to NIH file names, see `read_id_map`. For images that it does not list, the PatientID
             of the DICOM header is used, and a warning counts them. In the competition's files every image has its own
@@ -89,7 +89,7 @@ def index_dataset(
         >>> summarize(manifest)  # doctest: +SKIP
         '198 images, 57 with a pneumothorax (29%), 170 patients'
     """
-    paths = find_dicoms(dicom_dir)
+    paths = find_images(dicom_dir).paths
     texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
     patients = {} if id_map is None else read_id_map(id_map).to_dict()
     annotated = texts.keys() & {image_id_of(path) for path in paths}

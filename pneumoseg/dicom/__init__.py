@@ -6,7 +6,7 @@ No module keeps state or changes settings of pydicom, so any number of threads a
 warning is about a VOI LUT that contradicts itself; its text names the file.
 """
 
-from pneumoseg.dicom.reader import read_dicom, read_image
+from pneumoseg.dicom.reader import decode_dicom, read_dicom, read_image
 from pneumoseg.image_errors import (
     DamagedError,
     DicomError,
@@ -29,6 +29,7 @@ __all__ = [
     "NotDicomError",
     "TooLargeError",
     "UnsupportedError",
+    "decode_dicom",
     "read_dicom",
     "read_image",
 ]

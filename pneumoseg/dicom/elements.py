@@ -54,7 +54,7 @@ _KEYWORDS = """
 _KEYWORD_OF = {tag_for_keyword(keyword): keyword for keyword in _KEYWORDS.split()}
 _BINARY = {b"FD": "f8", b"FL": "f4", b"SL": "i4", b"SS": "i2", b"UL": "u4", b"US": "u2"}
 # Group 0002, and group 0008 in either byte order.
-_USUAL_STARTS = (b"\x02\0", b"\x08\0", b"\0\x08")
+USUAL_STARTS = (b"\x02\0", b"\x08\0", b"\0\x08")
 # With these value representations an explicit length takes four bytes, after two reserved ones (PS3.5 section 7.1.2).
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
@@ -147,7 +147,7 @@ class Elements:
             raise DamagedError(self.path, f"{keyword} does not begin with an item")
         item = Elements(self.path, self.content, self.little)
         start = element.offset + 8
-        implicit = element.implicit or _is_implicit(self.content, start)
+        implicit = element.implicit or is_implicit(self.content, start)
         item.collect(start, len(self.content) if length == UNDEFINED_LENGTH else start + length, implicit)
         return item
 
@@ -217,7 +217,7 @@ def walk(content: bytes, offset: int, end: int, implicit: bool, little: bool) ->
             enclosing.append(implicit)
             # An element of VR UN should hold implicit items (PS3.5 section 6.2.2), but some writers make them explicit.
             if tag == ITEM and not all_implicit:
-                implicit = _is_implicit(content, offset)
+                implicit = is_implicit(content, offset)
     if enclosing or offset < end:
         raise EOFError(f"a sequence or an element is still open at byte {offset}")
 
@@ -234,43 +234,65 @@ def read_elements(path: str | os.PathLike[str]) -> tuple[Elements, str, bool]:
     """Read the data elements of a file up to its pixels, without decoding these.
 
     Args:
-        path: Path of a DICOM file, with or without preamble and meta information.
+        path: Path of a DICOM file, see `find_elements`.
+
+    Returns:
+        The same as `find_elements`.
+
+    Raises:
+        ImageError: If the file cannot be opened (the base class), or for the reasons that `find_elements` lists.
+    """
+    name = os.fsdecode(path)
+    return find_elements(name, read_file(name))
+
+
+def find_elements(path: str, content: bytes) -> tuple[Elements, str, bool]:
+    """Find the data elements of a file up to its pixels, without decoding these.
+
+    Args:
+        path: Path of the file, for messages.
+        content: Content of a DICOM file, with or without preamble and meta information.
 
     Returns:
         The elements, including Pixel Data; the UID of the transfer syntax, inferred from the bytes if the file does not
         name it; and whether positions in the elements' content are positions in the file.
 
     Raises:
-        ImageError: If the file cannot be opened (the base class), is not DICOM, holds no pixels, is damaged or is too
-            large.
+        ImageError: If the file is not DICOM, holds no pixels, is damaged or is too large.
     """
-    name = os.fsdecode(path)
-    content = _read_file(name)
     start = 132 if content[128:132] == b"DICM" else 0
     if not start and content[:2] in (b"", b"\0", b"\0\0"):
-        raise NotAnImageError(name, "is not DICOM" if content else "is empty")
-    meta = Elements(name, content, little=True)
+        raise NotAnImageError(path, "is not DICOM" if content else "is empty")
+    meta = Elements(path, content, little=True)
     begin = _collect_meta(meta, start)
     syntax = meta.text("TransferSyntaxUID")
     deflated = syntax == DeflatedExplicitVRLittleEndian
     if deflated:
-        content, begin = _inflate(name, content[begin:]), 0
+        content, begin = _inflate(path, content[begin:]), 0
     implicit, little = _encoding(content, begin, syntax)
-    elements = Elements(name, content, little)
+    elements = Elements(path, content, little)
     try:
         elements.collect(begin, len(content), implicit)
     except DamagedError as error:
         # Content that begins neither like a file nor like most data sets is probably not a damaged DICOM file.
-        if start or content[:2] in _USUAL_STARTS:
+        if start or content[:2] in USUAL_STARTS:
             raise
-        raise NotAnImageError(name, "is not DICOM") from error
+        raise NotAnImageError(path, "is not DICOM") from error
     _require_pixels(elements, named=bool(start))
     guess = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     return elements, syntax or str(guess), not deflated
 
 
-def _read_file(path: str) -> bytes:
-    """Return the content of a regular file of limited size."""
+def read_file(path: str) -> bytes:
+    """Return the content of a regular file of limited size.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        ImageError: If the file cannot be opened.
+        TooLargeError: If it is longer than `MAX_FILE_BYTES`.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -323,7 +345,7 @@ def _encoding(content: bytes, offset: int, syntax: str) -> tuple[bool, bool]:
     The bytes decide about the value representations, because some writers name the wrong transfer syntax. They also
     decide about the byte order if no transfer syntax is named: in the wrong byte order, group 0008 reads as 0800.
     """
-    implicit = _is_implicit(content, offset)
+    implicit = is_implicit(content, offset)
     wrong_order = not implicit and content[offset : offset + 1] == b"\0"
     return implicit, syntax != ExplicitVRBigEndian if syntax else not wrong_order
 
@@ -342,7 +364,7 @@ def _require_pixels(elements: Elements, named: bool) -> None:
     raise NoPixelsError(path, f"holds no pixels (SOP Class UID {elements.text('SOPClassUID') or 'not given'})")
 
 
-def _is_implicit(content: bytes, offset: int) -> bool:
+def is_implicit(content: bytes, offset: int) -> bool:
     """Return whether the element at a position omits its value representation."""
     return not _is_vr(content[offset + 4 : offset + 6])
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pneumoseg.dicom.codecs import NATIVE, decode, decode_native
 from pneumoseg.dicom.display import display
-from pneumoseg.dicom.elements import read_elements
+from pneumoseg.dicom.elements import find_elements, read_file
 from pneumoseg.dicom.frames import find_frame
 from pneumoseg.dicom.header import build_header, read_format
 from pneumoseg.image_header import ImageHeader
@@ -91,7 +91,27 @@ def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], ImageHe
         >>> header.view, header.age, header.photometric  # doctest: +SKIP
         ('PA', 58.0, 'MONOCHROME2')
     """
-    elements, syntax, in_file = read_elements(path)
+    name = os.fsdecode(path)
+    return decode_dicom(name, read_file(name))
+
+
+def decode_dicom(path: str, content: bytes) -> tuple[NDArray[np.uint8], ImageHeader]:
+    """Return the radiograph that the content of a DICOM file shows, and its header.
+
+    Args:
+        path: Path of the file, for messages.
+        content: Content of the file.
+
+    Returns:
+        The same as `read_dicom`.
+
+    Raises:
+        ImageError: If the file gives no image. The subclasses are those that `read_image` lists.
+
+    Warns:
+        UserWarning: If the entries of a VOI LUT contradict its descriptor.
+    """
+    elements, syntax, in_file = find_elements(path, content)
     pixels = read_format(elements)
     if syntax in NATIVE:
         stored, sequential_jpeg, offset, length = decode_native(elements, pixels), False, 0, 0

@@ -5,9 +5,11 @@ import os
 import unicodedata
 
 import numpy as np
+import pydicom
 import pytest
+from PIL import Image
 
-from pneumoseg.data.files import absolute, choose_one_per_id, find_dicoms
+from pneumoseg.data.files import absolute, choose_one_per_id, find_images
 from pneumoseg.data.index import index_dataset
 from tests.conftest import write_dicom
 
@@ -15,7 +17,7 @@ IMAGE = np.arange(24, dtype=np.uint8).reshape(4, 6)
 
 
 def names(folder):
-    return [str(path.relative_to(absolute(folder))) for path in find_dicoms(folder)]
+    return [str(path.relative_to(absolute(folder))) for path in find_images(folder).paths]
 
 
 def test_a_link_to_its_own_folder_shows_nothing_twice(tmp_path):
@@ -45,7 +47,7 @@ def test_a_folder_outside_is_followed_once_and_a_real_path_comes_before_a_link(t
 def test_a_linked_folder_may_itself_be_given(tmp_path):
     write_dicom(tmp_path / "real/a.dcm", IMAGE)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert find_dicoms(tmp_path / "link") == [tmp_path / "link/a.dcm"]
+    assert find_images(tmp_path / "link").paths == [tmp_path / "link/a.dcm"]
 
 
 def test_hidden_files_are_skipped_and_counted(tmp_path, caplog):
@@ -55,7 +57,7 @@ def test_hidden_files_are_skipped_and_counted(tmp_path, caplog):
     (tmp_path / ".DS_Store").write_bytes(b"junk")
     with caplog.at_level(logging.INFO, "pneumoseg"):
         assert names(tmp_path) == ["s/a.dcm"]
-    assert "4 hidden files and folders skipped" in caplog.text  # the file and three folders
+    assert "5 files and hidden folders skipped ('is a hidden folder': 3, 'is hidden': 2)" in caplog.text
 
 
 def test_the_given_folder_may_lie_in_a_hidden_folder(tmp_path):
@@ -106,7 +108,7 @@ def test_one_file_for_each_id(tmp_path):
     bad.parent.mkdir()
     bad.write_bytes(b"damaged")
     third, other = write_dicom(tmp_path / "c/x.dcm", IMAGE), write_dicom(tmp_path / "a/y.dcm", IMAGE)
-    chosen, left_out = choose_one_per_id(find_dicoms(tmp_path))
+    chosen, left_out = choose_one_per_id(find_images(tmp_path).paths)
     assert chosen == [good, other]
     assert left_out == [("x", f"{path}: same name as {good}") for path in (bad, third)]
 
@@ -143,3 +145,76 @@ def test_names_that_are_not_utf8_are_listed_and_stop_nothing(tmp_path, place):
     rejected = (tmp_path / "rejected.csv").read_text(encoding="utf-8")
     assert "caf\\udce9" in rejected
     assert "path is not UTF-8: rename the file or its folder" in rejected
+
+
+def test_the_content_decides_whatever_the_name(tmp_path):
+    for name in ("1.2.840.5", "x.dicom", "y.DCM", "z.bin"):
+        write_dicom(tmp_path / name, IMAGE)
+    for name, kind in (("p.png", "PNG"), ("q", "JPEG"), ("r.tmp", "TIFF")):
+        Image.fromarray(IMAGE).save(tmp_path / name, kind)
+    (tmp_path / "bare").write_bytes((tmp_path / "z.bin").read_bytes()[132:])
+    bare_data_set = pydicom.dcmread(tmp_path / "z.bin")
+    del bare_data_set.file_meta
+    bare_data_set.save_as(tmp_path / "barer", implicit_vr=True, little_endian=True)
+    assert names(tmp_path) == sorted(["1.2.840.5", "bare", "barer", "p.png", "q", "r.tmp", "x.dicom", "y.DCM", "z.bin"])
+
+
+def test_broken_files_with_the_suffix_of_an_image_are_listed_and_others_are_skipped(tmp_path):
+    write_dicom(tmp_path / "good.dcm", IMAGE)
+    for name in ("empty.dcm", "empty.PNG", "text.tiff", "notes.txt", "empty"):
+        (tmp_path / name).write_bytes(b"" if "empty" in name else b"image_id,label\n")
+    Image.fromarray(IMAGE).save(tmp_path / "logo.gif")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    assert names(tmp_path) == ["empty.PNG", "empty.dcm", "gone.jpg", "good.dcm", "text.tiff"]
+    assert find_images(tmp_path).skipped == [
+        (tmp_path / "empty", "is not an image"),
+        (tmp_path / "gone", "cannot be opened"),
+        (tmp_path / "logo.gif", "is a GIF file"),
+        (tmp_path / "notes.txt", "is not an image"),
+        (tmp_path / "pipe", "cannot be opened"),
+    ]
+
+
+def test_directories_of_media_are_skipped_by_name_and_by_content(tmp_path):
+    write_dicom(tmp_path / "IM00001", IMAGE)
+    (tmp_path / "DICOMDIR").write_bytes(b"anything")
+    directory = write_dicom(tmp_path / "index.dcm", IMAGE)
+    data = pydicom.dcmread(directory)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    data.save_as(directory, enforce_file_format=True)
+    assert names(tmp_path) == ["IM00001"]
+    assert [reason for _, reason in find_images(tmp_path).skipped] == ["is a DICOMDIR"] * 2
+
+
+def test_a_file_that_is_named_is_never_skipped(tmp_path):
+    write_dicom(tmp_path / "a/x.dcm", IMAGE)
+    (tmp_path / "a/notes.txt").write_text("text")
+    (tmp_path / "a/.hidden.dcm").write_text("text")
+    found = find_images([tmp_path / "a", tmp_path / "a/notes.txt", str(tmp_path / "a/.hidden.dcm")])
+    assert found.paths == [tmp_path / f"a/{name}" for name in (".hidden.dcm", "notes.txt", "x.dcm")]
+    assert found.skipped == []
+    assert find_images(str(tmp_path / "a/notes.txt")).paths == [tmp_path / "a/notes.txt"]
+
+
+def test_inputs_that_overlap_give_no_file_twice(tmp_path, monkeypatch):
+    write_dicom(tmp_path / "a/b/x.dcm", IMAGE)
+    write_dicom(tmp_path / "a/y.dcm", IMAGE)
+    (tmp_path / "link").symlink_to(tmp_path / "a/b")
+    expected = [tmp_path / "a/b/x.dcm", tmp_path / "a/y.dcm"]
+    monkeypatch.chdir(tmp_path)
+    for inputs in (["a", "a/b"], ["a/b", "a"], ["a", "a"], ["a", "a/b/x.dcm", "a/../a/b/x.dcm"], [".", "a"]):
+        assert find_images(inputs).paths == expected
+    assert find_images(["a/b/x.dcm", "link"]).paths == [tmp_path / "a/b/x.dcm"]
+    assert find_images(["link", "a/y.dcm"]).paths == [tmp_path / "a/y.dcm", tmp_path / "link/x.dcm"]
+
+
+def test_inputs_without_an_image_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent: no such folder or file"):
+        find_images([tmp_path, tmp_path / "absent"])
+    (tmp_path / "notes.txt").write_text("text")
+    with pytest.raises(FileNotFoundError, match=r"no DICOM, PNG, JPEG or TIFF file in it.*'is not an image': 1"):
+        find_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no input"):
+        find_images([])

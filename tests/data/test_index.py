@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from pneumoseg import rle
-from pneumoseg.data.index import COLUMNS, find_dicoms, index_dataset, load_manifest, save_manifest, summarize
+from pneumoseg.data.files import find_images
+from pneumoseg.data.index import COLUMNS, index_dataset, load_manifest, save_manifest, summarize
 from tests.conftest import write_dicom
 
 
@@ -72,7 +73,7 @@ def test_damaged_file_does_not_hide_a_good_one_of_the_same_name(folder):
 def test_linked_folders_are_followed(folder, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/study").symlink_to(folder / "dicoms/s1")
-    assert [path.name for path in find_dicoms(tmp_path / "linked")] == ["a.dcm"]
+    assert [path.name for path in find_images(tmp_path / "linked").paths] == ["a.dcm"]
 
 
 def test_id_map_overrides_the_header(folder):
@@ -146,7 +147,7 @@ def test_folders_without_images_are_refused(tmp_path):
     (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\na,-1\n")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         index_dataset(tmp_path / "absent", tmp_path / "rle.csv")
-    with pytest.raises(FileNotFoundError, match=r"no \.dcm file"):
+    with pytest.raises(FileNotFoundError, match="no DICOM, PNG, JPEG or TIFF file"):
         index_dataset(tmp_path, tmp_path / "rle.csv")
     (tmp_path / "a.dcm").write_bytes(b"nothing")
     with (
