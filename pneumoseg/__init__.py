@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pneumoseg.report.charts import plot_areas
     from pneumoseg.report.contact_sheet import draw_contact_sheet
     from pneumoseg.report.page import write_report
+    from pneumoseg.results import write_results
     from pneumoseg.training.run import Run
     from pneumoseg.training.tasks import task_for
     from pneumoseg.training.train import train
@@ -59,6 +60,7 @@ __all__ = [
     "train",
     "tune",
     "write_report",
+    "write_results",
 ]
 
 _MODULES = {
@@ -75,6 +77,7 @@ _MODULES = {
     "report.charts": ["plot_areas"],
     "report.contact_sheet": ["draw_contact_sheet"],
     "report.page": ["write_report"],
+    "results": ["write_results"],
     "training.run": ["Run"],
     "training.tasks": ["task_for"],
     "training.train": ["train"],

@@ -55,6 +55,40 @@ def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray], title: str = 
     return figure
 
 
+def draw_over(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the outline of a mask into an image, around the mask, so that it hides nothing inside.
+
+    Args:
+        image: Image, uint8, (H, W).
+        mask: Mask, bool, (H, W).
+
+    Returns:
+        uint8, (H, W, 3), the image with the outline in the colour of predictions, whose width is 0.2% of the image's
+        longer side, at least 1 pixel; for an empty mask the image itself, uint8, (H, W).
+
+    Example:
+        >>> image = np.zeros((3, 3), np.uint8)
+        >>> draw_over(image, np.array([[True, False, False]] * 3))[0].tolist()
+        [[0, 0, 0], [230, 159, 0], [0, 0, 0]]
+    """
+    from skimage.morphology import dilation, disk
+
+    if not mask.any():
+        return image
+    width = max(1, round(0.002 * max(mask.shape)))
+    box = tuple(slice(max(0, places[0] - width), places[-1] + width + 1) for places in _occupied(mask))
+    inside = mask[box]
+    colours = np.repeat(image[..., None], 3, axis=2)
+    rim = dilation(inside, disk(width)) & ~inside
+    colours[box][rim] = [int(COLOURS["prediction"][place : place + 2], 16) for place in (1, 3, 5)]
+    return colours
+
+
+def _occupied(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and the columns that hold a pixel of the mask."""
+    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+
+
 def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
     # The mask was padded by one pixel so that a region at the image's border has a closed outline.
     return -1, mask.shape[1], -1, mask.shape[0]

@@ -17,10 +17,10 @@ import pandas as pd
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
-from pneumoseg.geometry import letterbox_image
+from pneumoseg.geometry import letterbox_image, square_shape
 from pneumoseg.identifiers import image_id_of
 from pneumoseg.image_errors import ImageError
-from pneumoseg.images import read_image
+from pneumoseg.images import read_with_header
 from pneumoseg.inference.result import Result
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ class Pipeline:
         """Decide on one image.
 
         Args:
-            source: Path of a DICOM file, or an image as `read_image` returns it: uint8, (H, W), white is dense.
+            source: Path of an image file, or an image as `read_image` returns it: uint8, (H, W), white is dense, with
+                square pixels.
 
         Raises:
             ImageError: If the file cannot be read.
@@ -105,11 +106,22 @@ class Pipeline:
             raise result.error
         return result
 
-    def predict_many(self, sources: Iterable[Source]) -> Iterator[Result]:
+    @property
+    def chunk_size(self) -> int:
+        """Number of images that are read, and run through the networks, together; their results come together.
+
+        The last bits of a network's output may depend on the other images of its batch. The outputs for whole chunks
+        are the same whether a process runs one of them or many.
+        """
+        return 8 * self.batch_size
+
+    def predict_many(self, sources: Iterable[Source], *, keep_maps: bool = False) -> Iterator[Result]:
         """Decide on many images, in batches, reading ahead, at constant memory.
 
         Args:
-            sources: Paths of DICOM files, or images, uint8 (H, W).
+            sources: Paths of image files, or images, uint8 (H, W) with square pixels.
+            keep_maps: Whether each result holds the segmenter's probability map. The segmenter then also runs on the
+                images that the classifier does not pass on; the decisions stay the same.
 
         Yields:
             One result per image, in order. A file that cannot be read gives a result with an `error`.
@@ -118,7 +130,7 @@ class Pipeline:
             ValueError: If an array is not an image, or a single path is given.
         """
         for chunk in self._chunks(sources):
-            yield from self._decide(chunk)
+            yield from self._decide(chunk, keep_maps=keep_maps)
 
     def leave_out_training_images(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of a manifest whose images no network was trained on, and log how many are left out.
@@ -143,7 +155,7 @@ class Pipeline:
         """Run both networks over all images without deciding anything.
 
         Args:
-            sources: Paths of DICOM files, or images, uint8 (H, W).
+            sources: Paths of image files, or images, uint8 (H, W) with square pixels.
 
         Yields:
             The probabilities of each image, in order. A file that cannot be read gives an `error`.
@@ -152,8 +164,8 @@ class Pipeline:
             ValueError: If an array is not an image, or a single path is given.
         """
         for chunk in self._chunks(sources):
-            images = [read.image for read in chunk if read.error is None]
-            answers = zip(self._classify(images), self._segment(images), strict=True)
+            readable = [read for read in chunk if read.error is None]
+            answers = zip(self._classify(readable), self._segment(readable), strict=True)
             for read in chunk:
                 probability, prob_map = (math.nan, None) if read.error is not None else next(answers)
                 yield Probabilities(read.image_id, probability, prob_map, read.error, read.image.shape)
@@ -162,39 +174,57 @@ class Pipeline:
         if isinstance(sources, str | Path):
             raise ValueError(f"expected many sources, got one path: call predict({str(sources)!r})")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from _read_ahead(sources, 8 * self.batch_size, pool)
+            yield from _read_ahead(sources, self.chunk_size, pool)
 
-    def _decide(self, chunk: list["_LoadedImage"]) -> list[Result]:
+    def _decide(self, chunk: list["_LoadedImage"], *, keep_maps: bool) -> list[Result]:
         readable = [number for number, read in enumerate(chunk) if read.error is None]
-        probabilities = dict(zip(readable, self._classify([chunk[n].image for n in readable]), strict=True))
+        probabilities = dict(zip(readable, self._classify([chunk[n] for n in readable]), strict=True))
         gated_in = [
             n for n, probability in probabilities.items() if not self.classifiers or self.rule.gates_in(probability)
         ]
-        maps = dict(zip(gated_in, self._segment([chunk[n].image for n in gated_in]), strict=True))
-        results = []
-        for number, read in enumerate(chunk):
-            code, stage, shape = rle.EMPTY, "classifier" if read.error is None else "error", read.image.shape
-            if number in maps:
-                decision = decide(maps[number], shape, self.rule)
-                code, stage = rle.encode(decision.mask), decision.stage
-            probability = probabilities.get(number, math.nan)
-            results.append(Result(read.image_id, probability, code, shape, stage, read.error, source=read.source))
-        return results
+        maps = dict(zip(gated_in, self._segment([chunk[n] for n in gated_in]), strict=True))
+        others = [n for n in readable if keep_maps and n not in maps]
+        # In batches of their own, so that the maps that decide do not depend on `keep_maps`.
+        kept = maps | dict(zip(others, self._segment([chunk[n] for n in others]), strict=True)) if keep_maps else {}
+        return [
+            self._result(read, probabilities.get(n, math.nan), maps.get(n), kept.get(n)) for n, read in enumerate(chunk)
+        ]
 
-    def _classify(self, images: list[np.ndarray]) -> list[float]:
+    def _result(
+        self, read: "_LoadedImage", probability: float, prob_map: np.ndarray | None, kept_map: np.ndarray | None
+    ) -> Result:
+        code, stage, shape = rle.EMPTY, "classifier" if read.error is None else "error", read.image.shape
+        if prob_map is not None:
+            decision = decide(prob_map, shape, self.rule, pixel_aspect=read.pixel_aspect)
+            code, stage = rle.encode(decision.mask), decision.stage
+        return Result(
+            read.image_id,
+            probability,
+            code,
+            shape,
+            stage,
+            read.error,
+            read.source,
+            read.pixel_spacing,
+            read.spacing_source,
+            read.pixel_aspect,
+            kept_map,
+        )
+
+    def _classify(self, images: list["_LoadedImage"]) -> list[float]:
         if not self.classifiers:
             return [math.nan] * len(images)
         return [float(output[0]) for output in self._outputs(self.classifiers, images)]
 
-    def _segment(self, images: list[np.ndarray]) -> Iterator[np.ndarray]:
+    def _segment(self, images: list["_LoadedImage"]) -> Iterator[np.ndarray]:
         for output in self._outputs(self.segmenters, images):
             yield output[..., 0]
 
-    def _outputs(self, models: Sequence[keras.Model], images: list[np.ndarray]) -> Iterator[np.ndarray]:
+    def _outputs(self, models: Sequence[keras.Model], images: list["_LoadedImage"]) -> Iterator[np.ndarray]:
         for first in range(0, len(images), self.batch_size):
             batch = images[first : first + self.batch_size]
             squares = {
-                size: np.stack([letterbox_image(image[..., None], size) for image in batch])
+                size: np.stack([_to_square(read, size) for read in batch])
                 for size in {model.input_shape[1] for model in models}
             }
             outputs = [output for model in models for output in self._seen(model, squares[model.input_shape[1]])]
@@ -235,18 +265,28 @@ class _LoadedImage(NamedTuple):
     image_id: str
     source: Source
     image: np.ndarray
-    error: ImageError | None
+    error: ImageError | None = None
+    pixel_spacing: tuple[float, float] | None = None
+    spacing_source: str = ""
+    pixel_aspect: float = 1.0
 
 
 def _read(source: Source) -> _LoadedImage:
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype != np.uint8 or source.size == 0:
             raise ValueError(f"expected an image, uint8 (H, W), got an array of {source.dtype}, {source.shape}")
-        return _LoadedImage("", source, source, None)
+        return _LoadedImage("", source, source)
     try:
-        return _LoadedImage(image_id_of(source), source, read_image(source), None)
+        image, header = read_with_header(source)
     except ImageError as error:
         return _LoadedImage(image_id_of(source), source, np.zeros((0, 0), np.uint8), error)
+    facts = header.pixel_spacing, header.spacing_source, header.pixel_aspect
+    return _LoadedImage(image_id_of(source), source, image, None, *facts)
+
+
+def _to_square(read: _LoadedImage, size: int) -> np.ndarray:
+    square = None if read.pixel_aspect == 1 else np.array(square_shape(read.image.shape, read.pixel_aspect), np.int32)
+    return np.asarray(letterbox_image(read.image[..., None], size, square))
 
 
 def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_LoadedImage]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pneumoseg import rle
+from pneumoseg.geometry import pixel_area_mm2
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_image
 from pneumoseg.overlay import draw_outlines
@@ -30,6 +31,12 @@ class Result:
             "mask" (a mask is left), or "error".
         error: Why the image could not be read; None otherwise.
         source: The path or the array of the image.
+        pixel_spacing: Distance between rows and between columns, in mm; None if the file does not give it.
+        spacing_source: Element that gives the spacing: PixelSpacing, or ImagerPixelSpacing, which is measured at the
+            detector, where the patient appears magnified; '' without a spacing.
+        pixel_aspect: Height of a pixel divided by its width.
+        prob_map: float32, (size, size), the segmenter's probabilities; None unless they were asked for, see
+            `Pipeline.predict_many`, and after an error.
 
     Example:
         >>> result = Result("a", 0.9, "0 3 5 2", (4, 4), "mask")
@@ -44,6 +51,10 @@ class Result:
     stage: str
     error: ImageError | None = None
     source: str | Path | np.ndarray = field(default="", repr=False, compare=False)
+    pixel_spacing: tuple[float, float] | None = None
+    spacing_source: str = ""
+    pixel_aspect: float = 1.0
+    prob_map: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def mask(self) -> np.ndarray:
@@ -59,6 +70,11 @@ class Result:
     def area_px(self) -> int:
         """Number of pixels of the mask."""
         return sum(map(int, self.rle.split()[1::2]))
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of the mask in mm2; NaN if the pixel spacing is unknown or not believed, see `pixel_area_mm2`."""
+        return self.area_px * pixel_area_mm2(self.shape, self.pixel_spacing)
 
     def show(self) -> "Figure":
         """Draw the image with the outline of the mask.

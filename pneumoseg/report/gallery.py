@@ -1,10 +1,14 @@
-"""Gallery of a report: each image as a thumbnail, with its masks as outlines (figure 2 of the paper)."""
+"""Galleries of a page: each image as a thumbnail, with its masks as outlines (figure 2 of the paper)."""
 
 import base64
 import io
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +22,8 @@ from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_image
 from pneumoseg.predictions import Predictions
 
-_SIDE = 208  # pixels of a picture's longer side: sharp enough for outlines, small enough for hundreds on a page
+SIDE = 208
+"""Pixels of a picture's longer side: sharp enough for outlines, small enough for hundreds on a page."""
 _QUALITY = 70
 _MOST_OUTLINES = 40  # per mask, the longest ones; all outlines of a speckled mask would fill the page
 
@@ -71,8 +76,50 @@ def cards(cases: pd.DataFrame, predictions: Predictions, rule: DecisionRule) -> 
         predictions: Probability maps and true masks; the images are read again.
         rule: The rule that the cases were decided by.
     """
+    yield from make_ahead(lambda row: _card(row[1], predictions, rule), cases.iterrows())
+
+
+def make_ahead(make: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Make something of each item in threads, a few items ahead of the caller, in order.
+
+    Args:
+        make: Function of one item, which threads may call at the same time.
+        items: The items; only a few are taken ahead.
+
+    Example:
+        >>> list(make_ahead(abs, [-1, 2]))
+        [1, 2]
+    """
+    remaining, pending = iter(items), deque[Future[Any]]()
     with ThreadPoolExecutor() as pool:
-        yield from pool.map(lambda row: _card(row[1], predictions, rule), cases.iterrows())
+        for item in itertools.islice(remaining, 4 * (os.cpu_count() or 1)):
+            pending.append(pool.submit(make, item))
+        while pending:
+            made = pending.popleft().result()
+            pending.extend(pool.submit(make, item) for item in itertools.islice(remaining, 1))
+            yield made
+
+
+def picture_size(shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) of the picture of an image, in pixels.
+
+    Args:
+        shape: (H, W) of the image once its pixels are square.
+    """
+    scale = SIDE / max(shape)
+    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+
+
+def picture_of(image: np.ndarray, size: tuple[int, int]) -> str:
+    """Return a small picture of an image as a JPEG in a data URI.
+
+    Args:
+        image: Image, uint8, (H, W).
+        size: (width, height) of the picture, see `picture_size`.
+    """
+    file = io.BytesIO()
+    Image.fromarray(image).resize(size, Image.Resampling.BOX).save(file, "JPEG", quality=_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def outcome_counts(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
@@ -84,8 +131,7 @@ def outcome_counts(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
 def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card:
     row = predictions.manifest.iloc[case.name]
     shape = (int(row["rows"]), int(row["columns"]))
-    scale = _SIDE / max(shape)
-    width, height = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+    scale, (width, height) = SIDE / max(shape), picture_size(shape)
     prob_map = predictions.prob_map(int(case.name))
     raw_mask = mask = np.zeros(shape, bool)
     if prob_map is not None:
@@ -104,12 +150,9 @@ def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card
 
 def _picture(path: str, size: tuple[int, int]) -> str | None:
     try:
-        image = read_image(path)
+        return picture_of(read_image(path), size)
     except ImageError:
         return None
-    file = io.BytesIO()
-    Image.fromarray(image).resize(size, Image.Resampling.BOX).save(file, "JPEG", quality=_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def outline_path(mask: np.ndarray, scale: float) -> str:

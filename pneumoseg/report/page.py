@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 
 import pneumoseg
 from pneumoseg.atomic_write import atomic_write
@@ -68,11 +68,7 @@ def write_report(
     """
     shown = gallery.worst_first(evaluation.cases, max_images)
     runs = pipeline.runs if pipeline else ()
-    environment = Environment(
-        loader=PackageLoader("pneumoseg.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    page = environment.get_template("page.html").stream(
+    page = template("page.html").stream(
         version=pneumoseg.__version__,
         facts=_facts(evaluation),
         tuning=pipeline.tuning if pipeline else None,
@@ -88,6 +84,19 @@ def write_report(
     )
     with atomic_write(path) as temporary:
         page.dump(str(temporary), encoding="utf-8")
+
+
+def template(name: str) -> Template:
+    """Return one of the templates of this folder, which escapes whatever is put into it.
+
+    Args:
+        name: Name of the file.
+    """
+    environment = Environment(
+        loader=PackageLoader("pneumoseg.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    return environment.get_template(name)
 
 
 def _facts(evaluation: Evaluation) -> dict[str, Any]:

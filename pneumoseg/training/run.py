@@ -19,6 +19,7 @@ import yaml
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.config import Experiment, load_experiment
 from pneumoseg.device import announce_device
+from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import read_text_table
 
 _log = logging.getLogger(__name__)
@@ -207,7 +208,8 @@ class Run:
             ValueError: If the run to resume has other settings or images, or its images have changed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder):  # first, since the process that has it may be about to finish the run
+        # The lock comes first, since the process that has it may be about to finish the run.
+        with locked_folder(self.folder, "trained"):
             self.refuse_finished()
             if self.checkpoint.exists():
                 self._require_resumable(settings, training, validation)
@@ -354,20 +356,3 @@ def _content(manifest: pd.DataFrame) -> list[str]:
 def _environment() -> dict[str, Any]:
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), **versions}
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise FileExistsError(f"{folder} is being trained by another process: wait for it, or stop it") from error
-    finally:
-        os.close(descriptor)

@@ -60,7 +60,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(tmp_
     """The lock is taken before anything is checked."""
     order = []
     monkeypatch.setattr(Run, "refuse_finished", lambda self: order.append("checked"))
-    monkeypatch.setattr(runs, "_locked", lambda folder: order.append("locked") or nullcontext())
+    monkeypatch.setattr(runs, "locked_folder", lambda folder, work: order.append("locked") or nullcontext())
     with Run(tmp_path).open(SETTINGS, ROWS.head(1), ROWS.tail(1)):
         assert order == ["locked", "checked"]
 

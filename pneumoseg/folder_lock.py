@@ -1,0 +1,38 @@
+"""Lock that keeps two processes from writing the same folder."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked_folder(folder: str | Path, work: str) -> Iterator[None]:
+    """Lock a folder against other processes while the context lasts; does nothing on Windows.
+
+    The lock leaves no file behind, and it ends with the process, however that ends.
+
+    Args:
+        folder: Existing folder.
+        work: Participle for the message, such as "trained".
+
+    Raises:
+        FileExistsError: If another process has locked the folder.
+
+    Example:
+        >>> with locked_folder("results", "written"):  # doctest: +SKIP
+        ...     pass  # doctest: +SKIP
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise FileExistsError(f"{folder} is being {work} by another process: wait for it, or stop it") from error
+    finally:
+        os.close(descriptor)
