@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoseg import rle
+from pneumoseg.annotations.competition import read_runs
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.annotations import read_annotations
 from pneumoseg.identifiers import image_id_of, normalize, printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_ids(path: str | Path) -> list[str]:
         >>> read_ids("stage_2_sample_submission.csv")[:2]  # doctest: +SKIP
         ['ID_0011fe81e', 'ID_003206608']
     """
-    ids = list(dict.fromkeys(read_annotations(path)["image_id"]))
+    ids = list(dict.fromkeys(read_runs(path)["image_id"]))
     if not ids:
         raise ValueError(f"{path}: it lists no id, expected one per row below ImageId,EncodedPixels")
     return ids
@@ -152,7 +152,7 @@ def validate_submission(
         >>> validate_submission("submission.csv", ["ID_1", "ID_2"])  # doctest: +SKIP
         ['ID_2: missing']
     """
-    table = read_annotations(path)
+    table = read_runs(path)
     problems = _header_problems(path)
     expected, counts = set(map(normalize, expected_ids)), Counter(table["image_id"])
     problems += [f"{image_id}: missing" for image_id in sorted(expected - counts.keys())]

@@ -50,18 +50,60 @@ def synthesize(
 
 @app.command()
 def index(
-    dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
-    annotations: Annotated[Path, typer.Argument(help="CSV of ImageId,EncodedPixels.")],
+    images: Annotated[Path, typer.Argument(help="Folder with image files at any depth.")],
+    annotations: Annotated[
+        Path,
+        typer.Argument(help="CSV of run-length codes or labels, COCO JSON, or folder of mask pictures or DICOM SEG."),
+    ],
     out: Annotated[
         Path, typer.Option(help="Manifest to write; rejected.csv goes next to it.", callback=output_file)
     ] = Path("manifest.csv"),
-    id_map: Annotated[Path | None, typer.Option(help="CSV that maps image ids to NIH file names.")] = None,
+    annotations_format: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="csv, absolute-csv, masks, coco, seg or labels; recognized by default."),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(metavar="columns|rows", help="Order of the pixels of absolute runs [columns].")
+    ] = None,
+    first_pixel: Annotated[
+        int | None, typer.Option(metavar="0|1", help="Number of the first pixel of absolute runs [1].")
+    ] = None,
+    mask_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN", help="Names of mask pictures, such as {}_mask: {} is the image id, * any text."
+        ),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Finding to take from COCO, SEG or labels [pneumothorax].")
+    ] = None,
+    unannotated_negative: Annotated[
+        bool, typer.Option("--unannotated-negative", help="Take images without an annotation as negative.")
+    ] = False,
+    id_map: Annotated[
+        Path | None, typer.Option(help="CSV of image ids and patients: NIH file names, or a column patient_id.")
+    ] = None,
 ) -> None:
-    """Read the DICOM files and annotations into a manifest."""
+    """Read images and annotations into a manifest."""
+    from pneumoseg.annotations import read_annotations
     from pneumoseg.data.index import index_dataset, save_manifest
 
-    rejected = out.with_name("rejected.csv")
-    manifest = index_dataset(dicom_dir, annotations, id_map=id_map, rejected=rejected, progress=True)
+    source = read_annotations(
+        annotations,
+        annotations_format,
+        order=order,
+        first_pixel=first_pixel,
+        mask_name=mask_name,
+        category=category,
+    )
+    manifest = index_dataset(
+        images,
+        source,
+        id_map=id_map,
+        unannotated_negative=unannotated_negative,
+        rejected=out.with_name("rejected.csv"),
+        progress=True,
+    )
     save_manifest(manifest, out)
     typer.echo(f"{out}: {len(manifest)} images, {manifest['has_pneumothorax'].sum()} positive")
 

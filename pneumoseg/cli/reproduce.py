@@ -93,9 +93,10 @@ def _first(folder: Path, *names: str) -> Path | None:
 
 def _shares_ids(truth: Path, id_map: Path) -> bool:
     """Return whether an id map lists any of the test images."""
-    from pneumoseg.data.annotations import read_annotations, read_id_map
+    from pneumoseg.annotations.competition import read_runs
+    from pneumoseg.data.id_map import read_id_map
 
-    return bool(set(read_annotations(truth)["image_id"]) & set(read_id_map(id_map).index))
+    return bool(set(read_runs(truth)["image_id"]) & set(read_id_map(id_map).index))
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_id_map_overrides_the_header(folder):
     assert manifest["patient_source"].tolist() == ["id map", "header"]
 
 
-@pytest.mark.parametrize("ids", ["a.dcm,00000007_000.png\nb.dcm,00000008_000.png\n", "", "other,00000007_000.png\n"])
+@pytest.mark.parametrize("ids", ["c,00000007_000.png\nd,00000008_000.png\n", "", "other,00000007_000.png\n"])
 def test_an_id_map_of_other_images_is_refused(folder, ids):
     (folder / "map.csv").write_text(f"Kaggle_ID,NIH_ID\n{ids}")
     with pytest.raises(
