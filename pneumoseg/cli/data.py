@@ -1,5 +1,6 @@
 """Commands that generate and index data sets, and show their images."""
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,17 +13,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class _Images(str, Enum):
+    """Formats in which images are generated."""
+
+    DICOM = "dicom"
+    PNG = "png"
+
+
+class _Annotations(str, Enum):
+    """Formats in which annotations are generated."""
+
+    CSV = "csv"
+    ABSOLUTE_CSV = "absolute-csv"
+    MASKS = "masks"
+    COCO = "coco"
+    SEG = "seg"
+    LABELS = "labels"
+
+
 @app.command()
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", callback=output_folder)],
     train: Annotated[int, typer.Option(help="Annotated training images.")] = 240,
     test: Annotated[int, typer.Option(help="Test images.")] = 60,
+    size: Annotated[int, typer.Option(help="Height and width of each image, in pixels.")] = 1024,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
+    images: Annotated[_Images, typer.Option(help="Format of the images.")] = _Images.DICOM,
+    annotations: Annotated[_Annotations, typer.Option(help="Format of the annotations.")] = _Annotations.CSV,
 ) -> None:
     """Generate a synthetic data set."""
     from pneumoseg.synthetic import write_dataset
 
-    write_dataset(folder, train=train, test=test, seed=seed)
+    write_dataset(folder, train, test, size, seed, images.value, annotations.value)
     typer.echo(f"{folder}: {train} training and {test} test images")
 
 

@@ -194,8 +194,9 @@ class Plan:
     def submit(self) -> list[Step]:
         """Predict the test images, and check the submission against the sample."""
         out = self.runs / "submission.csv"
-        command = ("submit", str(self.data.test), "--pipeline", str(self._pipeline), "--out", str(out), *self._rule)
-        made = Step(command, out, (self._decided(),), folders=(self.data.test,))
+        command = ["submit", str(self.data.test), "--pipeline", str(self._pipeline), "--out", str(out)]
+        command += ["--ids", str(self.data.sample), *self._rule]
+        made = Step(tuple(command), out, (self._decided(),), (self.data.sample,), folders=(self.data.test,))
         check = ("validate-submission", str(out), "--expected", str(self.data.sample))
         return [made, Step(check, None, (made,))]
 
