@@ -14,6 +14,7 @@ from skimage.measure import approximate_polygon, find_contours
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
 from pneumoseg.evaluation.cases import OUTCOMES
+from pneumoseg.geometry import square_shape
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_image
 from pneumoseg.predictions import Predictions
@@ -84,12 +85,16 @@ def outcome_counts(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
 def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card:
     row = predictions.manifest.iloc[case.name]
     shape = (int(row["rows"]), int(row["columns"]))
-    scale = _SIDE / max(shape)
-    width, height = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+    aspect = float(row.get("pixel_aspect", 1.0))
+    square = square_shape(shape, aspect)
+    scale = _SIDE / max(square) * np.divide(square, shape)
+    height, width = (max(1, round(side)) for side in (scale * shape).tolist())
     prob_map = predictions.prob_map(int(case.name))
     raw_mask = mask = np.zeros(shape, bool)
     if prob_map is not None:
-        raw_mask, mask, _ = decide(prob_map, shape, rule, gated_in=bool(rule.gates_in(case["probability"])))
+        raw_mask, mask, _ = decide(
+            prob_map, shape, rule, gated_in=bool(rule.gates_in(case["probability"])), pixel_aspect=aspect
+        )
     return Card(
         case,
         row["view"] or "view unknown",
@@ -112,12 +117,12 @@ def _picture(path: str, size: tuple[int, int]) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def outline_path(mask: np.ndarray, scale: float) -> str:
+def outline_path(mask: np.ndarray, scale: float | np.ndarray) -> str:
     """Return the longest outlines of a mask as an SVG path, simplified to half a pixel of the picture.
 
     Args:
         mask: bool, (H, W).
-        scale: Pixels of the picture per pixel of the mask.
+        scale: Pixels of the picture per pixel of the mask; two numbers for its rows and its columns if they differ.
 
     Returns:
         The `d` of an SVG path in the picture's pixels; empty for an empty mask.
@@ -131,6 +136,6 @@ def outline_path(mask: np.ndarray, scale: float) -> str:
     for contour in sorted(contours, key=len, reverse=True)[:_MOST_OUTLINES]:
         # The padding shifted everything by a pixel, and the centre of a pixel lies half a pixel from its edge.
         corner = np.array([rows[0] - 0.5, columns[0] - 0.5])
-        points = (approximate_polygon(contour, 0.5 / scale) + corner) * scale
+        points = (approximate_polygon(contour, 0.5 / np.max(scale)) + corner) * scale
         parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for y, x in points[:-1]) + "Z")
     return "".join(parts)
