@@ -54,8 +54,8 @@ def leave_out_unknown_masks(manifest: pd.DataFrame, purpose: str) -> pd.DataFram
     known = has_mask(manifest)
     if len(manifest) and not known.any():
         raise ValueError(
-            f"{purpose} needs masks, and all {len(manifest)} images of the manifest have a label alone: index the "
-            "data set with masks"
+            f"there are no masks for {purpose}: all {len(manifest)} images have a label alone, index the data set with "
+            "masks"
         )
     if not known.all():
         _log.info(f"{(~known).sum()} of {len(manifest)} images left out of {purpose}: they have a label and no mask")

@@ -44,7 +44,7 @@ class Evaluation:
     Attributes:
         predictions: The predictions that were scored.
         masked: Those of the predictions whose true masks are known. All scores but the classifier's are of these
-            images; the classifier is scored on images with a label alone as well.
+            images. The classifier's are of images with a label alone as well.
         rules: The rules by the suffix of their variants' names: "" for the rule as assembled, " (tuned)" for the rule
             that was tuned, if any.
         rule: The rule in force: the tuned one if there is one.
@@ -83,7 +83,7 @@ class Evaluation:
 
     @property
     def classified(self) -> pd.DataFrame:
-        """What the classifier is scored on: `positive` and `probability` of each image, with a mask or without."""
+        """Table of `positive` and `probability` of all images, with a mask or without, which the classifier is scored on."""
         return _classified(self.predictions)
 
     @property
@@ -162,7 +162,7 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
     """
     rules = {"": assembled} | ({TUNED: tuned} if tuned else {})
     rule, suffix = (tuned, TUNED) if tuned else (assembled, "")
-    masked = predictions.with_masks("all scores but the classifier's")
+    masked = predictions.with_masks("the segmentation scores")
     groups = patient_groups(predictions.manifest)[has_mask(predictions.manifest)]
     own = [value for each in rules.values() for value in (each.mask_threshold, each.top_threshold)]
     own_areas = [each.minimum_area for each in rules.values()]
