@@ -15,6 +15,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ from pneumoseg.results.names import unique_names
 from pneumoseg.results.pictures import KINDS, Pictures
 from pneumoseg.results.progress import progress_bar
 
+_log = logging.getLogger(__name__)
 TABLE, PAGE, SKIPPED = "results.csv", "index.html", "skipped.csv"
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # what `atomic_write` leaves behind when its process is killed
 Inputs = str | Path | Iterable[str | Path] | ImageFiles
@@ -165,6 +167,9 @@ class _Run:
         """Run new images, then those that have to be run again, each from the beginning of a chunk."""
         new = [path for path in self._paths if path not in self._journal.entries]
         again = [path for path in self._paths if path in self._journal.entries and not self._is_done(path)]
+        if self._journal.entries:
+            done = len(self._paths) - len(new) - len(again)
+            _log.info(f"{self._folder}: {done} of {len(self._paths)} images are done, {len(again)} are run again")
         with progress_bar(len(new) + len(again), shown=progress) as advance:
             for paths in (new, again):
                 for entries in self._chunks(paths):
@@ -268,7 +273,9 @@ def _without_results(found: ImageFiles, folder: Path) -> ImageFiles:
     @functools.cache
     def home(parent: Path) -> str:
         """Return the folder of results that a folder belongs to, or ''."""
-        return next((str(each.resolve()) for each in (parent, *parent.parents) if (each / JOURNAL).is_file()), "")
+        if (parent / JOURNAL).is_file():
+            return str(parent.resolve())
+        return home(parent.parent) if parent != parent.parent else ""
 
     others = [(path, "is in a folder of results") for path in found.paths if home(path.parent) not in ("", own)]
     paths = [path for path in found.paths if not home(path.parent)]
