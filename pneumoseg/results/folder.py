@@ -18,7 +18,7 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,10 +172,9 @@ class _Run:
             _log.info(f"{self._folder}: {done} of {len(self._paths)} images are done, {len(again)} are run again")
         with progress_bar(len(new) + len(again), shown=progress) as advance:
             for paths in (new, again):
-                for entries in self._chunks(paths):
+                for entries in self._chunks(paths, advance):
                     if any(self._journal.entries.get(entry.row.path) != entry for entry in entries):
                         self._journal.append(entries)
-                    advance(len(entries))
 
     def finish(self, max_images: int) -> None:
         """Write the table, the list of skipped files and the page, unless they are there and nothing has changed."""
@@ -199,7 +198,7 @@ class _Run:
             return False
         return all(picture.exists() for picture in self._pictures.paths(entry.row.image_id))
 
-    def _chunks(self, paths: Sequence[str]) -> Iterator[list[Entry]]:
+    def _chunks(self, paths: Sequence[str], advance: Callable[[int], None]) -> Iterator[list[Entry]]:
         """Yield the chunks of the pipeline, once the pictures of all their images are written."""
         states = deque[tuple[int, int] | None]()
 
@@ -208,10 +207,14 @@ class _Run:
                 states.append(_state(path))  # before the file is read, so that a later change is noticed
                 yield path
 
+        def write(result: Result) -> ResultRow:
+            row = self._write(result)
+            advance(1)
+            return row
+
         results = self._pipeline.predict_many(noting_states(), keep_maps=self._pictures.probabilities)
         with ThreadPoolExecutor() as pool:
-            while chunk := list(itertools.islice(results, self._pipeline.chunk_size)):
-                rows = list(pool.map(self._write, chunk))
+            while rows := list(pool.map(write, itertools.islice(results, self._pipeline.chunk_size))):
                 yield [Entry(row, states.popleft()) for row in rows]
 
     def _write(self, result: Result) -> ResultRow:
