@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoseg import rle
+from pneumoseg.annotations.competition import read_runs
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.annotations import read_annotations
-from pneumoseg.identifiers import normalize
+from pneumoseg.identifiers import image_id_of, normalize, printable
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Result
@@ -17,24 +17,84 @@ if TYPE_CHECKING:
 HEADER = ("ImageId", "EncodedPixels")
 
 
+def read_ids(path: str | Path) -> list[str]:
+    """Read the ids of a submission to write, such as those of the sample submission.
+
+    Args:
+        path: CSV of `ImageId,EncodedPixels`; only the ids matter.
+
+    Returns:
+        The ids in the order of the file. Repeated ids, as in the sample of the competition's stage 1, count once.
+
+    Raises:
+        ValueError: If the file is not a CSV with two columns, or holds no id.
+        FileNotFoundError: If there is no such file.
+
+    Example:
+        >>> read_ids("stage_2_sample_submission.csv")[:2]  # doctest: +SKIP
+        ['ID_0011fe81e', 'ID_003206608']
+    """
+    ids = list(dict.fromkeys(read_runs(path)["image_id"]))
+    if not ids:
+        raise ValueError(f"{path}: it lists no id, expected one per row below ImageId,EncodedPixels")
+    return ids
+
+
+def files_of_ids(paths: Iterable[Path], ids: Iterable[str]) -> list[Path]:
+    """Choose the files that a submission asks for.
+
+    Args:
+        paths: Image files.
+        ids: Ids to submit.
+
+    Returns:
+        The files whose ids are among `ids`, in the order of `paths`.
+
+    Raises:
+        ValueError: If there is no such file.
+
+    Example:
+        >>> [path.name for path in files_of_ids([Path("a.dcm"), Path("b.dcm")], ["b", "c"])]
+        ['b.dcm']
+    """
+    everything, asked = list(paths), set(map(normalize, ids))
+    chosen = [path for path in everything if image_id_of(path) in asked]
+    if not chosen:
+        names = (printable(min(map(image_id_of, everything), default="")), min(asked, default=""))
+        raise ValueError(
+            f"none of {len(asked)} ids has a file: the files are named like {names[0]!r}, the ids are like "
+            f"{names[1]!r}; name the folder and the ids of one data set"
+        )
+    return chosen
+
+
 def write_submission(
-    results: Iterable["Result"], path: str | Path, *, left_out: Iterable[tuple[str, str]] = ()
+    results: Iterable["Result"],
+    path: str | Path,
+    *,
+    ids: Iterable[str] | None = None,
+    left_out: Iterable[tuple[str, str]] = (),
 ) -> Counter[str]:
     """Write a submission with one row per image.
 
     Rows are written as the results arrive, at constant memory. The file appears when it is complete. An image that
-    could not be read gets `-1` and is listed with the reason in `NAME.errors.csv` next to the file.
+    could not be read gets `-1` and is listed with the reason in `NAME.errors.csv` next to the file, and so does an id
+    without a result.
 
     Args:
         results: One result per image, such as those of `Pipeline.predict_many`.
         path: CSV file to write.
+        ids: Ids to write, such as those of the sample submission; repeated ids count once. Ids without a result come
+            last, in this order. By default the ids are those of the results.
         left_out: Ids and reasons of files that have no result, see `choose_one_per_id`. They are listed too.
 
     Returns:
-        Number of images that each stage decided; "error" counts the images that could not be read.
+        Number of images that each stage decided; "error" counts the images that could not be read, "missing" the ids
+        without a result.
 
     Raises:
-        ValueError: If two results have the same id, which the competition would refuse.
+        ValueError: If two results have the same id, which the competition would refuse, or if a result is not among
+            `ids`.
 
     Example:
         >>> write_submission(pipeline.predict_many(paths), "submission.csv")  # doctest: +SKIP
@@ -42,17 +102,25 @@ def write_submission(
     """
     path = Path(path)
     errors_path = path.with_suffix(".errors.csv")
+    asked = None if ids is None else dict.fromkeys(map(normalize, ids))
     stages, errors, written = Counter[str](), list[tuple[str, object]](left_out), set[str]()
 
     def rows() -> Iterator[tuple[str, str]]:
         for result in results:
             if result.image_id in written:
                 raise ValueError(f"two images are named {result.image_id}: rename one of them, or leave it out")
+            if asked is not None and result.image_id not in asked:
+                raise ValueError(f"{result.image_id} is not among the ids to submit: leave it out")
             written.add(result.image_id)
             stages[result.stage] += 1
             if result.error is not None:
                 errors.append((result.image_id, result.error))
             yield result.image_id, result.rle
+        for image_id in asked or ():
+            if image_id not in written:
+                stages["missing"] += 1
+                errors.append((image_id, "no file has this name"))
+                yield image_id, rle.EMPTY
 
     _write_rows(path, HEADER, rows())
     errors_path.unlink(missing_ok=True)
@@ -84,7 +152,7 @@ def validate_submission(
         >>> validate_submission("submission.csv", ["ID_1", "ID_2"])  # doctest: +SKIP
         ['ID_2: missing']
     """
-    table = read_annotations(path)
+    table = read_runs(path)
     problems = _header_problems(path)
     expected, counts = set(map(normalize, expected_ids)), Counter(table["image_id"])
     problems += [f"{image_id}: missing" for image_id in sorted(expected - counts.keys())]

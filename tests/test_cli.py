@@ -310,6 +310,27 @@ def test_cross_validation_by_command(runs, tmp_path):
     assert "mcc_gain" in invoke("compare", tmp_path / "run", tmp_path / "run", "--out", tmp_path / "c.png")
 
 
+def test_submission_has_the_ids_that_are_asked_for(runs, generated, tmp_path):
+    """As in stage 1: more files than ids, ids that repeat, and an id without a file."""
+    test, out, sample = tmp_path / "test", tmp_path / "submission.csv", tmp_path / "sample.csv"
+    shutil.copytree(generated / "dicom-images-test", test)
+    names = [path.stem for path in sorted(test.iterdir())]
+    sample.write_text(
+        "\n".join(["ImageId,EncodedPixels", *(f"{name},-1" for name in ["absent", *names[2:], names[5]])])
+    )
+    damaged = test / f"{names[0]}.dcm"  # not asked for, and so not read
+    damaged.write_bytes(b"damaged")
+    said = invoke("submit", test, "--pipeline", runs / "pipeline", "--out", out, "--ids", sample)
+    assert "11 rows" in said
+    assert "1 without a file" in said
+    assert "2 of 12 files are left out: their ids are not asked for" in said
+    assert "1 IDS WITHOUT A FILE, submitted as -1" in said
+    assert "UNREADABLE" not in said
+    assert pd.read_csv(out)["ImageId"].tolist() == [*names[2:], "absent"]
+    assert (tmp_path / "submission.errors.csv").read_text() == "ImageId,error\nabsent,no file has this name\n"
+    assert "valid, 11 rows" in invoke("validate-submission", out, "--expected", sample, "--rows", 128, "--columns", 128)
+
+
 def test_a_test_folder_of_doubles_links_and_junk_gives_a_valid_submission(runs, generated, tmp_path):
     test, out = tmp_path / "test", tmp_path / "submission.csv"
     shutil.copytree(generated / "dicom-images-test", test / "one")

@@ -101,8 +101,9 @@ def test_commands_are_those_of_the_documentation(house):
     kept = f"{runs}/predictions/validation"
     assert cache == f"cache-predictions --manifest {runs}/manifest.csv --pipeline {runs}/pipeline --out {kept}"
     assert tune == f"tune --predictions {kept} --pipeline {runs}/pipeline --fraction 0.5"
-    assert submit == f"submit {data}/stage_2_images --pipeline {runs}/pipeline --out {runs}/submission.csv"
-    assert check == f"validate-submission {runs}/submission.csv --expected {data}/sample_submission.csv"
+    written, sample = f"{runs}/submission.csv", f"{data}/sample_submission.csv"
+    assert submit == f"submit {data}/stage_2_images --pipeline {runs}/pipeline --out {written} --ids {sample}"
+    assert check == f"validate-submission {written} --expected {sample}"
 
 
 def add(house):
@@ -209,6 +210,15 @@ def test_other_test_images_are_submitted(house):
     house.commands("submit")
     house.write("data/stage_2_images/deep/u.dcm", age=1e6)
     assert house.commands("submit") == ["submit", "validate-submission"]
+
+
+def test_other_ids_are_submitted(house):
+    house.commands("submit")
+    house.write("data/sample_submission.csv", "ImageId,EncodedPixels\nt,-1\n", age=1e6)
+    assert house.commands("submit") == ["submit", "validate-submission"]
+    other = house.write("data/other.csv", age=1e6)
+    assert house.commands("submit", "--sample", str(other)) == ["submit", "validate-submission"]
+    assert house.commands("submit", "--sample", str(other)) == ["validate-submission"]
 
 
 def test_other_test_images_are_scored(house):

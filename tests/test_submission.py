@@ -1,10 +1,11 @@
 """Tests of writing and checking submissions."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pneumoseg.submission import validate_submission, write_submission
+from pneumoseg.submission import files_of_ids, read_ids, validate_submission, write_submission
 
 
 def prediction(image_id, code, stage="mask", error=None):
@@ -42,6 +43,47 @@ def test_files_that_were_left_out_are_listed(tmp_path):
     write_submission([prediction("ID_a", "0 9")], tmp_path / "s.csv", left_out=[("ID_a", "b/ID_a.dcm: same name")])
     assert (tmp_path / "s.csv").read_text() == "ImageId,EncodedPixels\nID_a,0 9\n"
     assert (tmp_path / "s.errors.csv").read_text() == "ImageId,error\nID_a,b/ID_a.dcm: same name\n"
+
+
+def test_ids_without_a_result_are_empty_come_last_and_are_named(tmp_path):
+    """Ids repeat as in the sample of stage 1, which has a row per region."""
+    path, ids = tmp_path / "s.csv", ["c", "b", "e\u0301", "a", "c", "b"]
+    results = [prediction("a", "0 9"), prediction("b", "-1", "error", ValueError("damaged"))]
+    stages = write_submission(results, path, ids=ids, left_out=[("a", "x/a.dcm: same name")])
+    assert path.read_text() == "ImageId,EncodedPixels\na,0 9\nb,-1\nc,-1\n\u00e9,-1\n"
+    assert stages == {"mask": 1, "error": 1, "missing": 2}
+    assert (tmp_path / "s.errors.csv").read_text().splitlines()[1:] == [
+        "a,x/a.dcm: same name",
+        "b,damaged",
+        "c,no file has this name",
+        "\u00e9,no file has this name",
+    ]
+    assert validate_submission(path, ids, (3, 3)) == []
+
+
+def test_results_that_are_not_asked_for_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="b is not among the ids to submit"):
+        write_submission([prediction("a", "-1"), prediction("b", "-1")], tmp_path / "s.csv", ids=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_asked_for_are_chosen():
+    paths = [Path(f"{name}.dcm") for name in ("x/b", "e\u0301", "c", "y/b", "a")]
+    assert files_of_ids(paths, ["b", "a", "d", "\u00e9", "b"]) == [paths[0], paths[1], paths[3], paths[4]]
+
+
+def test_ids_without_any_file_are_an_error_that_shows_both_kinds_of_names():
+    with pytest.raises(ValueError, match=r"none of 2 ids has a file: the files are named like 'b', .* like 'x'"):
+        files_of_ids([Path("c.dcm"), Path("b.dcm")], ["x", "y", "x"])
+
+
+def test_ids_are_read_once_each_in_order(tmp_path):
+    path = tmp_path / "sample.csv"
+    path.write_text("ImageId,EncodedPixels\nb,0 3\na,-1\nb,7 1\n")
+    assert read_ids(path) == ["b", "a"]
+    path.write_text("ImageId,EncodedPixels\n")
+    with pytest.raises(ValueError, match="lists no id"):
+        read_ids(path)
 
 
 def test_nothing_half_written_is_left(tmp_path):

@@ -1,8 +1,10 @@
 """Synthetic images: the files on disk, and what can and cannot be learned from them."""
 
+import contextlib
 import csv
 import hashlib
 import io
+import json
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -13,10 +15,13 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from scipy import ndimage
 
-from pneumoseg.synthetic import generate_case, write_dataset
+from pneumoseg import read_image
+from pneumoseg.synthetic import SyntheticCase, annotation_files, generate_case, write_dataset
+from pneumoseg.synthetic import dataset as writer
 from pneumoseg.synthetic.anatomy import Anatomy
+from pneumoseg.synthetic.annotation_files import AnnotatedImage, write_annotations
+from pneumoseg.synthetic.case import render_case
 from pneumoseg.synthetic.chest import sample_chest, sample_view
-from pneumoseg.synthetic.dataset import _run_lengths
 from pneumoseg.synthetic.dicom_file import Identity, write_dicom
 from pneumoseg.synthetic.pneumothorax import paint_pneumothorax, sample_area, sample_pockets
 
@@ -25,8 +30,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # ID_
 TRAIN, TEST, SIZE = 32, 9, 128
 
 
+@pytest.fixture(autouse=True, scope="module")
+def painted_once():
+    """Paint each case once: the tests write the same ones in several formats."""
+    painted = {}
+
+    def render(chest, *arguments):
+        if arguments not in painted:
+            painted[arguments] = render_case(chest, *arguments)
+        return painted[arguments]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "render_case", render)
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, painted_once):
     folder = tmp_path_factory.mktemp("synthetic") / "data"
     write_dataset(folder, TRAIN, TEST, SIZE, seed=3)
     return folder
@@ -63,14 +83,23 @@ def images_of(folder, part):
     return {path.stem: path for path in sorted((folder / f"dicom-images-{part}").rglob("*.dcm"))}
 
 
-def test_run_lengths_are_relative_and_column_major():
+def code_of(tmp_path, mask, annotation_format):
+    """Return the code that a CSV format gives to a mask."""
+    image = AnnotatedImage.of("a", tmp_path / "a.png", mask.shape, [mask])
+    write_annotations(annotation_format, tmp_path, "test", [image])
+    (path,) = tmp_path.glob("*.csv")
+    return path.read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("annotation_format", "mixed", "full"),
+    # Down the columns of the mixed mask: 0 1 1 | 1 1 0 | 0 0 1.
+    [("csv", "a,1 4 3 1", "a,0 9"), ("absolute-csv", "a,2 4 9 1", "a,1 9")],
+)
+def test_runs_are_column_major_and_reach_the_last_pixel(tmp_path, annotation_format, mixed, full):
     mask = np.array([[0, 1, 0], [1, 1, 0], [1, 0, 1]], bool)
-    # Down the columns: 0 1 1 | 1 1 0 | 0 0 1.
-    assert _run_lengths(mask) == "1 4 3 1"
-
-
-def test_run_lengths_of_a_full_mask_reach_the_last_pixel():
-    assert _run_lengths(np.ones((3, 3), bool)) == "0 9"
+    assert code_of(tmp_path, mask, annotation_format) == mixed
+    assert code_of(tmp_path, np.ones((3, 3), bool), annotation_format) == full
 
 
 def test_folder_has_train_plus_two_and_test_images(folder):
@@ -207,12 +236,165 @@ def fingerprint(folder):
 
 
 def test_same_seed_gives_the_same_bytes_for_any_number_of_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "render_case", render_case)
     write_dataset(tmp_path / "a", 5, 2, 64, seed=1)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     write_dataset(tmp_path / "b", 5, 2, 64, seed=1)
     write_dataset(tmp_path / "c", 5, 2, 64, seed=2)
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
     assert not set(images_of(tmp_path / "a", "train")) & set(images_of(tmp_path / "c", "train"))
+
+
+# Of the data set that the test writes, before there were other formats.
+DEFAULT_BYTES = "f2d77defb7ceb0e5fdbfcdbc85450443471b1cf78101224b2810919c180f0fd5"
+
+
+def draw_case(chest, seed, size, positive, style=None):
+    """Draw a case without rounding, so that its bytes are the same on every CPU."""
+    image = np.add.outer(np.arange(size), 2 * np.arange(size)).astype(np.uint8)
+    mask = np.zeros((size, size), bool)
+    mask[5:20, 7:9] = positive
+    return SyntheticCase(image, mask, [mask, mask.T] if positive else [])
+
+
+def test_default_bytes_have_not_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "render_case", draw_case)
+    write_dataset(tmp_path, 10, 5, 64, seed=1)
+    assert fingerprint(tmp_path) == DEFAULT_BYTES
+
+
+def written_masks(folder, annotation_format, part):
+    """Read annotation files with other code than the package's: masks by image id."""
+    if annotation_format == "masks":
+        return {path.stem: np.asarray(Image.open(path)) > 0 for path in (folder / f"masks-{part}").iterdir()}
+    if annotation_format == "seg":
+        return dict(read_segmentation(path) for path in (folder / f"seg-{part}").iterdir())
+    if annotation_format == "coco":
+        return read_coco(folder / f"{part}-coco.json")
+    _, rows = read_rows(folder / f"{part}-absolute.csv")
+    return {image: np.any([decode_absolute(code, SIZE) for code in codes], axis=0) for image, codes in rows.items()}
+
+
+def decode_absolute(code, size):
+    mask = np.zeros((size, size), bool)
+    numbers = iter([] if code == "-1" else map(int, code.split()))
+    for start in numbers:
+        for position in range(start - 1, start - 1 + next(numbers)):
+            mask[position % size, position // size] = True
+    return mask
+
+
+def read_segmentation(path):
+    dataset = pydicom.dcmread(path)
+    (instance,) = dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert instance.ReferencedSOPInstanceUID.is_valid
+    return instance.ReferencedSOPInstanceUID, dataset.pixel_array.astype(bool)
+
+
+def read_coco(path):
+    coco = pytest.importorskip("pycocotools.coco")
+    with contextlib.redirect_stdout(io.StringIO()):
+        file = coco.COCO(str(path))
+    masks = {}
+    for number, image in file.imgs.items():
+        mask = np.zeros((image["height"], image["width"]), bool)
+        for annotation in file.imgToAnns[number]:
+            mask |= file.annToMask(annotation).astype(bool)
+        masks[image["file_name"].rpartition(".")[0]] = mask
+    return masks
+
+
+@pytest.mark.parametrize("annotation_format", ["absolute-csv", "masks", "coco", "seg"])
+def test_every_format_holds_the_same_masks(tmp_path, folder, annotation_format):
+    if annotation_format == "seg":
+        pytest.importorskip("highdicom")
+    data = tmp_path / "data"
+    write_dataset(data, TRAIN, TEST, SIZE, seed=3, annotations=annotation_format)
+    assert not list(data.glob("*-rle.csv"))
+    for part in ("train", "test"):
+        _, rows = read_rows(folder / f"{part}-rle.csv")
+        expected = {image: np.any([decode(code, SIZE) for code in codes], axis=0) for image, codes in rows.items()}
+        if annotation_format == "seg":  # which knows no negatives, and refers to valid UIDs alone
+            uids = {i: pydicom.dcmread(path).SOPInstanceUID for i, path in images_of(data, part).items()}
+            expected = {uids[image]: mask for image, mask in expected.items() if mask.any()}
+        found = written_masks(data, annotation_format, part)
+        assert found.keys() == expected.keys()
+        for image, mask in found.items():
+            np.testing.assert_array_equal(mask, expected[image])
+
+
+def test_labels_are_those_of_the_masks(tmp_path, folder):
+    write_dataset(tmp_path, TRAIN, TEST, SIZE, seed=3, annotations="labels")
+    header, labels = read_rows(tmp_path / "train-labels.csv")
+    _, rows = read_rows(folder / "train-rle.csv")
+    assert header == ["image_id", "has_pneumothorax"]
+    assert labels == {image: ["0" if codes == ["-1"] else "1"] for image, codes in rows.items()}
+
+
+def test_coco_holds_both_kinds_of_runs(tmp_path):
+    pytest.importorskip("pycocotools")
+    masks = [np.eye(5, dtype=bool), np.ones((5, 5), bool), np.zeros((5, 5), bool)]
+    images = [
+        AnnotatedImage.of(str(n), tmp_path / f"{n}.png", (5, 5), [mask] if mask.any() else [])
+        for n, mask in enumerate(masks)
+    ]
+    write_annotations("coco", tmp_path, "x", images)
+    annotations = json.loads((tmp_path / "x-coco.json").read_text())["annotations"]
+    assert [type(each["segmentation"]["counts"]) for each in annotations] == [list, str]
+    assert annotations[0]["segmentation"]["counts"] == [0, 1, 5, 1, 5, 1, 5, 1, 5, 1]
+    assert [each["area"] for each in annotations] == [5, 25]
+    for image, mask in read_coco(tmp_path / "x-coco.json").items():
+        np.testing.assert_array_equal(mask, masks[int(image)])
+
+
+def test_pngs_show_what_the_dicoms_show(tmp_path, folder):
+    write_dataset(tmp_path, TRAIN, TEST, SIZE, seed=3, images="png")
+    for part in ("train", "test"):
+        dicoms = images_of(folder, part)
+        pngs = {path.stem: path for path in (tmp_path / f"images-{part}").iterdir()}
+        assert pngs.keys() == dicoms.keys()
+        for image, path in pngs.items():
+            if is_damaged(dicoms[image]):
+                with pytest.raises(OSError, match="truncated"):
+                    Image.open(path).load()
+                continue
+            with Image.open(path) as picture:
+                assert picture.mode == "L"
+                np.testing.assert_array_equal(np.asarray(picture), read_image(dicoms[image]))
+    for name in ("train-rle.csv", "test-rle.csv", "nih_id.csv", "stage_2_sample_submission.csv"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("annotation_format", ["masks", "coco", "seg"])
+def test_other_formats_give_the_same_bytes_too(tmp_path, monkeypatch, annotation_format):
+    monkeypatch.setattr(writer, "render_case", draw_case)
+    if annotation_format != "masks":
+        pytest.importorskip({"coco": "pycocotools", "seg": "highdicom"}[annotation_format])
+    for name in ("a", "b"):
+        write_dataset(tmp_path / name, 10, 5, 64, seed=1, annotations=annotation_format)
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+
+
+def test_segmentation_of_an_image_without_a_uid_is_refused(tmp_path, folder):
+    pytest.importorskip("highdicom")
+    path = min(images_of(folder, "test").values())
+    image = AnnotatedImage.of(path.stem, path, (SIZE, SIZE), [np.ones((SIZE, SIZE), bool)])
+    with pytest.raises(ValueError, match=f"{path.stem}.*: a segmentation can refer to valid UIDs only"):
+        write_annotations("seg", tmp_path, "test", [image])
+
+
+def test_segmentations_need_dicom_images(tmp_path):
+    with pytest.raises(ValueError, match="refers to DICOM images"):
+        write_dataset(tmp_path / "data", images="png", annotations="seg")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("annotation_format", "extra"), [("coco", "coco"), ("seg", "dicom")])
+def test_missing_library_is_named_before_anything_is_written(tmp_path, monkeypatch, annotation_format, extra):
+    monkeypatch.setattr(annotation_files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=rf"pip install 'pneumoseg\[{extra}\]'"):
+        write_dataset(tmp_path / "data", annotations=annotation_format)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("arguments", [{"train": 0}, {"test": -1}, {"size": 31}, {"seed": -1}])

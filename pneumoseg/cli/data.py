@@ -1,5 +1,6 @@
 """Commands that generate and index data sets, and show their images."""
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,34 +13,97 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class _Images(str, Enum):
+    """Formats in which images are generated."""
+
+    DICOM = "dicom"
+    PNG = "png"
+
+
+class _Annotations(str, Enum):
+    """Formats in which annotations are generated."""
+
+    CSV = "csv"
+    ABSOLUTE_CSV = "absolute-csv"
+    MASKS = "masks"
+    COCO = "coco"
+    SEG = "seg"
+    LABELS = "labels"
+
+
 @app.command()
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", callback=output_folder)],
     train: Annotated[int, typer.Option(help="Annotated training images.")] = 240,
     test: Annotated[int, typer.Option(help="Test images.")] = 60,
+    size: Annotated[int, typer.Option(help="Height and width of each image, in pixels.")] = 1024,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
+    images: Annotated[_Images, typer.Option(help="Format of the images.")] = _Images.DICOM,
+    annotations: Annotated[_Annotations, typer.Option(help="Format of the annotations.")] = _Annotations.CSV,
 ) -> None:
     """Generate a synthetic data set."""
     from pneumoseg.synthetic import write_dataset
 
-    write_dataset(folder, train=train, test=test, seed=seed)
+    write_dataset(folder, train, test, size, seed, images.value, annotations.value)
     typer.echo(f"{folder}: {train} training and {test} test images")
 
 
 @app.command()
 def index(
-    dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
-    annotations: Annotated[Path, typer.Argument(help="CSV of ImageId,EncodedPixels.")],
+    images: Annotated[Path, typer.Argument(help="Folder with image files at any depth.")],
+    annotations: Annotated[
+        Path,
+        typer.Argument(help="CSV of run-length codes or labels, COCO JSON, or folder of mask pictures or DICOM SEG."),
+    ],
     out: Annotated[
         Path, typer.Option(help="Manifest to write; rejected.csv goes next to it.", callback=output_file)
     ] = Path("manifest.csv"),
-    id_map: Annotated[Path | None, typer.Option(help="CSV that maps image ids to NIH file names.")] = None,
+    annotations_format: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="csv, absolute-csv, masks, coco, seg or labels; recognized by default."),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(metavar="columns|rows", help="Order of the pixels of absolute runs [columns].")
+    ] = None,
+    first_pixel: Annotated[
+        int | None, typer.Option(metavar="0|1", help="Number of the first pixel of absolute runs [1].")
+    ] = None,
+    mask_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN", help="Names of mask pictures, such as {}_mask: {} is the image id, * any text."
+        ),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Finding to take from COCO, SEG or labels [pneumothorax].")
+    ] = None,
+    unannotated_negative: Annotated[
+        bool, typer.Option("--unannotated-negative", help="Take images without an annotation as negative.")
+    ] = False,
+    id_map: Annotated[
+        Path | None, typer.Option(help="CSV of image ids and patients: NIH file names, or a column patient_id.")
+    ] = None,
 ) -> None:
-    """Read the DICOM files and annotations into a manifest."""
+    """Read images and annotations into a manifest."""
+    from pneumoseg.annotations import read_annotations
     from pneumoseg.data.index import index_dataset, save_manifest
 
-    rejected = out.with_name("rejected.csv")
-    manifest = index_dataset(dicom_dir, annotations, id_map=id_map, rejected=rejected, progress=True)
+    source = read_annotations(
+        annotations,
+        annotations_format,
+        order=order,
+        first_pixel=first_pixel,
+        mask_name=mask_name,
+        category=category,
+    )
+    manifest = index_dataset(
+        images,
+        source,
+        id_map=id_map,
+        unannotated_negative=unannotated_negative,
+        rejected=out.with_name("rejected.csv"),
+        progress=True,
+    )
     save_manifest(manifest, out)
     typer.echo(f"{out}: {len(manifest)} images, {manifest['has_pneumothorax'].sum()} positive")
 
@@ -58,8 +122,9 @@ def show_masks(
     ] = None,
     assembled: Assembled = False,
 ) -> None:
-    """Draw masks over their images."""
+    """Draw masks over their images; images with a label and no mask are left out."""
     from pneumoseg.data.index import load_manifest
+    from pneumoseg.data.masks import leave_out_unknown_masks
     from pneumoseg.report.contact_sheet import draw_contact_sheet
 
     table, networks = load_manifest(manifest), None
@@ -68,6 +133,7 @@ def show_masks(
 
         networks = load_pipeline(pipeline, assembled=assembled)
         table = networks.leave_out_training_images(table)
+    table = leave_out_unknown_masks(table, "show-masks")
     chosen = _sample_positives(table, manifest, count, seed)
     results = list(networks.predict_many(chosen["path"])) if networks else None
     with atomic_write(out) as temporary:

@@ -1,6 +1,7 @@
 """Commands that assemble pipelines, run them, and check submissions."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ _STAGES = {
     "elimination": "with small regions only",
     "mask": "with a mask",
     "error": "unreadable",
+    "missing": "without a file",
 }
 
 
@@ -119,33 +121,58 @@ def submit(
     dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
     pipeline: PipelinePath,
     out: Annotated[Path, typer.Option(help="Submission to write.", callback=output_file)] = Path("submission.csv"),
+    ids: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Ids to write, such as the sample submission; by default those of all files."),
+    ] = None,
     assembled: Assembled = False,
     batch_size: BatchSize = 4,
 ) -> None:
-    """Write a submission for a folder of DICOM files."""
+    """Write a submission for a folder of DICOM files.
+
+    With --ids it has exactly these ids: other files are left out, and an id without a file gets -1.
+    """
     from rich.progress import track
 
     from pneumoseg.data.files import choose_one_per_id, find_images
     from pneumoseg.inference import load_pipeline
-    from pneumoseg.submission import write_submission
+    from pneumoseg.submission import read_ids, write_submission
 
-    paths, left_out = choose_one_per_id(find_images(dicom_dir).paths)
+    asked = None if ids is None else read_ids(ids)
+    paths, left_out = choose_one_per_id(_asked_files(find_images(dicom_dir).paths, asked))
     results = track(
         load_pipeline(pipeline, batch_size, assembled=assembled).predict_many(paths), "Predicting", len(paths)
     )
-    stages = write_submission(results, out, left_out=left_out)
+    stages = write_submission(results, out, ids=asked, left_out=left_out)
     counts = ", ".join(f"{count} {_STAGES[stage]}" for stage, count in sorted(stages.items()))
     typer.echo(f"{out}: {stages.total()} rows: {counts}")
+    _tell_problems(stages, left_out, out.with_suffix(".errors.csv"))
+
+
+def _asked_files(paths: list[Path], ids: list[str] | None) -> list[Path]:
+    """Return the files to predict, and say how many are left out."""
+    from pneumoseg.submission import files_of_ids
+
+    if ids is None:
+        return paths
+    chosen = files_of_ids(paths, ids)
+    if len(chosen) < len(paths):
+        typer.echo(
+            f"{len(paths) - len(chosen)} of {len(paths)} files are left out: their ids are not asked for", err=True
+        )
+    return chosen
+
+
+def _tell_problems(stages: Counter[str], left_out: Sequence[tuple[str, str]], listed: Path) -> None:
+    texts = []
     if left_out:
-        typer.secho(
-            f"{len(left_out)} FILES LEFT OUT, the first: {left_out[0][1]}: {out.with_suffix('.errors.csv')}",
-            fg="red",
-            err=True,
-        )
+        texts.append(f"{len(left_out)} FILES LEFT OUT, the first: {left_out[0][1]}: {listed}")
     if stages["error"]:
-        typer.secho(
-            f"{stages['error']} UNREADABLE FILES, submitted as -1: {out.with_suffix('.errors.csv')}", fg="red", err=True
-        )
+        texts.append(f"{stages['error']} UNREADABLE FILES, submitted as -1: {listed}")
+    if stages["missing"]:
+        texts.append(f"{stages['missing']} IDS WITHOUT A FILE, submitted as -1: {listed}")
+    for text in texts:
+        typer.secho(text, fg="red", err=True)
 
 
 @app.command()
@@ -159,13 +186,12 @@ def validate_submission(
 
     Exits with status 1 if there are any.
     """
-    from pneumoseg.data.annotations import read_annotations
-    from pneumoseg.submission import validate_submission
+    from pneumoseg.submission import read_ids, validate_submission
 
-    ids = read_annotations(expected)["image_id"]
+    ids = read_ids(expected)
     problems = validate_submission(submission, ids, (rows, columns))
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{submission}: valid, {ids.nunique()} rows")
+    typer.echo(f"{submission}: valid, {len(ids)} rows")

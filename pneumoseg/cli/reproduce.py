@@ -93,9 +93,10 @@ def _first(folder: Path, *names: str) -> Path | None:
 
 def _shares_ids(truth: Path, id_map: Path) -> bool:
     """Return whether an id map lists any of the test images."""
-    from pneumoseg.data.annotations import read_annotations, read_id_map
+    from pneumoseg.annotations.competition import read_runs
+    from pneumoseg.data.id_map import read_id_map
 
-    return bool(set(read_annotations(truth)["image_id"]) & set(read_id_map(id_map).index))
+    return bool(set(read_runs(truth)["image_id"]) & set(read_id_map(id_map).index))
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,9 @@ class Plan:
     def submit(self) -> list[Step]:
         """Predict the test images, and check the submission against the sample."""
         out = self.runs / "submission.csv"
-        command = ("submit", str(self.data.test), "--pipeline", str(self._pipeline), "--out", str(out), *self._rule)
-        made = Step(command, out, (self._decided(),), folders=(self.data.test,))
+        command = ["submit", str(self.data.test), "--pipeline", str(self._pipeline), "--out", str(out)]
+        command += ["--ids", str(self.data.sample), *self._rule]
+        made = Step(tuple(command), out, (self._decided(),), (self.data.sample,), folders=(self.data.test,))
         check = ("validate-submission", str(out), "--expected", str(self.data.sample))
         return [made, Step(check, None, (made,))]
 

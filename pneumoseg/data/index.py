@@ -1,21 +1,27 @@
-"""The manifest: an index of DICOM files and their annotations, with one row per image."""
+"""The manifest: an index of image files and their annotations, with one row per image."""
 
 import logging
 import math
 import os
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.progress import track
 
 from pneumoseg import rle
+from pneumoseg.annotations import Annotations, read_annotations
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.annotations import read_annotations, read_id_map
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_images
+from pneumoseg.data.id_map import read_id_map
+from pneumoseg.data.masks import UNKNOWN, has_mask
 from pneumoseg.data.patients import ID_MAP, describe_patients, doubts_about_patients
 from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
 from pneumoseg.image_errors import ImageError
@@ -45,74 +51,80 @@ COLUMNS = {
     "file_modified": "int64",
 }
 
+_UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 # Columns that a manifest may lack if it was made by hand or by an earlier version.
 _OPTIONAL = (*STATE_COLUMNS, "pixel_aspect")
 
 
 def index_dataset(
-    dicom_dir: str | Path,
-    annotations: str | Path,
+    images: str | Path,
+    annotations: str | Path | Annotations,
     *,
     id_map: str | Path | None = None,
+    unannotated_negative: bool = False,
     rejected: str | Path | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Read every file of a data set once, strictly, and join it with its annotations.
+    """Read every image of a data set once, strictly, and join it with its annotations.
 
     A file that cannot be used does not stop the indexing. It is left out, counted in a warning, and listed with the
-    reason in `rejected`. The reasons are: no annotation row, a damaged or unsupported file, a malformed run-length
-    code, another usable file of the same name, a path that is not UTF-8, and an annotation without a file.
+    reason in `rejected`. The reasons are: no annotation, a damaged or unsupported file, a malformed annotation, a mask
+    of another size, another usable file of the same name, a path that is not UTF-8, and an annotation without a file.
 
     Args:
-        dicom_dir: Folder with images at any depth, see `find_images`. The image id is the file name, see `image_id_of`.
-        annotations: CSV of run-length codes, see `read_annotations`. Several rows of one image are joined by OR.
-        id_map: CSV from image ids to NIH file names, see `read_id_map`. For images that it does not list, the PatientID
-            of the DICOM header is used, and a warning counts them. In the competition's files every image has its own
-            PatientID.
+        images: Folder with image files at any depth, see `find_images`. The image id is the file's name, see
+            `image_id_of`.
+        annotations: File or folder of annotations, of a format that `read_annotations` recognizes, or the annotations
+            that it returned. They name an image by its id or by the SOP Instance UID of its header.
+        id_map: CSV from image ids to patients or NIH file names, see `read_id_map`. For images that it does not list,
+            the PatientID of the DICOM header is used, and a warning counts them. In the competition's files every image
+            has its own PatientID.
+        unannotated_negative: Whether images without an annotation count as negative and are not left out, for
+            annotations that hold positives alone.
         rejected: CSV to write, with the columns `image_id`, `path` and `reason`, one row per file that is left out.
         progress: Whether to show a progress bar.
 
     Returns:
         The manifest, one row per image, sorted by image id, with the columns of `COLUMNS`. `path` is absolute, with
-        links not resolved. `rle` is the run-length code of all annotation rows of the image, and `area_px` its number
-        of pixels. `age` is in years and `pixel_spacing` in mm, both NaN if unknown. `pixel_aspect` is the height of a
-        pixel divided by its width. `frame_offset` and `frame_length` locate the JPEG frame in the file, in bytes; both
-        are 0 if the file needs transcoding. `file_bytes` and `file_modified` (nanoseconds since 1970) tell later
-        whether the file has changed.
+        links not resolved. `rle` is the run-length code of the mask, and `area_px` its number of pixels; for an image
+        with a label alone they are '' and 0. `age` is in years and `pixel_spacing` in mm, both NaN if unknown.
+        `pixel_aspect` is the height of a pixel divided by its width. `frame_offset` and `frame_length` locate the JPEG
+        frame in the file, in bytes; both are 0 if the file needs transcoding. `file_bytes` and `file_modified`
+        (nanoseconds since 1970) tell later whether the file has changed.
 
     Raises:
-        FileNotFoundError: If the folder or a CSV is missing.
-        ValueError: If a CSV is malformed, the id map lists none of the images, or no image can be used.
+        FileNotFoundError: If the folder, the annotations or the id map are missing.
+        ValueError: If the annotations or the id map are malformed, none of the annotations belongs to an image, the id
+            map lists none of the images, or no image can be used.
 
     Example:
         >>> manifest = index_dataset("dicom-images-train", "train-rle.csv", id_map="nih_id.csv")  # doctest: +SKIP
         >>> summarize(manifest)  # doctest: +SKIP
         '198 images, 57 with a pneumothorax (29%), 170 patients'
     """
-    paths = find_images(dicom_dir).paths
-    texts = read_annotations(annotations).groupby("image_id")["rle"].agg(list).to_dict()
+    source = annotations if isinstance(annotations, Annotations) else read_annotations(annotations)
+    paths, join = _join(Path(images), source, find_images(images).paths, unannotated_negative)
     patients = {} if id_map is None else read_id_map(id_map).to_dict()
-    annotated = texts.keys() & {image_id_of(path) for path in paths}
-    if id_map is not None and annotated:
-        _check_id_map(id_map, patients, annotated)
-    left_out = _without_file(texts, paths)
-    accepted: dict[str, dict] = {}
+    if id_map is not None and join.expected:
+        _check_id_map(id_map, patients, join.expected)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        entries: Iterable[dict] = pool.map(lambda path: _entry(path, texts, patients), paths)
-        for entry in track(entries, "Indexing", len(paths), disable=not progress):
-            image_id = entry["image_id"]
-            if "reason" in entry:
-                left_out.append(entry)
-            elif image_id in accepted:
-                left_out.append(_left_out(image_id, entry["path"], f"same name as: {accepted[image_id]['path']}"))
-            else:
-                accepted[image_id] = entry
-    summary = _report(left_out, rejected)
+        waiting: Iterable[_Outcome] = pool.map(lambda path: _outcome(path, join, patients), paths)
+        outcomes = list(track(waiting, "Indexing", len(paths), disable=not progress))
+    accepted, left_out = _one_per_image(outcomes)
+    matched = join.named | {outcome.key for outcome in outcomes if outcome.key is not None}
+    summary = _report(_without_image(join, matched, paths) + left_out, rejected)
+    doubts = source.doubts((join.entries[key], shape) for _, key, shape in outcomes if key is not None and shape)
+    if not matched:
+        raise ValueError(_nothing_matches(images, join, paths, summary))
     if not accepted:
-        raise ValueError(f"{dicom_dir}: none of its {len(paths)} files can be used: {summary}")
+        raise ValueError("; ".join([f"{images}: none of its {len(paths)} files can be used: {summary}", *doubts]))
+    if doubts and not any(row["has_pneumothorax"] for row in accepted.values()):
+        raise ValueError(f"{images}: none of its positive images can be used: {'; '.join([summary, *doubts])}")
     table = pd.DataFrame(accepted.values(), columns=list(COLUMNS)).astype(COLUMNS)
     manifest = table.sort_values("image_id", ignore_index=True)
-    for text in doubts_about_patients(manifest):
+    if id_map is not None and not join.expected:
+        _check_id_map(id_map, patients, set(manifest["image_id"]))
+    for text in (*doubts, *doubts_about_patients(manifest)):
         warnings.warn(text, stacklevel=2)
     return manifest
 
@@ -180,36 +192,126 @@ def summarize(manifest: pd.DataFrame) -> str:
     positives = int(manifest["has_pneumothorax"].sum())
     fraction = f" ({positives / len(manifest):.0%})" if len(manifest) else ""
     words = f"{len(manifest)} images, {positives} with a pneumothorax{fraction}, {describe_patients(manifest)}"
+    if "rle" in manifest and not (known := has_mask(manifest)).all():
+        words += f", {(~known).sum()} with a label and no mask"
     return "; ".join([words, *doubts_about_patients(manifest)])
 
 
-def _without_file(texts: dict[str, list[str]], paths: list[Path]) -> list[dict]:
-    found = {image_id_of(path) for path in paths}
-    return [_left_out(image_id, "", "annotated without a file") for image_id in texts if image_id not in found]
+@dataclass(frozen=True)
+class _Join:
+    """The join of images and annotations, before the images are read.
+
+    Attributes:
+        source: The annotations.
+        entries: Entry of each annotated image, by image id or SOP Instance UID.
+        strays: Annotations that belong to no image, however it is named.
+        named: Ids of the images that are annotated by their id.
+        uids: SOP Instance UIDs that are annotated and are not the id of an image.
+        expected: Ids of the images that will be in the manifest if they can be used, as far as is known yet.
+        unannotated_negative: Whether images without an annotation are negative.
+    """
+
+    source: Annotations
+    entries: Mapping[str, Any]
+    strays: list[dict]
+    named: set[str]
+    uids: set[str]
+    expected: set[str]
+    unannotated_negative: bool
 
 
-def _left_out(image_id: str, path: str | Path, reason: str) -> dict:
-    return {"image_id": printable(image_id), "path": printable(path), "reason": reason}
+class _Outcome(NamedTuple):
+    """A manifest row, or, with a `reason`, a row of the files that are left out.
+
+    The key is that of the annotation, None if there is none; the shape is (H, W) of the image, None if it was not read.
+    """
+
+    row: dict
+    key: str | None = None
+    shape: tuple[int, int] | None = None
 
 
-def _entry(path: Path, texts: dict[str, list[str]], patients: dict[str, str]) -> dict:
-    """Return a manifest row, or, with a `reason`, a row of the files that are left out."""
+def _join(folder: Path, source: Annotations, paths: list[Path], unannotated_negative: bool) -> tuple[list[Path], _Join]:
+    """Return the image files that are not themselves annotations, and the join of them with the annotations."""
+    found = source.find({image_id_of(path) for path in paths})
+    images = [path for path in paths if path.resolve() not in found.files] if found.files else paths
+    if not images:
+        raise ValueError(f"{folder}: all of its {len(paths)} images are annotations of {source.path}: {source.hint()}")
+    if len(images) < len(paths):
+        _log.info(f"{len(paths) - len(images)} of {len(paths)} files in {folder} are annotations, not images")
+    image_ids, own = {image_id_of(path) for path in images}, {str(path.resolve()) for path in images}
+    strays = [_left_out(*stray) for stray in found.strays if str(Path(stray.path).resolve()) not in own]
+    named = found.entries.keys() & image_ids
+    uids = {key for key in found.entries.keys() - image_ids if _UID.fullmatch(key)}
+    can_match = bool(named or uids)
+    negative = unannotated_negative and can_match
+    expected = image_ids if negative else named
+    return images, _Join(source, found.entries, strays, named, uids, expected, negative)
+
+
+def _outcome(path: Path, join: _Join, patients: dict[str, str]) -> _Outcome:
     image_id = image_id_of(path)
     if not is_utf8(path):
-        return _left_out(image_id, path, "path is not UTF-8: rename the file or its folder")
-    if image_id not in texts:
-        return _left_out(image_id, path, "no annotation row")
+        return _Outcome(_left_out(image_id, path, "path is not UTF-8: rename the file or its folder"))
+    key = image_id if image_id in join.named else None
+    if key is None and not join.uids and not join.unannotated_negative:
+        return _Outcome(_left_out(image_id, path, join.source.absence))
     try:
         state = file_state(path)
         image, header = read_with_header(path)
     except ImageError as error:
-        return _left_out(image_id, path, f"{type(error).__name__}: {error.reason}")
+        return _Outcome(_left_out(image_id, path, f"{type(error).__name__}: {error.reason}"), key)
+    shape = image.shape[0], image.shape[1]
+    if key is None and header.sop_instance_uid in join.uids:
+        key = header.sop_instance_uid
+    if key is None and not join.unannotated_negative:
+        return _Outcome(_left_out(image_id, path, join.source.absence))
     try:
-        mask = rle.decode_rows(texts[image_id], (image.shape[0], image.shape[1]))
+        label = _label(join.source.negative(shape) if key is None else join.source.read(join.entries[key], shape))
     except ValueError as error:
-        return _left_out(image_id, path, f"malformed annotation: {error}")
-    row = {"image_id": image_id, "path": str(path)} | _label(mask) | _origin(header, patients.get(image_id))
-    return row | dict(zip(STATE_COLUMNS, state, strict=True))
+        return _Outcome(_left_out(image_id, path, f"malformed annotation: {error}"), key, shape)
+    row = {"image_id": image_id, "path": str(path)} | label | _origin(header, patients.get(image_id))
+    return _Outcome(row | dict(zip(STATE_COLUMNS, state, strict=True)), key, shape)
+
+
+def _one_per_image(outcomes: list[_Outcome]) -> tuple[dict[str, dict], list[dict]]:
+    """Return the first usable row of each image id, and the rows of all files that are left out."""
+    accepted: dict[str, dict] = {}
+    by_key: dict[str | None, str] = {}
+    left_out = []
+    for row, key, _ in outcomes:
+        image_id, path = row["image_id"], row["path"]
+        if "reason" in row:
+            left_out.append(row)
+        elif image_id in accepted:
+            left_out.append(_left_out(image_id, path, f"same name as: {accepted[image_id]['path']}"))
+        elif key is not None and key in by_key:
+            left_out.append(_left_out(image_id, path, f"same SOP Instance UID as: {by_key[key]}"))
+        else:
+            accepted[image_id], by_key[key] = row, path
+    unannotated = sum("reason" not in row and key is None for row, key, _ in outcomes)
+    if unannotated:
+        _log.info(f"{unannotated} of {len(outcomes)} images have no annotation and count as negative")
+    return accepted, left_out
+
+
+def _without_image(join: _Join, matched: set[str], paths: list[Path]) -> list[dict]:
+    """Return the annotations that belong to none of the images, as rows of the files that are left out."""
+    unused = ((key, entry) for key, entry in join.entries.items() if key not in matched)
+    return [_left_out(key, join.source.place(entry), "annotated without a file") for key, entry in unused] + join.strays
+
+
+def _nothing_matches(images: str | Path, join: _Join, paths: list[Path], summary: str) -> str:
+    image = min(map(image_id_of, paths))
+    strays = (Path(stray["path"]).name or stray["image_id"] for stray in join.strays)
+    annotation = min(join.entries or strays, default="")
+    names = f"the images are named like {image!r}, the annotations like {annotation!r}" if annotation else summary
+    text = f"{images}: no image has an annotation in {join.source.path}: {names}"
+    return f"{text}; {hint}" if (hint := join.source.hint()) else text
+
+
+def _left_out(image_id: str, path: str | Path, reason: str) -> dict:
+    return {"image_id": printable(image_id), "path": printable(path), "reason": reason}
 
 
 def _check_id_map(path: str | Path, patients: dict[str, str], image_ids: set[str]) -> None:
@@ -222,7 +324,10 @@ def _check_id_map(path: str | Path, patients: dict[str, str], image_ids: set[str
     _log.info(counts)
 
 
-def _label(mask: np.ndarray) -> dict:
+def _label(mask: NDArray[np.bool_] | bool) -> dict:
+    """Return the columns about the pneumothorax, from a mask or from a label alone."""
+    if isinstance(mask, bool):
+        return {"has_pneumothorax": mask, "rle": UNKNOWN, "area_px": 0}
     return {"has_pneumothorax": bool(mask.any()), "rle": rle.encode(mask), "area_px": int(mask.sum())}
 
 

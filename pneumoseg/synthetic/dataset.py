@@ -1,21 +1,30 @@
 """A whole synthetic data set: patients and their images, folders, and annotation files."""
 
-import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
+from pneumoseg.synthetic.annotation_files import (
+    AnnotatedImage,
+    AnnotationFormat,
+    require_library,
+    write_annotations,
+    write_table,
+)
 from pneumoseg.synthetic.case import check_size, render_case
 from pneumoseg.synthetic.chest import sample_chest
 from pneumoseg.synthetic.dicom_file import Encoding, Identity, write_dicom
+from pneumoseg.synthetic.png_file import write_png
+
+ImageFormat = Literal["dicom", "png"]
 
 _POSITIVE_FRACTION = 0.22
 
@@ -50,8 +59,35 @@ class _Plan:
     annotated: bool = True
 
 
-def write_dataset(folder: Path, train: int = 240, test: int = 60, size: int = 1024, seed: int = 0) -> None:
-    """Write synthetic chest radiographs and annotations in the layout of the competition's data.
+@dataclass(frozen=True)
+class _Layout:
+    """Place and formats of a data set.
+
+    Attributes:
+        folder: Output folder.
+        size: Rows and columns of every image.
+        seed: Seed of the data set.
+        images: Format of the images.
+        annotations: Format of the annotations.
+    """
+
+    folder: Path
+    size: int
+    seed: int
+    images: ImageFormat
+    annotations: AnnotationFormat
+
+
+def write_dataset(
+    folder: Path,
+    train: int = 240,
+    test: int = 60,
+    size: int = 1024,
+    seed: int = 0,
+    images: ImageFormat = "dicom",
+    annotations: AnnotationFormat = "csv",
+) -> None:
+    """Write synthetic chest radiographs and annotations, by default in the layout of the competition's data.
 
     ::
 
@@ -66,6 +102,11 @@ def write_dataset(folder: Path, train: int = 240, test: int = 60, size: int = 10
     annotation row, and one with a row but only half of its JPEG. So `train-rle.csv` names `train + 1` images and
     `nih_id.csv` names `train + 2`.
 
+    With `images="png"` the images lie in `images-train/<image id>.png` and `images-test/<image id>.png`, and each PNG
+    has exactly the pixels that the DICOM file of the same seed displays. Other annotations than `csv` take the place of
+    `train-rle.csv` and `test-rle.csv`, see `annotation_files.write_annotations`. For `seg`, the test images have SOP
+    Instance UIDs that are UIDs, unlike those of the competition.
+
     In each part `round(0.22 * n)` images are positive. The first of them is annotated in overlapping rows, the second
     in separate rows, and the others as often in each style as in the competition. One image in 80, and at least one,
     is MONOCHROME1; equally many have 12 bits and a window. No patient is in both parts. The annotation files are
@@ -77,25 +118,35 @@ def write_dataset(folder: Path, train: int = 240, test: int = 60, size: int = 10
         test: Number of test images, 0 or more.
         size: Rows and columns of every image, 32 or more.
         seed: Seed, 0 or more. The same seed gives the same bytes for any number of cores.
+        images: Format of the images, `dicom` or `png`.
+        annotations: Format of the annotations: `csv`, `absolute-csv`, `masks`, `coco`, `seg` or `labels`.
 
     Raises:
-        ValueError: If `train`, `test`, `size` or `seed` is too small.
+        ValueError: If `train`, `test`, `size` or `seed` is too small, a segmentation is asked for of images that are
+            not DICOM, or the library that writes the annotations is not installed.
         FileExistsError: If `folder` is not empty.
 
     Example:
         >>> write_dataset(Path("data"), train=40, test=12, size=128, seed=7)  # doctest: +SKIP
+        >>> write_dataset(Path("pictures"), size=128, images="png", annotations="masks")  # doctest: +SKIP
     """
     folder = Path(folder)
     check_size(size)
+    if annotations == "seg" and images != "dicom":
+        raise ValueError(
+            f"annotations are seg and images are {images}: a DICOM SEG refers to DICOM images, write those"
+        )
+    require_library(annotations)
     if train < 1 or test < 0 or seed < 0:
         raise ValueError(f"train is {train}, test is {test} and seed is {seed}, expected at least 1, 0 and 0")
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: delete it or name another folder")
     plans = _plan(np.random.default_rng(seed), train, test)
+    layout = _Layout(folder, size, seed, images, annotations)
     # Threads, because numpy, scipy and pillow release the lock, and a fork may hang once TensorFlow is loaded.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda plan: _write_image(folder, plan, size, seed), plans))
-    _write_annotations(folder, plans, rows, seed)
+        written = list(pool.map(lambda plan: _write_image(layout, plan), plans))
+    _write_tables(layout, plans, written)
 
 
 def _plan(rng: np.random.Generator, train: int, test: int) -> list[_Plan]:
@@ -136,17 +187,14 @@ def _sample_patient(rng: np.random.Generator, positive: bool, positives: int, pa
     return int(patients[rng.integers(ill) if positive else rng.integers(everyone) % len(patients)])
 
 
-def _write_image(folder: Path, plan: _Plan, size: int, seed: int) -> list[str]:
-    """Paint and write one image.
-
-    Returns:
-        Its annotation rows, as run-length codes.
-    """
+def _write_image(layout: _Layout, plan: _Plan) -> AnnotatedImage:
+    """Paint and write one image."""
+    seed = layout.seed
     chest_rng = np.random.default_rng([seed, plan.patient])
     # Counted from 1, because numpy ignores trailing zeros of a seed and would repeat the stream of the chest.
     image_rng = np.random.default_rng([seed, plan.patient, 1 + plan.follow_up])
     chest = sample_chest(chest_rng)
-    case = render_case(chest, int(image_rng.integers(2**63)), size, plan.positive, plan.style)
+    case = render_case(chest, int(image_rng.integers(2**63)), layout.size, plan.positive, plan.style)
     identity = Identity(
         image=_image_id(plan, seed),
         sop_instance=_uid(plan, seed, "image"),
@@ -158,11 +206,19 @@ def _write_image(folder: Path, plan: _Plan, size: int, seed: int) -> list[str]:
         view=str(image_rng.choice(["PA", "AP"], p=[0.6, 0.4])),
         spacing=float(image_rng.choice([0.139, 0.143, 0.168, 0.171, 0.194])),
     )
-    write_dicom(folder / _relative_path(plan, identity), case.image, identity, plan.encoding)
-    return [_run_lengths(component) for component in case.components] or ["-1"]
+    path = layout.folder / _relative_path(layout, plan, identity)
+    if layout.images == "png":
+        write_png(path, case.image, plan.encoding)
+    else:
+        # A segmentation needs a UID to refer to.
+        stored = replace(identity, image=identity.sop_instance) if layout.annotations == "seg" else identity
+        write_dicom(path, case.image, stored, plan.encoding)
+    return AnnotatedImage.of(identity.image, path, case.mask.shape, case.components)
 
 
-def _relative_path(plan: _Plan, identity: Identity) -> Path:
+def _relative_path(layout: _Layout, plan: _Plan, identity: Identity) -> Path:
+    if layout.images == "png":
+        return Path(f"images-{plan.part}", f"{identity.image}.png")
     name = f"{identity.image}.dcm"
     if plan.part == "test":
         return Path("dicom-images-test", name)
@@ -181,31 +237,17 @@ def _digest(plan: _Plan, seed: int, purpose: str) -> str:
     return hashlib.sha256(f"pneumoseg/{seed}/{plan.part}/{plan.number}/{purpose}".encode()).hexdigest()
 
 
-def _run_lengths(mask: NDArray[np.bool_]) -> str:
-    """Return the competition's code of a mask: column by column, the gap before each run and its length."""
-    # Padded, so that a run through the last pixel has an end.
-    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
-    borders = np.flatnonzero(flat[1:] != flat[:-1])
-    return " ".join(map(str, np.diff(borders, prepend=0).tolist()))
-
-
-def _write_annotations(folder: Path, plans: Sequence[_Plan], rows: Sequence[list[str]], seed: int) -> None:
-    ids = [_image_id(plan, seed) for plan in plans]
-    both = list(zip(ids, plans, rows, strict=True))
-    train = [(image, plan, runs) for image, plan, runs in both if plan.part == "train"]
-    test = [(image, runs) for image, plan, runs in both if plan.part == "test"]
-    stage_2 = ("ImageId", "EncodedPixels")
-    _write_table(folder / "nih_id.csv", ("Kaggle_ID", "NIH_ID"), [(i, _nih_name(plan)) for i, plan, _ in train])
-    _write_table(folder / "stage_2_sample_submission.csv", stage_2, [(image, "-1") for image, _ in test])
-    _write_table(folder / "test-rle.csv", stage_2, [(image, run) for image, runs in test for run in runs])
-    annotated = [(image, " " + run) for image, plan, runs in train if plan.annotated for run in runs]
-    _write_table(folder / "train-rle.csv", ("ImageId", " EncodedPixels"), annotated)
+def _write_tables(layout: _Layout, plans: list[_Plan], images: list[AnnotatedImage]) -> None:
+    """Write everything but the images."""
+    folder, both = layout.folder, list(zip(plans, images, strict=True))
+    names = [(image.image_id, _nih_name(plan)) for plan, image in both if plan.part == "train"]
+    write_table(folder / "nih_id.csv", ("Kaggle_ID", "NIH_ID"), names)
+    empty = [(image.image_id, "-1") for plan, image in both if plan.part == "test"]
+    write_table(folder / "stage_2_sample_submission.csv", ("ImageId", "EncodedPixels"), empty)
+    for part in ("test", "train"):
+        annotated = (image for plan, image in both if plan.part == part and plan.annotated)
+        write_annotations(layout.annotations, folder, part, annotated)
 
 
 def _nih_name(plan: _Plan) -> str:
     return f"{plan.patient:08d}_{plan.follow_up:03d}.png"
-
-
-def _write_table(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])

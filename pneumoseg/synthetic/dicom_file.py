@@ -78,6 +78,18 @@ def write_dicom(path: Path, image: NDArray[np.uint8], identity: Identity, encodi
     dataset.save_as(path, enforce_file_format=False)
 
 
+def displayed_image(image: NDArray[np.uint8], encoding: Encoding) -> NDArray[np.uint8]:
+    """Return the image that a file written by `write_dicom` displays, uint8, (rows, columns).
+
+    It differs from `image` by what JPEG loses.
+    """
+    if encoding == "twelve_bit":
+        return image
+    inverted = encoding == "monochrome1"
+    decoded = np.asarray(Image.open(io.BytesIO(_jpeg(255 - image if inverted else image))))
+    return 255 - decoded if inverted else decoded
+
+
 def _attributes(identity: Identity) -> Dataset:
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 100"

@@ -1,8 +1,8 @@
-"""Tests of the readers of the competition's CSV files, in every spelling."""
+"""Tests of the reader of the competition's CSV files, in every spelling."""
 
 import pytest
 
-from pneumoseg.data.annotations import read_annotations, read_id_map
+from pneumoseg.annotations.competition import read_runs
 
 
 @pytest.mark.parametrize(
@@ -17,14 +17,14 @@ from pneumoseg.data.annotations import read_annotations, read_id_map
 def test_spellings(tmp_path, content):
     path = tmp_path / "rle.csv"
     path.write_bytes(content)
-    table = read_annotations(path)
+    table = read_runs(path)
     assert table.to_dict("list") == {"image_id": ["a", "b"], "rle": ["-1", "3 4 5 6"]}
 
 
 def test_rows_of_one_image_are_kept_apart(tmp_path):
     path = tmp_path / "rle.csv"
     path.write_text("ImageId,EncodedPixels\na,0 1\na,5 1\nNA,-1\n")
-    assert read_annotations(path)["image_id"].tolist() == ["a", "a", "NA"]
+    assert read_runs(path)["image_id"].tolist() == ["a", "a", "NA"]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_other_files_are_refused(tmp_path, content, message):
     path = tmp_path / "other.csv"
     path.write_text(content)
     with pytest.raises(ValueError, match=message) as caught:
-        read_annotations(path)
+        read_runs(path)
     assert str(path) in str(caught.value)
 
 
@@ -49,25 +49,4 @@ def test_binary_file_is_refused(tmp_path):
     path = tmp_path / "other.csv"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"other\.csv"):
-        read_annotations(path)
-
-
-def test_id_map(tmp_path):
-    path = tmp_path / "nih_id.csv"
-    path.write_text("Kaggle_ID,NIH_ID\n1.2,00002563_000.png\n1.3,00002563_001.png\n")
-    assert read_id_map(path).to_dict() == {"1.2": "00002563", "1.3": "00002563"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("id,name\n1.2,patient7.png\n", "patient7"),
-        ("id,name\n1.2,001_000.png\n1.2,001_001.png\n", "twice"),
-        ("id\n1.2\n", "found 1"),
-    ],
-)
-def test_other_maps_are_refused(tmp_path, content, message):
-    path = tmp_path / "map.csv"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_id_map(path)
+        read_runs(path)
