@@ -247,6 +247,7 @@ def test_networks_see_square_pixels_and_the_mask_is_on_the_images_own_grid(pipel
     assert (255 * result.prob_map[11:29, 7:13] > 254).all()
     assert (255 * result.prob_map[32:] < 21).all()
     np.testing.assert_array_equal(result.mask, image == 255)
+    assert result.show().axes[0].get_aspect() == 2
     (answer,) = pipeline.probabilities([path])
     np.testing.assert_array_equal(answer.prob_map, result.prob_map)
 
