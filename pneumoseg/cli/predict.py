@@ -19,7 +19,7 @@ _MOST_LISTED = 50
 @app.command()
 def predict(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Image files, and folders with images at any depth.")
+        list[Path], typer.Argument(metavar="INPUT", help="Image files, and folders with images at any depth.")
     ],
     pipeline: PipelinePath,
     out: Annotated[
