@@ -130,10 +130,18 @@ class Annotations(ABC):
 
 
 def files_below(folder: Path) -> list[Path]:
-    """List the files in a folder, at any depth, sorted by path; hidden files and folders are skipped."""
+    """List the files in a folder, at any depth, sorted by path.
+
+    Hidden files and folders are skipped. Links to folders are followed, and each real folder is listed once.
+    """
     paths: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
+    visited: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         paths += [Path(parent, name) for name in names if not is_hidden(name)]
     return sorted(paths)
 

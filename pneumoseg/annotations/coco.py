@@ -52,7 +52,7 @@ class CocoSegmentations(Annotations):
         for annotation in entry.annotations:
             try:
                 mask |= segmentation_mask(annotation.get("segmentation"), shape)
-            except ValueError as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
         return mask
 

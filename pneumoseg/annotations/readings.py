@@ -128,9 +128,10 @@ def doubts_about_runs(
         seen: Run-length codes of the rows of each image, and (H, W) of the image.
     """
     masks = [(text, shape) for texts, shape in seen for text in texts if len(text.split()) > 2]
-    for other in others:
-        gains = [_likeness(other, *mask) - _likeness(chosen, *mask) for mask in masks]
-        clear = sum(gain > _CLEARLY_MORE for gain in gains)
+    own = [_likeness(chosen, *mask) for mask in masks]
+    weak = [pair for pair in zip(masks, own, strict=True) if pair[1] < 1 - _CLEARLY_MORE]
+    for other in others if len(weak) > len(masks) / 2 else ():
+        clear = sum(_likeness(other, *mask) > likeness + _CLEARLY_MORE for mask, likeness in weak)
         if clear > len(masks) / 2:
             return [
                 f"{clear} of {len(masks)} masks look like noise or do not fit their images as {chosen.name}, and look "

@@ -260,7 +260,10 @@ def _outcome(path: Path, join: _Join, patients: dict[str, str]) -> _Outcome:
         state = file_state(path)
         image, header = read_with_header(path)
     except ImageError as error:
-        return _Outcome(_left_out(image_id, path, f"{type(error).__name__}: {error.reason}"), key)
+        # Where annotations name files, one that they do not name is not annotated, whatever UID it would show.
+        unwanted = key is None and bool(join.named) and not join.unannotated_negative
+        reason = join.source.absence if unwanted else f"{type(error).__name__}: {error.reason}"
+        return _Outcome(_left_out(image_id, path, reason), key)
     shape = image.shape[0], image.shape[1]
     if key is None and header.sop_instance_uid in join.uids:
         key = header.sop_instance_uid

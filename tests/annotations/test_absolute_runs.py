@@ -34,6 +34,10 @@ def test_pixels_may_be_numbered_by_rows_from_0(tmp_path):
     assert np.argwhere(mask).tolist() == [[0, 0], [1, 1], [1, 2], [3, 5]]
 
 
+def test_runs_may_touch(tmp_path):
+    assert np.argwhere(read(tmp_path, "1 2 3 1")).tolist() == [[0, 0], [1, 0], [2, 0]]
+
+
 def test_runs_need_not_be_sorted(tmp_path):
     assert np.array_equal(read(tmp_path, "6 2 1 1"), read(tmp_path, "1 1 6 2"))
 

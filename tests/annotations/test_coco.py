@@ -76,6 +76,14 @@ def test_points_slightly_outside_are_cut_off():
     assert segmentation_mask([[-0.4, -0.4, 9.4, -0.4, 9.4, 6.4, -0.4, 6.4]], (6, 9)).all()
 
 
+@pytest.mark.parametrize("segmentation", [[[1, 1, 5, 1, 10**400, 5]], {"size": [6, 9], "counts": "\ud800"}])
+def test_odd_values_stop_nothing(tmp_path, segmentation):
+    path = write_coco(tmp_path / "coco.json", {"a": MASK}, lambda mask: segmentation)
+    annotations = read_annotations(path)
+    with pytest.raises(ValueError, match="annotation 0: "):
+        annotations.read(annotations.find({"a"}).entries["a"], (6, 9))
+
+
 def test_images_without_an_annotation_of_the_category_are_negative(tmp_path):
     masks = {"a": MASK, "b": np.zeros((6, 9), bool), "c": MASK}
     path = write_coco(tmp_path / "coco.json", masks, counts, ("Pneumothorax", "Effusion"))

@@ -77,8 +77,11 @@ def test_segments_and_files_of_one_image_are_joined(tmp_path, uids, kind):
     assert np.array_equal(masks_in(tmp_path / "segs", uids)["a"], MASKS["a"])
 
 
-def test_a_single_segment_is_taken_and_logged(tmp_path, uids, caplog):
-    path = write_seg(tmp_path / "segs/x", [uids["a"]], MASKS["a"][None, ..., None], segments=(("lesion", LUNG),))
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_a_single_segment_is_taken_and_logged(tmp_path, uids, caplog, kind):
+    """A label map may name its background as a segment, number 0."""
+    mask = MASKS["a"][None, ..., None]
+    path = write_seg(tmp_path / "segs/x", [uids["a"]], mask, kind=kind, segments=(("lesion", LUNG),))
     with caplog.at_level(logging.INFO, "pneumoseg"):
         assert np.array_equal(masks_in(path, uids)["a"], MASKS["a"])
     assert "no segment pneumothorax, taking the only one, 'lesion', 'lung'" in caplog.text
@@ -105,6 +108,18 @@ def test_the_only_reference_of_an_object_serves_frames_without_one(tmp_path, uid
     dataset = pydicom.dcmread(path)
     for group in dataset.PerFrameFunctionalGroupsSequence:
         del group.DerivationImageSequence
+    dataset.save_as(path)
+    assert np.array_equal(masks_in(path, uids)["a"], MASKS["a"])
+
+
+def test_groups_that_all_frames_share_are_read(tmp_path, uids):
+    path = write_seg(tmp_path / "segs/x", [uids["a"]], MASKS["a"][None, ..., None])
+    dataset = pydicom.dcmread(path)
+    [group], [shared] = dataset.PerFrameFunctionalGroupsSequence, dataset.SharedFunctionalGroupsSequence
+    assert "SegmentIdentificationSequence" in shared
+    shared.DerivationImageSequence = group.DerivationImageSequence
+    del group.DerivationImageSequence
+    del dataset.ReferencedSeriesSequence
     dataset.save_as(path)
     assert np.array_equal(masks_in(path, uids)["a"], MASKS["a"])
 

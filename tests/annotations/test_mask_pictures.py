@@ -203,6 +203,17 @@ def test_several_masks_are_joined(tmp_path):
     assert manifest["rle"].tolist() == ["2 1 1 2"]
 
 
+def test_linked_folders_are_followed_once_and_hidden_files_skipped(tmp_path):
+    write_mask(tmp_path / "far/b.png", MASK)
+    for link in ("one", "two"):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        (tmp_path / "masks" / link).symlink_to(tmp_path / "far")
+    (tmp_path / "masks/round").symlink_to(tmp_path / "masks")
+    write_mask(tmp_path / "masks/._a.png", MASK)
+    write_mask(tmp_path / "masks/__MACOSX/a.png", MASK)
+    assert found(tmp_path, ["a.png"], {"a", "b"}) == ({"a": ["a.png"], "b": ["one/b.png"]}, [])
+
+
 @pytest.mark.parametrize("pattern", ["mask", "{}{}", ""])
 def test_patterns_without_one_id_are_refused(tmp_path, pattern):
     write_mask(tmp_path / "a.png", MASK)

@@ -122,6 +122,21 @@ def test_a_table_may_name_images_by_the_uid_in_their_headers(tmp_path):
     assert rejected == {"1.2.3.4.9": "annotated without a file", "c": "no annotation row"}
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [("a,0 1\n1.2.3.4.5,0 1\n", "no annotation row"), ("1.2.3.4.5,0 1\n1.2.3.4.6,0 1\n", "NotAnImageError: is empty")],
+)
+def test_a_broken_file_may_be_annotated_only_if_annotations_name_uids(tmp_path, rows, reason):
+    image = np.zeros((2, 2), np.uint8)
+    write_dicom(tmp_path / "images/a.dcm", image, SOPInstanceUID="1.2.3.4.6")
+    (tmp_path / "images/b.dcm").write_bytes(b"")
+    (tmp_path / "rle.csv").write_text(f"ImageId,EncodedPixels\n{rows}")
+    with pytest.warns(UserWarning, match="left out"):
+        index_dataset(tmp_path / "images", tmp_path / "rle.csv", rejected=tmp_path / "rejected.csv")
+    rejected = pd.read_csv(tmp_path / "rejected.csv").set_index("image_id")["reason"]
+    assert rejected["b"] == reason
+
+
 def test_an_id_map_is_checked_after_images_were_found_by_their_uids(tmp_path):
     write_dicom(tmp_path / "images/a.dcm", np.zeros((2, 2), np.uint8), SOPInstanceUID="1.2.3.4.5")
     (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\n1.2.3.4.5,0 1\n")
