@@ -151,14 +151,14 @@ def _check_polygon(polygon: Any, shape: tuple[int, int]) -> None:
 def _found(path: str | os.PathLike[str], category: str) -> Found:
     content = _load(path)
     number = _category_id(path, content["categories"], category)
-    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    by_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         if annotation.get("category_id") == number:
-            by_image[annotation.get("image_id")].append(annotation)
+            by_image[str(annotation.get("image_id"))].append(annotation)
     entries: dict[str, _Image | Unusable] = {}
     for image in content["images"]:
         image_id = image_id_of(str(image.get("file_name", "")))
-        entry = _Image(_shape_of(image), by_image.pop(image.get("id"), []))
+        entry = _Image(_shape_of(image), by_image.pop(str(image.get("id")), []))
         repeated = Unusable(f"{path} lists several images named {image_id}: give them different file names")
         entries[image_id] = repeated if image_id in entries else entry
     strays = [

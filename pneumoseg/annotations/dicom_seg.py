@@ -109,7 +109,7 @@ def _found(path: Path, category: str) -> Found:
             strays.append(Stray("", str(one.path), f"no segment of the category: {category}, only {names}"))
             continue
         try:
-            for uid, frame in _frames(one, numbers):
+            for uid, frame in list(_frames(one, numbers)):
                 entries.setdefault(uid, []).extend([frame] if frame else [])  # type: ignore[union-attr]
         except (ValueError, AttributeError, IndexError) as error:
             strays.append(Stray("", str(one.path), f"unusable segmentation: {error}"))
@@ -125,7 +125,9 @@ def _open(path: Path) -> _Object:
     kind = dataset.SegmentationType
     if kind not in ("BINARY", "LABELMAP"):
         raise ValueError(f"SegmentationType is {kind}, expected BINARY or LABELMAP: export a binary segmentation")
-    return _Object(path, dataset, {int(item.SegmentNumber): _names(item) for item in dataset.SegmentSequence})
+    segments = {int(item.SegmentNumber): _names(item) for item in dataset.SegmentSequence}
+    segments.pop(0, None)  # the background of a label map
+    return _Object(path, dataset, segments)
 
 
 def _names(segment: Any) -> set[str]:

@@ -102,14 +102,14 @@ def read_mask_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> N
 
     Args:
         path: Picture with at most two values: grey of any depth, equal channels, or a palette. The background is 0; in
-            a palette it is black, or the first color if black is not used.
+            a palette it is black, or the first colour if black is not used.
         shape: (H, W) of the image, in pixels.
 
     Returns:
         The mask, bool, (H, W).
 
     Raises:
-        ValueError: If the picture cannot be read, has another size than the image, more than two values, colors, or
+        ValueError: If the picture cannot be read, has another size than the image, more than two values, colours, or
             transparent parts. The message names the file.
     """
     try:
@@ -140,7 +140,7 @@ def _is_foreground(picture: Image.Image) -> NDArray[np.bool_]:
     if pixels.ndim == 3:
         channels = pixels[..., : len([band for band in picture.getbands() if band != "A"])]
         if (channels != channels[..., :1]).any():
-            raise _MaskError("is colored: save it with two values, 0 for the background")
+            raise _MaskError("is coloured: save it with two values, 0 for the background")
         pixels = channels[..., 0]
     foreground = pixels != 0
     if not (pixels[foreground] == pixels.max()).all():
@@ -159,9 +159,9 @@ def _palette_foreground(picture: Image.Image) -> NDArray[np.bool_]:
     background = palette[0] if palette[used].any(axis=1).all() else np.zeros(3, np.uint8)
     is_background = (palette == background).all(axis=1)
     if len(np.unique(palette[used], axis=0)) > 2:
-        raise _MaskError(f"has more than two colors, at the indices {_listed(used)}: save it with two")
+        raise _MaskError(f"has more than two colours, at the indices {_listed(used)}: save it with two")
     if len(np.unique(palette[used], axis=0)) == 2 and not is_background[used].any():
-        raise _MaskError(f"has neither black nor the first color of its palette, but the indices {_listed(used)}")
+        raise _MaskError(f"has neither black nor the first colour of its palette, but the indices {_listed(used)}")
     return ~is_background[indices]
 
 

@@ -1,6 +1,6 @@
 """Readings of run-length codes: relative or absolute, by columns or by rows; and whether one gives regions or noise.
 
-The same numbers can often be read in two ways. In the mask of a region almost every pixel has a neighbor in the next
+The same numbers can often be read in two ways. In the mask of a region almost every pixel has a neighbour in the next
 column that also belongs to the mask. Read the wrong way, the runs lie where they do not touch.
 """
 
@@ -144,7 +144,7 @@ def _likeness(reading: Reading, text: str, shape: tuple[int, int]) -> float:
 
 
 def region_likeness(reading: Reading, text: str, shape: tuple[int, int]) -> float:
-    """Return how often mask pixels lie next to mask pixels of the neighboring line of the image.
+    """Return how often mask pixels lie next to mask pixels of the neighbouring line of the image.
 
     A line is a column for runs by columns. The number of such pixels is divided by the greatest possible number, all
     pixels but those of the longest run: a rectangle has 1.

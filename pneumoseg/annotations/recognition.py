@@ -14,7 +14,7 @@ from pneumoseg.annotations.mask_pictures import SUFFIXES, MaskPictures
 from pneumoseg.annotations.readings import look_absolute
 from pneumoseg.annotations.relative_runs import RelativeRuns
 from pneumoseg.annotations.run_table import found_runs
-from pneumoseg.annotations.tables import read_table, run_column
+from pneumoseg.annotations.tables import no_column, read_table, run_column
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +113,16 @@ def _format_of_table(path: Path, options: dict[str, Any]) -> str:
     category = options.get("category") or PNEUMOTHORAX
     if run_column(table) is None and label_column(table, category) is not None:
         return "labels"
+    if run_column(table) is None and table.shape[1] > 2:
+        wanted = f"of run-length codes (EncodedPixels, rle) or labels ({category}, label, Finding Labels)"
+        raise no_column(path, table, wanted)
     if options.keys() & {"order", "first_pixel"}:
         return "absolute-csv"
     texts = (text for texts in found_runs(path).entries.values() for text in texts)
-    return "absolute-csv" if look_absolute(texts) else "csv"
+    if not look_absolute(texts):
+        return "csv"
+    _log.warning(
+        f"{path}: absolute runs, taken as numbered by columns from 1: look at masks with `pneumoseg show-masks`, and "
+        "give --order and --first-pixel if they are not; on square images nothing else can tell"
+    )
+    return "absolute-csv"

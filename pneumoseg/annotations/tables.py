@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 
 import pandas as pd
 
@@ -35,9 +36,15 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a CSV in UTF-8.
+        ValueError: If it is not a CSV in UTF-8, or its lines are longer than the header.
     """
-    table = read_text_table(path, skipinitialspace=True, index_col=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            # Without `index_col=False`, lines that are longer than the header would shift the columns.
+            table = read_text_table(path, skipinitialspace=True, index_col=False)
+        except pd.errors.ParserWarning as error:
+            raise ValueError(f"{path}: a line has more values than the header names columns") from error
     return table.rename(columns=str.strip).apply(lambda column: column.str.strip())
 
 

@@ -300,7 +300,9 @@ def _without_image(join: _Join, matched: set[str], paths: list[Path]) -> list[di
 
 
 def _nothing_matches(images: str | Path, join: _Join, paths: list[Path], summary: str) -> str:
-    image, annotation = min(map(image_id_of, paths)), min(join.entries, default="")
+    image = min(map(image_id_of, paths))
+    strays = (Path(stray["path"]).name or stray["image_id"] for stray in join.strays)
+    annotation = min(join.entries or strays, default="")
     names = f"the images are named like {image!r}, the annotations like {annotation!r}" if annotation else summary
     text = f"{images}: no image has an annotation in {join.source.path}: {names}"
     return f"{text}; {hint}" if (hint := join.source.hint()) else text

@@ -108,6 +108,62 @@ def test_both_sides_of_an_id_map_are_counted(folder, caplog):
     assert "the id map names the patient of 1 of 2 images" in summarize(manifest)
 
 
+def test_a_table_may_name_images_by_the_uid_in_their_headers(tmp_path):
+    """The name of the file comes first; a UID that no file is named by is looked for in the headers."""
+    image = np.zeros((2, 2), np.uint8)
+    write_dicom(tmp_path / "images/a.dcm", image, SOPInstanceUID="1.2.3.4.5")
+    write_dicom(tmp_path / "images/1.2.3.4.6.dcm", image, SOPInstanceUID="1.2.3.4.7")
+    write_dicom(tmp_path / "images/c.dcm", image, SOPInstanceUID="1.2.3.4.8")
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\n1.2.3.4.5,0 1\n1.2.3.4.6,0 2\n1.2.3.4.9,0 3\n")
+    with pytest.warns(UserWarning, match="2 images left out"):
+        manifest = index_dataset(tmp_path / "images", tmp_path / "rle.csv", rejected=tmp_path / "rejected.csv")
+    assert manifest.set_index("image_id")["rle"].to_dict() == {"a": "0 1", "1.2.3.4.6": "0 2"}
+    rejected = pd.read_csv(tmp_path / "rejected.csv").set_index("image_id")["reason"].to_dict()
+    assert rejected == {"1.2.3.4.9": "annotated without a file", "c": "no annotation row"}
+
+
+def test_an_id_map_is_checked_after_images_were_found_by_their_uids(tmp_path):
+    write_dicom(tmp_path / "images/a.dcm", np.zeros((2, 2), np.uint8), SOPInstanceUID="1.2.3.4.5")
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\n1.2.3.4.5,0 1\n")
+    (tmp_path / "map.csv").write_text("image,patient\na.png,P 1\n")
+    manifest = index_dataset(tmp_path / "images", tmp_path / "rle.csv", id_map=tmp_path / "map.csv")
+    assert manifest["patient_id"].tolist() == ["P 1"]
+    (tmp_path / "map.csv").write_text("image,patient\nb,P 1\n")
+    with pytest.raises(ValueError, match="0 of 1 annotated images"):
+        index_dataset(tmp_path / "images", tmp_path / "rle.csv", id_map=tmp_path / "map.csv")
+
+
+def test_images_without_an_annotation_may_count_as_negative(folder, caplog):
+    with pytest.warns(UserWarning, match="4 images left out"), caplog.at_level("INFO", "pneumoseg"):
+        manifest = index_dataset(folder / "dicoms", folder / "rle.csv", unannotated_negative=True)
+    assert manifest.set_index("image_id")["rle"].to_dict() == {"a": "0 5", "b": "-1", "unannotated": "-1"}
+    assert "1 of 6 images have no annotation and count as negative" in caplog.text
+
+
+@pytest.mark.parametrize("unannotated_negative", [False, True])
+def test_annotations_of_other_images_are_an_error_with_names_of_both_sides(folder, unannotated_negative):
+    (folder / "rle.csv").write_text("ImageId,EncodedPixels\nx7,0 1\nx8,-1\n")
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"like 'a', .* like 'x7'"):
+        index_dataset(
+            folder / "dicoms",
+            folder / "rle.csv",
+            unannotated_negative=unannotated_negative,
+            rejected=folder / "rejected.csv",
+        )
+    rejected = pd.read_csv(folder / "rejected.csv")
+    assert rejected["reason"].value_counts().to_dict() == {"no annotation row": 6, "annotated without a file": 2}
+
+
+def test_each_file_is_read_once(folder, monkeypatch):
+    from pneumoseg.data import index as module
+
+    paths = []
+    read = module.read_with_header
+    monkeypatch.setattr(module, "read_with_header", lambda path: paths.append(path) or read(path))
+    index(folder)
+    assert sorted(path.name for path in paths) == ["a.dcm", "a.dcm", "b.dcm", "malformed.dcm", "text.dcm"]
+
+
 def test_the_state_of_each_file_is_recorded(folder):
     manifest = index(folder)
     for row in manifest.itertuples():
