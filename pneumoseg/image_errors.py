@@ -63,7 +63,7 @@ class NoPixelsError(ImageError):
 
 
 class UnsupportedError(ImageError):
-    """Error of an image that is not a single greyscale frame of at most 16 bits, or whose codec is not supported.
+    """Error of an image that is not a single frame of grey, of at most 16 bits, or whose codec is not supported.
 
     Example:
         >>> UnsupportedError("cine.dcm", "holds 30 frames").reason

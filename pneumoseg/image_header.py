@@ -16,8 +16,9 @@ class ImageHeader:
         age: Patient's Age in years; None if it is absent, not an age, or above `OLDEST_AGE`.
         rows: Height in pixels.
         columns: Width in pixels.
-        photometric: MONOCHROME1 or MONOCHROME2, as stored. The image that is returned always shows dense tissue white.
-        bits_stored: Number of bits of a stored value, 1 to 16.
+        photometric: MONOCHROME1 or MONOCHROME2, as stored, or the colour model of a DICOM image in colour that shows
+            grey. The image that is returned always shows dense tissue white.
+        bits_stored: Number of bits of a stored value, 1 to 16; of one channel, if the image is stored in colour.
         transfer_syntax: UID of the transfer syntax.
         pixel_spacing: Distance between rows and between columns, in mm; None if absent or not positive.
         spacing_source: Element that gives the spacing: PixelSpacing, or ImagerPixelSpacing, which is measured at the

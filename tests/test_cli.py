@@ -379,11 +379,12 @@ OUTPUTS = [
     ("compare", "absent", "--out", "{out}"),
     ("assemble", "absent", "--out", "{out}"),
     ("cache-predictions", "--manifest", "absent", "--pipeline", "absent", "--out", "{out}"),
+    ("predict", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("submit", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("evaluate", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("report", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
 ]
-FOLDERS = {"synthesize", "train", "swa", "assemble", "cache-predictions", "evaluate"}
+FOLDERS = {"synthesize", "train", "swa", "assemble", "cache-predictions", "predict", "evaluate"}
 
 
 def test_every_command_that_writes_is_among_the_outputs():

@@ -38,8 +38,8 @@ def predict(
 ) -> None:
     """Find and outline pneumothorax on images.
 
-    Writes a table, masks and a page to look through them. Run the same command again to continue after a stop. Exits
-    with status 1 if a file could not be read.
+    Writes a table, masks and a page to look through them. Run the same command again to continue after a stop. The
+    exit status is 1 if any file could not be read.
     """
     if out is None and not as_json:
         raise ValueError("nothing to do with the results: name a folder with --out, or print them with --json")

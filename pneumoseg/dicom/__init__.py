@@ -2,7 +2,8 @@
 
 The modules: `reader` reads a file, `elements` finds its data elements, `header` checks them, `frames` locates the
 encoded bytes, `codecs` decodes them, `stored` extracts the stored values, and `display` turns these into grey levels.
-No module keeps state or changes settings of pydicom, so any number of threads and processes may read images. The only
+`colour` reads images that are stored in colour but show grey, and `recognition` tells whether a file is DICOM. No
+module keeps state or changes settings of pydicom, so any number of threads and processes may read images. The only
 warning is about a VOI LUT that contradicts itself; its text names the file.
 """
 

@@ -36,6 +36,8 @@ NATIVE = frozenset(
     }
 )
 """Transfer syntaxes with Pixel Data that are not encapsulated."""
+ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
+"""Transfer syntax that pydicom does not name."""
 GDCM_SECONDS = 120
 """Longest time that gdcm may take for a frame, in seconds. The largest frames take a few seconds."""
 MAX_SCANS = 100
@@ -43,7 +45,6 @@ MAX_SCANS = 100
 MAX_SURPLUS_BYTES = 16
 """Largest number of bytes of any value that may follow the pixels or the end of a frame."""
 
-_ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"  # not named by pydicom
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _LS = 0xC0, 0xC1, 0xC2, gdcm_process.LOSSLESS, 0xF7
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), _LS}) - {0xC4, 0xC8, 0xCC}
 _SCAN, _START_OF_TILE, _CODING, _COMPONENT_CODING = 0xDA, 0x90, 0x52, 0x53
@@ -91,19 +92,45 @@ def decode_native(elements: Elements, pixels: PixelFormat) -> NDArray[np.unsigne
         DamagedError: If there are fewer bytes than the header announces, or more that are not zero beyond
             `MAX_SURPLUS_BYTES`, or if the Pixel Data are encapsulated.
     """
+    return _read_native(native_bytes(elements, pixels), elements.little, pixels)
+
+
+def native_bytes(elements: Elements, pixels: PixelFormat) -> bytes:
+    """Return the bytes of uncompressed pixels, those of 8-bit pixels in the order of the pixels.
+
+    Args:
+        elements: Data elements of the file.
+        pixels: Storage format of the pixels.
+
+    Raises:
+        DamagedError: If the Pixel Data are encapsulated.
+    """
     if elements.found["PixelData"].length == UNDEFINED_LENGTH:
         reason = "its Pixel Data are encapsulated but its transfer syntax is uncompressed"
         raise DamagedError(pixels.path, reason)
     raw = elements.value("PixelData")
     if pixels.bits_allocated == 8 and not elements.little and elements.found["PixelData"].vr == b"OW":
-        raw = np.frombuffer(raw[: len(raw) // 2 * 2], ">u2").astype("<u2").tobytes()
-    return _read_native(raw, elements.little, pixels)
+        return np.frombuffer(raw[: len(raw) // 2 * 2], ">u2").astype("<u2").tobytes()
+    return raw
+
+
+def require_length(raw: bytes, expected: int, path: str) -> None:
+    """Check the length of uncompressed pixels.
+
+    Args:
+        raw: Bytes of the pixels, and bytes that follow them.
+        expected: Number of bytes that the header announces.
+        path: Path of the file, for messages.
+
+    Raises:
+        DamagedError: If there are fewer bytes, or more that are not zero beyond `MAX_SURPLUS_BYTES`.
+    """
+    if len(raw) < expected or raw[expected + MAX_SURPLUS_BYTES :].strip(b"\0"):
+        raise DamagedError(path, f"holds {len(raw)} bytes of pixels, its header announces {expected}")
 
 
 def _read_native(raw: bytes, little: bool, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    expected = pixels.rows * pixels.columns * pixels.bits_allocated // 8
-    if len(raw) < expected or raw[expected + MAX_SURPLUS_BYTES :].strip(b"\0"):
-        raise DamagedError(pixels.path, f"holds {len(raw)} bytes of pixels, its header announces {expected}")
+    require_length(raw, pixels.rows * pixels.columns * pixels.bits_allocated // 8, pixels.path)
     dtype = np.dtype(f"{'<' if little else '>'}u{pixels.bits_allocated // 8}")
     values = np.frombuffer(raw, dtype, pixels.rows * pixels.columns).astype(dtype.newbyteorder("="), copy=False)
     return stored.mask_bits(values.reshape(pixels.rows, pixels.columns), pixels.bits_allocated, pixels)
@@ -125,15 +152,11 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
         UnsupportedError: If the transfer syntax, or the frame's process or precision, is not supported.
         DamagedError: If the frame is cut short, broken, or of another size than the DICOM header announces.
     """
-    if syntax == _ENCAPSULATED_UNCOMPRESSED:
+    if syntax == ENCAPSULATED_UNCOMPRESSED:
         return _read_native(encoded, True, pixels), False
     if syntax == uid.RLELossless:
         return stored.mask_bits(_decode_rle(encoded, pixels), pixels.bits_allocated, pixels), False
-    if syntax not in _PROCESSES:
-        name = uid.UID(syntax, config.IGNORE).name
-        raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not supported")
-    encoded, stream = _find_codestream(encoded, syntax, pixels.path)
-    _check_codestream(stream, syntax, pixels)
+    encoded, stream = find_codestream(encoded, syntax, pixels)
     try:
         values = _choose_decoder(stream)(encoded, stream)
     except Exception as error:  # Each of the four native libraries raises errors of its own.
@@ -147,7 +170,30 @@ def decode(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[NDArray[np
     return keep(values, stream.precision, pixels), sequential
 
 
-def _find_codestream(encoded: bytes, syntax: str, path: str) -> tuple[bytes, Codestream]:
+def find_codestream(encoded: bytes, syntax: str, pixels: PixelFormat) -> tuple[bytes, Codestream]:
+    """Find the codestream of a frame, and compare its header with the DICOM header.
+
+    Args:
+        encoded: Bytes of the frame.
+        syntax: UID of the transfer syntax.
+        pixels: Storage format of the pixels.
+
+    Returns:
+        The codestream, without boxes around it or bytes after it, and its header.
+
+    Raises:
+        UnsupportedError: If the transfer syntax, or the frame's process or precision, is not supported.
+        DamagedError: If the frame is cut short, broken, or of another size than the DICOM header announces.
+    """
+    if syntax not in _PROCESSES:
+        name = uid.UID(syntax, config.IGNORE).name
+        raise UnsupportedError(pixels.path, f"is compressed with {name!r} (transfer syntax {syntax}), not supported")
+    encoded, stream = _extract(encoded, syntax, pixels.path)
+    _check_codestream(stream, syntax, pixels)
+    return encoded, stream
+
+
+def _extract(encoded: bytes, syntax: str, path: str) -> tuple[bytes, Codestream]:
     """Return the codestream of a frame, without boxes around it or bytes after it, and its header."""
     try:
         if syntax in _JPEG_2000:
@@ -174,7 +220,7 @@ def _check_codestream(stream: Codestream, syntax: str, pixels: PixelFormat) -> N
     if stream.cropped:
         # openjpeg's binding also allocates the area before the pixels, and misplaces them.
         raise UnsupportedError(path, "its JPEG 2000 image does not begin at the origin")
-    if stream.components != 1:
+    if stream.components != pixels.samples:
         raise UnsupportedError(path, f"its frame has {stream.components} colour components")
     deep_progressive = stream.process == _PROGRESSIVE and stream.precision != 8
     if stream.process not in _PROCESSES[syntax] or deep_progressive:
@@ -185,26 +231,27 @@ def _check_codestream(stream: Codestream, syntax: str, pixels: PixelFormat) -> N
 
 def _jpeg_header(encoded: bytes) -> Codestream:
     """Return the start of frame from the marker segments (ITU-T T.81 section B.2.2, T.87 section C.2.2)."""
-    segments = _segments(encoded) if encoded[:2] == _START_OF_IMAGE else iter(())
-    for marker, start in segments:
+    found = segments(encoded) if encoded[:2] == _START_OF_IMAGE else iter(())
+    for marker, start in found:
         if marker in _START_OF_FRAME:
             precision, rows, columns, components = struct.unpack_from(">BHHB", encoded, start)
-            lossy = _read_tolerance(encoded, segments) > 0 if marker == _LS else marker != _LOSSLESS
+            lossy = _read_tolerance(encoded, found) > 0 if marker == _LS else marker != _LOSSLESS
             return Codestream(marker, precision, rows, columns, components, lossy)
     raise IndexError("no start of frame")
 
 
-def _read_tolerance(encoded: bytes, segments: Iterator[tuple[int, int]]) -> int:
+def _read_tolerance(encoded: bytes, found: Iterator[tuple[int, int]]) -> int:
     """Return the largest error of a value decoded from JPEG-LS, from the header of its scan (T.87 section C.2.3)."""
-    start = next((start for marker, start in segments if marker == _SCAN), len(encoded))
+    start = next((start for marker, start in found if marker == _SCAN), len(encoded))
     return encoded[start + 1 + 2 * encoded[start]]
 
 
 def _jpeg_2000_header(encoded: bytes) -> Codestream:
     """Return the header from the SIZ segment that begins a codestream (ITU-T T.800 section A.5.1)."""
     right, bottom, left, top = struct.unpack_from(">4L", encoded, 8)
-    components, depth, step_across, step_down = struct.unpack_from(">H3B", encoded, 40)
-    if not encoded.startswith(_JPEG_2000_START) or (step_across, step_down) != (1, 1):
+    components, depth = struct.unpack_from(">HB", encoded, 40)
+    sampling = struct.unpack_from(f"{3 * components}B", encoded, 42)
+    if not encoded.startswith(_JPEG_2000_START) or sampling != (depth, 1, 1) * components:
         raise IndexError("no codestream of full resolution")
     cropped, lossy = left > 0 or top > 0, _is_irreversible(encoded)
     return Codestream(0, (depth & 0x7F) + 1, bottom - top, right - left, components, lossy, cropped)
@@ -213,7 +260,7 @@ def _jpeg_2000_header(encoded: bytes) -> Codestream:
 def _is_irreversible(encoded: bytes) -> bool:
     """Return whether the transformation is irreversible, from the COD segment or else the COC (T.800 section A.6)."""
     transformations: dict[int, int] = {}
-    for marker, start in _segments(encoded):
+    for marker, start in segments(encoded):
         if marker in (_CODING, _COMPONENT_CODING):
             transformations[marker] = encoded[start + (9 if marker == _CODING else 6)]
         elif marker == _START_OF_TILE:
@@ -221,8 +268,12 @@ def _is_irreversible(encoded: bytes) -> bool:
     return transformations.get(_COMPONENT_CODING, transformations[_CODING]) == 0
 
 
-def _segments(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the marker segments after the marker that begins a codestream: marker, and position after the length."""
+def segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the marker segments after the marker that begins a codestream: marker, and position after the length.
+
+    Args:
+        encoded: Codestream of the JPEG family.
+    """
     offset = 2
     while encoded[offset] == 0xFF:
         marker = encoded[offset + 1]
@@ -288,18 +339,36 @@ def _decode_with_gdcm(encoded: bytes, stream: Codestream) -> NDArray[np.integer]
 
 
 def _decode_rle(encoded: bytes, pixels: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """Decode run-length pixels (PS3.5 annex G): one segment per byte of a pixel, most significant byte first."""
-    count = pixels.bits_allocated // 8
+    values = np.zeros(pixels.rows * pixels.columns, f"u{pixels.bits_allocated // 8}")
+    for plane in decode_rle_planes(encoded, pixels):
+        values = values << 8 | plane
+    return values.reshape(pixels.rows, pixels.columns)
+
+
+def decode_rle_planes(encoded: bytes, pixels: PixelFormat) -> list[NDArray[np.uint8]]:
+    """Decode run-length pixels (PS3.5 annex G): one segment per byte of a pixel, most significant byte first.
+
+    Args:
+        encoded: Bytes of the frame.
+        pixels: Storage format of the pixels.
+
+    Returns:
+        The bytes of each segment, uint8, (rows x columns,).
+
+    Raises:
+        DamagedError: If there are more or fewer segments or bytes than the header announces.
+    """
+    count = pixels.samples * pixels.bits_allocated // 8
     if len(encoded) < 64 or encoded[0] != count:
         raise DamagedError(pixels.path, f"its run-length pixels do not begin with a header of {count} segments")
     starts = struct.unpack_from(f"<{count}L", encoded, 4)
-    values = np.zeros(pixels.rows * pixels.columns, f"u{count}")
+    size, planes = pixels.rows * pixels.columns, []
     for start, end in zip(starts, (*starts[1:], len(encoded)), strict=True):
-        plane = _unpack_bits(encoded[start:end], values.size)
+        plane = _unpack_bits(encoded[start:end], size)
         if plane is None:
             raise DamagedError(pixels.path, "its run-length pixels do not have the size that its header announces")
-        values = values << 8 | np.frombuffer(plane, np.uint8, values.size)
-    return values.reshape(pixels.rows, pixels.columns)
+        planes.append(np.frombuffer(plane, np.uint8, size))
+    return planes
 
 
 def _unpack_bits(segment: bytes, size: int) -> bytearray | None:

@@ -91,7 +91,7 @@ def _apply_modality(
     """Apply the modality LUT or else the rescale (PS3.3 section C.11.1), by default with slope 1 and intercept 0."""
     item = elements.first_item("ModalityLUTSequence")
     if item is not None:
-        return _look_up(item, values, stored)[0]
+        return look_up(item, values, stored)[0]
     slope, intercept = _rescale(elements)
     return values if (slope, intercept) == (1, 0) else values * slope + intercept
 
@@ -110,7 +110,7 @@ def _apply_voi(
     """Apply the first VOI LUT or else the first valid window; return None if there is neither."""
     item = elements.first_item("VOILUTSequence")
     if item is not None:
-        levels, highest = _look_up(item, values, stored)
+        levels, highest = look_up(item, values, stored)
         return WHITE * (levels / _white_entry(item, highest)).astype(float)
     function = elements.text("VOILUTFunction").upper() or "LINEAR"
     step = _value_step(elements)
@@ -142,14 +142,22 @@ def _apply_window(values: NDArray[np.number], center: float, width: float, funct
     return np.clip((values - center) / width + 0.5, 0, 1)
 
 
-def _look_up(
+def look_up(
     item: Elements, values: NDArray[np.number], stored: NDArray[np.unsignedinteger]
 ) -> tuple[NDArray[np.number], int]:
     """Apply a LUT (PS3.3 sections C.11.1.1 and C.11.2.1.1).
 
+    Args:
+        item: Elements with the LUT Descriptor and the LUT Data.
+        values: Value of each code that the stored bits can take.
+        stored: Codes of the image, uint8 or uint16.
+
     Returns:
         The entries for the values, and the highest entry. Data after the entries that the descriptor announces are
         ignored.
+
+    Raises:
+        DamagedError: If the descriptor or the number of entries is impossible.
     """
     descriptor, data = item.integers("LUTDescriptor"), item.value("LUTData")
     if len(descriptor) != 3 or descriptor[2] > 16:

@@ -46,10 +46,12 @@ SEQUENCE_END = 0xFFFEE0DD
 
 _KEYWORDS = """
     TransferSyntaxUID SOPClassUID SOPInstanceUID PatientID PatientSex PatientAge ViewPosition PixelSpacing
-    ImagerPixelSpacing PixelAspectRatio SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns
-    BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence
-    RescaleIntercept RescaleSlope VOILUTSequence VOILUTFunction WindowCenter WindowWidth LUTDescriptor LUTData
-    FloatPixelData DoubleFloatPixelData PixelData
+    ImagerPixelSpacing PixelAspectRatio SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames
+    Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
+    ModalityLUTSequence RescaleIntercept RescaleSlope VOILUTSequence VOILUTFunction WindowCenter WindowWidth
+    LUTDescriptor LUTData RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor
+    BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableData
+    BluePaletteColorLookupTableData FloatPixelData DoubleFloatPixelData PixelData
 """
 _KEYWORD_OF = {tag_for_keyword(keyword): keyword for keyword in _KEYWORDS.split()}
 _BINARY = {b"FD": "f8", b"FL": "f4", b"SL": "i4", b"SS": "i2", b"UL": "u4", b"US": "u2"}

@@ -18,24 +18,31 @@ MOST_ELONGATED = 4.0
 SQUARE_TOLERANCE = 0.01
 """Difference of the sides of a pixel, as a fraction, that counts as rounding of the spacing: the pixel is square."""
 
+COLOUR_MODELS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
+"""Photometric interpretations with three samples per pixel that are read."""
+PALETTE = "PALETTE COLOR"
+"""Photometric interpretation of numbers of colours."""
+_SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, PALETTE: 1} | dict.fromkeys(COLOUR_MODELS, 3)
+
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _UNITS_PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
 
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """Storage format of the pixels of a single greyscale image (PS3.3 section C.7.6.3), already checked.
+    """Storage format of the pixels of a single image (PS3.3 section C.7.6.3), already checked.
 
     Attributes:
         path: Path of the file, for messages.
         rows: Height in pixels.
         columns: Width in pixels.
-        photometric: MONOCHROME1 or MONOCHROME2.
+        photometric: MONOCHROME1, MONOCHROME2, PALETTE COLOR or one of `COLOUR_MODELS`.
         bits_allocated: Number of bits that a stored word takes, 8 or 16.
         bits_stored: Number of bits of a stored value, 1 to 16.
         high_bit: Number of the highest stored bit, counted from 0.
         signed: Whether stored values are signed, in two's complement.
         padding: Smallest and largest padding value (PS3.3 section C.7.5.1.1.2); None if there is none.
+        samples: Number of values of a pixel, 3 for `COLOUR_MODELS` and otherwise 1.
     """
 
     path: str
@@ -47,6 +54,7 @@ class PixelFormat:
     high_bit: int
     signed: bool
     padding: tuple[int, int] | None
+    samples: int
 
     @property
     def stored_range(self) -> tuple[int, int]:
@@ -67,10 +75,10 @@ def read_format(elements: Elements) -> PixelFormat:
         elements: Data elements of the file.
 
     Returns:
-        The format of one greyscale frame.
+        The format of one frame.
 
     Raises:
-        UnsupportedError: If the image has colour, several frames or more than 16 bits.
+        UnsupportedError: If the image has an unknown colour model, several frames or more than 16 bits (8 in colour).
         TooLargeError: If the header announces more than `MAX_PIXEL_BYTES`.
         DamagedError: If a required element is absent or impossible.
     """
@@ -85,18 +93,21 @@ def read_format(elements: Elements) -> PixelFormat:
     if size > MAX_PIXEL_BYTES:
         raise TooLargeError(path, f"its pixels take {size} bytes, expected at most {MAX_PIXEL_BYTES}")
     photometric = elements.text("PhotometricInterpretation").upper()
-    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UnsupportedError(path, f"is not greyscale ({photometric or 'unnamed'}, {samples} samples per pixel)")
+    if _SAMPLES.get(photometric) != samples:
+        reason = f"has the colour model {photometric or 'unnamed'} with {samples} samples per pixel"
+        raise UnsupportedError(path, reason)
     if frames != 1:
         raise UnsupportedError(path, f"holds {frames} frames", "Export the wanted frame as a separate image")
     if allocated not in (8, 16):
         raise UnsupportedError(path, f"allocates {allocated} bits per pixel, expected 8 or 16")
+    if samples > 1 and (allocated, stored) != (8, 8):
+        raise UnsupportedError(path, f"has colour of {stored} bits per sample, expected 8")
     high_bit = (elements.integers("HighBit") or [stored - 1])[0]
     if not 1 <= stored <= high_bit + 1 <= allocated:
         raise DamagedError(path, f"stores {stored} bits up to bit {high_bit} in words of {allocated} bits")
     signed = (elements.integers("PixelRepresentation") or [0])[0] == 1
     padding = _padding_range(elements, signed)
-    return PixelFormat(path, rows, columns, photometric, allocated, stored, high_bit, signed, padding)
+    return PixelFormat(path, rows, columns, photometric, allocated, stored, high_bit, signed, padding, samples)
 
 
 def build_header(elements: Elements, pixels: PixelFormat, syntax: str, frame: tuple[int, int]) -> ImageHeader:

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoseg.dicom.codecs import NATIVE, decode, decode_native
+from pneumoseg.dicom.colour import decode_colour, display_palette
 from pneumoseg.dicom.display import display
 from pneumoseg.dicom.elements import find_elements, read_file
 from pneumoseg.dicom.frames import find_frame
-from pneumoseg.dicom.header import build_header, read_format
+from pneumoseg.dicom.header import COLOUR_MODELS, PALETTE, build_header, read_format
+from pneumoseg.greyscale import grey_of
 from pneumoseg.image_header import ImageHeader
 
 
@@ -39,9 +41,14 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
       a width below 2 that is at least this difference is applied as LINEAR_EXACT: the standard's formula subtracts 1
       from the width and would leave less than half of it. Other LINEAR windows narrower than 1 are ignored.
     - Compressed Pixel Data may have an explicit length and may lack the offset table.
+    - A JPEG that names its colour model itself is believed, whatever the header says.
+
+    An image in colour is read if it shows grey: RGB, YBR_FULL, YBR_FULL_422, YBR_RCT and YBR_ICT with 8 bits, and
+    PALETTE COLOR. The channels of each pixel may differ by 2 grey levels, for rounding. The grey levels are returned
+    as they are, without LUTs and windows, which the standard does not define for colour.
 
     Args:
-        path: Path of a DICOM file with one greyscale frame of 1 to 16 bits, allocated as 8 or 16 bits, in one of these
+        path: Path of a DICOM file with one frame of 1 to 16 bits, allocated as 8 or 16 bits, in one of these
             transfer syntaxes: implicit or explicit VR little endian, explicit VR big endian, deflated, encapsulated
             uncompressed, RLE lossless, and of the UIDs 1.2.840.10008.1.2.4.x JPEG baseline, extended or lossless (x is
             50, 51, 57, 70), JPEG-LS (80, 81) and JPEG 2000 (90, 91). Not read: JPEG 2000 part 2, High-Throughput JPEG
@@ -53,7 +60,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         NotAnImageError: If the file is not DICOM.
         NoPixelsError: If the file holds no image.
-        UnsupportedError: If the image has colour, several frames, more than 16 bits, or another codec.
+        UnsupportedError: If the image shows colour, or has several frames, more than 16 bits, or another codec.
         DamagedError: If the file is cut short or contradicts itself.
         TooLargeError: If the file or its image exceeds the size limits.
         ImageError: If the file cannot be opened. It is the base class of the errors above; no file content raises any
@@ -113,12 +120,17 @@ def decode_dicom(path: str, content: bytes) -> tuple[NDArray[np.uint8], ImageHea
     """
     elements, syntax, in_file = find_elements(path, content)
     pixels = read_format(elements)
+    if pixels.photometric in COLOUR_MODELS:
+        image = grey_of(path, decode_colour(elements, syntax, pixels)).astype(np.uint8)
+        return image, build_header(elements, pixels, syntax, (0, 0))
     if syntax in NATIVE:
         stored, sequential_jpeg, offset, length = decode_native(elements, pixels), False, 0, 0
     else:
         encoded, offset = find_frame(elements)
         stored, sequential_jpeg = decode(encoded, syntax, pixels)
         length = len(encoded)
+    if pixels.photometric == PALETTE:
+        return display_palette(elements, pixels, stored), build_header(elements, pixels, syntax, (0, 0))
     image, unchanged = display(elements, pixels, stored)
     decodable_by_tensorflow = sequential_jpeg and unchanged and in_file and offset > 0
     frame = (offset, length) if decodable_by_tensorflow else (0, 0)

@@ -162,7 +162,7 @@ class _Run:
         return [_row_of_bad_name(path) or self._journal.entries[str(path)].row for path in self._found.paths]
 
     def predict_missing(self, *, progress: bool) -> None:
-        """Run what is new, then what has to be run again, each from the beginning of a chunk."""
+        """Run new images, then those that have to be run again, each from the beginning of a chunk."""
         new = [path for path in self._paths if path not in self._journal.entries]
         again = [path for path in self._paths if path in self._journal.entries and not self._is_done(path)]
         with progress_bar(len(new) + len(again), shown=progress) as advance:

@@ -179,6 +179,78 @@ def test_probabilities_decide_nothing(pipeline, tmp_path):
     assert [answer.probability for answer in answers] == pytest.approx([image.max() / 255 for image in images])
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_maps_are_kept_for_all_readable_images_and_change_no_decision(pipeline, tmp_path, flip):
+    pipeline = replace(pipeline, flip=flip)
+    images = [picture(value, 9, 9) for value in (30, 255, 120, 255, 150) * 4]
+    sources = [*images[:7], tmp_path / "absent.dcm", *images[7:]]
+    plain, kept = list(pipeline.predict_many(sources)), list(pipeline.predict_many(sources, keep_maps=True))
+    assert all(result.prob_map is None for result in plain)
+    assert [(r.rle, r.stage, r.probability) for r in kept if not r.error] == [
+        (r.rle, r.stage, r.probability) for r in plain if not r.error
+    ]
+    assert kept.pop(7).prob_map is None
+    assert {result.stage for result in kept} == {"classifier", "segmenter", "mask"}
+    for result, image in zip(kept, images, strict=True):
+        assert (result.prob_map.dtype, result.prob_map.shape) == (np.float32, (SIZE, SIZE))
+        np.testing.assert_allclose(255 * result.prob_map, image, rtol=1e-6)
+
+
+def test_segmenter_sees_the_same_batches_whether_maps_are_kept_or_not(pipeline, monkeypatch):
+    segmenter, seen = identity(SIZE), []
+    predict = segmenter.predict_on_batch
+    monkeypatch.setattr(
+        segmenter, "predict_on_batch", lambda x: seen.append(x.max(axis=(1, 2, 3)).tolist()) or predict(x)
+    )
+    images = [picture(value, 9, 9) for value in (30, 255, 120, 240, 60, 230)]
+    several = replace(pipeline, segmenters=[segmenter])
+    list(several.predict_many(images))
+    assert seen == [[255, 240], [230]]
+    seen.clear()
+    list(several.predict_many(images, keep_maps=True))
+    assert seen == [[255, 240], [230], [30, 120], [60]]
+
+
+def test_results_come_in_whole_chunks(pipeline):
+    taken, images = [], [picture()] * 40
+    results = pipeline.predict_many(taken.append(1) or image for image in images)
+    assert pipeline.chunk_size == 16
+    next(results)
+    assert len(taken) == 32  # a chunk that is read ahead
+    list(results)
+
+
+@pytest.mark.parametrize(
+    ("elements", "spacing", "source", "area"),
+    [
+        ({"PixelSpacing": [5.0, 5.0]}, (5, 5), "PixelSpacing", 2500),  # 64 x 5 = 320 mm, 100 px of 25 mm2
+        ({"ImagerPixelSpacing": [4.0, 4.0]}, (4, 4), "ImagerPixelSpacing", 1600),
+        ({"PixelSpacing": [1.0, 1.0]}, (1, 1), "PixelSpacing", math.nan),  # 64 mm are too small for a chest
+        ({}, None, "", math.nan),
+    ],
+)
+def test_area_in_mm2_where_the_spacing_can_be_believed(pipeline, tmp_path, elements, spacing, source, area):
+    result = pipeline.predict(write_dicom(tmp_path / "a.dcm", picture(255, 10, 10), **elements))
+    assert (result.pixel_spacing, result.spacing_source, result.pixel_aspect) == (spacing, source, 1)
+    assert result.area_mm2 == pytest.approx(area, nan_ok=True)
+    assert math.isnan(pipeline.predict(picture(255, 10, 10)).area_mm2)
+
+
+@pytest.mark.parametrize("elements", [{"PixelSpacing": [8.0, 4.0]}, {"PixelAspectRatio": [2, 1]}])
+def test_networks_see_square_pixels_and_the_mask_is_on_the_images_own_grid(pipeline, tmp_path, elements):
+    """Pixels twice as high as wide: 32 rows become the 64 of the network, and the columns stay."""
+    image = picture(255, 10, 6, (32, 64))
+    path = write_dicom(tmp_path / "a.dcm", image, **elements)
+    (result,) = pipeline.predict_many([path], keep_maps=True)
+    assert (result.shape, result.pixel_aspect) == ((32, 64), 2)
+    # Away from the edges of the block, between which the values are interpolated.
+    assert (255 * result.prob_map[11:29, 7:13] > 254).all()
+    assert (255 * result.prob_map[32:] < 21).all()
+    np.testing.assert_array_equal(result.mask, image == 255)
+    (answer,) = pipeline.probabilities([path])
+    np.testing.assert_array_equal(answer.prob_map, result.prob_map)
+
+
 def test_bad_file_is_a_result_and_the_run_goes_on(pipeline, tmp_path):
     good = write_dicom(tmp_path / "good.dcm", picture(255, 10, 10))
     half = tmp_path / "half.dcm"

@@ -1,7 +1,6 @@
 """The report in a real browser: it renders, sorts, filters, alone and without a network."""
 
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -20,7 +19,6 @@ from pneumoseg.report.gallery import cards, outline_path, worst_first
 from pneumoseg.report.page import write_report
 from tests.conftest import predictions_of, write_dicom
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZE = 64
 
 
@@ -131,30 +129,9 @@ def test_unreadable_image_is_shown_without_a_picture(predictions, tmp_path):
     assert "image not readable" in (tmp_path / "report.html").read_text()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser, page):
-    """The page, opened without a network; what went wrong in it is an error."""
-    context = browser.new_context(offline=True)
-    tab = context.new_page()
-    wrong = []
-    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("requestfailed", lambda request: wrong.append(request.url[:100]))
-    tab.goto(page.as_uri())
-    yield tab
-    assert wrong == []
-    context.close()
+def opened(open_offline, page):
+    return open_offline(page)
 
 
 def shown(tab):
