@@ -172,6 +172,19 @@ def test_values_of_12_bits_are_stretched(tmp_path):
     assert header.bits_stored == 12
 
 
+@pytest.mark.parametrize(("bits", "packed"), [(4, [0x07, 0xF0]), (2, [0x1B])])
+def test_values_of_few_bits_are_spread(tmp_path, bits, packed):
+    """White is 15 with 4 bits and 3 with 2 bits."""
+    content = bytearray(png(tmp_path / "image.png", np.array([packed], np.uint8), 0).read_bytes())
+    content[24] = bits
+    content[16:20] = struct.pack(">I", 8 * len(packed) // bits)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "image.png").write_bytes(content)
+    result, header = read_with_header(tmp_path / "image.png")
+    assert result.tolist() == [[0, 119, 255, 0] if bits == 4 else [0, 85, 170, 255]]
+    assert header.bits_stored == bits
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_exif_orientation_is_applied(tmp_path, kind, orientation):
