@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 COLOURS = {"truth": "#56b4e9", "prediction": "#e69f00"}
 
 
-def outline(axes: "Axes", image: np.ndarray, masks: dict[str, np.ndarray], title: str = "") -> None:
+def outline(
+    axes: "Axes", image: np.ndarray, masks: dict[str, np.ndarray], title: str = "", pixel_aspect: float = 1.0
+) -> None:
     """Plot an image and the outlines of its masks.
 
     Args:
@@ -20,8 +22,9 @@ def outline(axes: "Axes", image: np.ndarray, masks: dict[str, np.ndarray], title
         image: Image, uint8, (H, W).
         masks: Masks by name ("truth", "prediction"), each bool, (H, W). Empty masks are left out.
         title: Text above the image.
+        pixel_aspect: Height of a pixel of the image divided by its width.
     """
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=pixel_aspect)
     for name, mask in masks.items():
         if mask.any():
             axes.contour(np.pad(mask, 1), levels=[0.5], colors=COLOURS[name], linewidths=1.2, extent=_extent(mask))
@@ -29,13 +32,16 @@ def outline(axes: "Axes", image: np.ndarray, masks: dict[str, np.ndarray], title
     axes.set_axis_off()
 
 
-def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray], title: str = "") -> "Figure":
+def draw_outlines(
+    image: np.ndarray, masks: dict[str, np.ndarray], title: str = "", pixel_aspect: float = 1.0
+) -> "Figure":
     """Return a figure of one image and the outlines of its masks.
 
     Args:
         image: Image, uint8, (H, W).
         masks: Masks by name ("truth", "prediction"), each bool, (H, W). Empty masks are left out.
         title: Text above the image.
+        pixel_aspect: Height of a pixel of the image divided by its width.
 
     Returns:
         A Matplotlib figure of 6 x 6 inches, which Jupyter shows once.
@@ -50,7 +56,7 @@ def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray], title: str = 
 
     # Only a pyplot figure tells Jupyter how to show it. It is closed so that Jupyter does not show it twice.
     figure = pyplot.figure(figsize=(6, 6), layout="constrained")
-    outline(figure.subplots(), image, masks, title)
+    outline(figure.subplots(), image, masks, title, pixel_aspect)
     pyplot.close(figure)
     return figure
 

@@ -28,6 +28,7 @@ from rich.progress import track
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
+from pneumoseg.data.masks import has_mask, leave_out_unknown_masks
 from pneumoseg.decision import dequantize, quantize
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.inference import Pipeline, Probabilities
@@ -77,6 +78,21 @@ class Predictions:
         errors = list(itertools.compress(self.errors, mask))
         probability = self.probability[mask]
         return dataclasses.replace(self, maps=maps, manifest=manifest, probability=probability, errors=errors)
+
+    def with_masks(self, purpose: str) -> "Predictions":
+        """Return the predictions of the images whose true masks are known, and log how many are left out.
+
+        Args:
+            purpose: Use of the predictions, for the message, such as "the decision rule".
+
+        Raises:
+            ValueError: If no image remains.
+
+        Example:
+            >>> masked = predictions.with_masks("this comparison")  # doctest: +SKIP
+        """
+        known = len(leave_out_unknown_masks(self.manifest, purpose))
+        return self if known == len(self.manifest) else self.select(has_mask(self.manifest))
 
     def prob_map(self, row: int) -> np.ndarray | None:
         """Return the segmenter's probability map of one image.

@@ -279,7 +279,7 @@ def test_a_second_run_changes_nothing(pipeline, tmp_path, spied):
     assert [path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")] == times
 
 
-def test_only_new_changed_and_lost_images_are_run(pipeline, tmp_path, spied):
+def test_only_new_changed_and_lost_images_are_run(pipeline, tmp_path, spied, caplog):
     folder, out = write_images(tmp_path / "in", 10), tmp_path / "out"
     write_results(pipeline, folder, out)
     write_images(folder, 3, first=10)
@@ -287,7 +287,9 @@ def test_only_new_changed_and_lost_images_are_run(pipeline, tmp_path, spied):
     os.utime(folder / "i06.dcm", (1, 1))
     (out / "masks/i02.png").unlink()
     spied.clear()
-    write_results(pipeline, folder, out)
+    with caplog.at_level("INFO", "pneumoseg"):
+        write_results(pipeline, folder, out)
+    assert f"{out}: 7 of 13 images are done, 3 are run again" in caplog.text
     assert spied == [f"i{number}.dcm" for number in (10, 11, 12, "02", "04", "06")]
     assert column(out, "area_px")[4] == "72"
     write_results(pipeline, folder, tmp_path / "fresh")

@@ -122,8 +122,9 @@ def show_masks(
     ] = None,
     assembled: Assembled = False,
 ) -> None:
-    """Draw masks over their images."""
+    """Draw masks over their images; images with a label and no mask are left out."""
     from pneumoseg.data.index import load_manifest
+    from pneumoseg.data.masks import leave_out_unknown_masks
     from pneumoseg.report.contact_sheet import draw_contact_sheet
 
     table, networks = load_manifest(manifest), None
@@ -132,6 +133,7 @@ def show_masks(
 
         networks = load_pipeline(pipeline, assembled=assembled)
         table = networks.leave_out_training_images(table)
+    table = leave_out_unknown_masks(table, "show-masks")
     chosen = _sample_positives(table, manifest, count, seed)
     results = list(networks.predict_many(chosen["path"])) if networks else None
     with atomic_write(out) as temporary:

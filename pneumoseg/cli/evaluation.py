@@ -1,7 +1,7 @@
 """Commands that choose the decision rule of a pipeline, score the pipeline, and write its report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,12 @@ from pneumoseg.cli.app import (
     output_folder,
     tell_unreadable,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pneumoseg.inference import PipelineFolder
+    from pneumoseg.predictions import Predictions
 
 
 @app.command()
@@ -65,30 +71,30 @@ def evaluate(
     """Score a pipeline on cached predictions.
 
     Also scores the segmenter alone, each with and without the removal of small components, and the all-empty baseline.
+    Images with a label and no mask score the classifier alone.
     """
-    from pneumoseg.evaluation import evaluate_pipeline
+    from pneumoseg.data.masks import has_mask
+    from pneumoseg.evaluation import evaluate, scorable_predictions
     from pneumoseg.evaluation.caveats import caveats
     from pneumoseg.inference import PipelineFolder
     from pneumoseg.predictions import load_predictions
     from pneumoseg.report.comparison import segmenter_scores
 
     record = PipelineFolder.read(pipeline, assembled=assembled)
-    evaluation = evaluate_pipeline(load_predictions(predictions), pipeline, assembled=assembled)
-    cases, table_1 = evaluation.cases, segmenter_scores(record.runs)
+    scored = scorable_predictions(record, load_predictions(predictions), pipeline)
+    if not has_mask(scored.manifest).any():
+        _evaluate_classifier(scored, record, out)
+        return
+    evaluation = evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None)
+    table_1 = segmenter_scores(record.runs)
     tables, summaries = evaluation.tables(), evaluation.summaries()
     if len(table_1):
         tables["table_1"], summaries["Segmenter on its validation images (table 1)"] = table_1, table_1
-    typer.echo(f"{len(cases)} images, {cases['positive'].sum()} positive; {evaluation.intervals}\n")
-    for text in caveats(evaluation, record):
+    typer.echo(f"{evaluation.images}; {evaluation.intervals}\n")
+    for text in caveats(scored, record.assembled, record):
         typer.secho(text, fg="yellow", err=True)
-    for title, table in summaries.items():
-        typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
-    if out is not None:
-        for name, table in tables.items():
-            with atomic_write(out / f"{name}.csv") as temporary:
-                table.to_csv(temporary)
-        typer.echo(f"{out}: all tables")
-    if tell_unreadable(evaluation.predictions.errors):
+    _write_tables(summaries, tables, out)
+    if tell_unreadable(scored.errors):
         raise typer.Exit(1)
 
 
@@ -117,3 +123,33 @@ def report(
     comparison = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
     write_report(evaluation, out, pipeline=record, comparison=comparison, max_images=max_images)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _evaluate_classifier(scored: "Predictions", record: "PipelineFolder", out: Path | None) -> None:
+    """Print the scores of the classifier, for images of which none has a mask."""
+    from pneumoseg.evaluation import describe_intervals, evaluate_classifier, table_columns
+    from pneumoseg.evaluation.caveats import caveats
+
+    labels = scored.manifest["has_pneumothorax"]
+    typer.echo(
+        f"{len(labels)} images, {labels.sum()} positive, all with a label and without a mask, so that only the "
+        f"classifier can be scored; {describe_intervals(scored.manifest)}\n"
+    )
+    for text in caveats(scored, record.assembled, record):
+        typer.secho(text, fg="yellow", err=True)
+    table = table_columns(evaluate_classifier(scored, record.rule))
+    title = f"Classifier at threshold {record.rule.classifier_threshold:.3f}"
+    _write_tables({title: table}, {"classifier": table}, out)
+    if any(scored.errors):
+        raise typer.Exit(1)
+
+
+def _write_tables(summaries: dict[str, "pd.DataFrame"], tables: dict[str, "pd.DataFrame"], out: Path | None) -> None:
+    """Print tables by title, and write tables by name as CSV if there is a folder for them."""
+    for title, table in summaries.items():
+        typer.echo(f"{title}\n{table.to_string(float_format='{:.4f}'.format, na_rep='')}\n")
+    if out is not None:
+        for name, table in tables.items():
+            with atomic_write(out / f"{name}.csv") as temporary:
+                table.to_csv(temporary)
+        typer.echo(f"{out}: all tables")

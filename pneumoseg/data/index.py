@@ -21,7 +21,7 @@ from pneumoseg.annotations import Annotations, read_annotations
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_images
 from pneumoseg.data.id_map import read_id_map
-from pneumoseg.data.masks import UNKNOWN
+from pneumoseg.data.masks import UNKNOWN, has_mask
 from pneumoseg.data.patients import ID_MAP, describe_patients, doubts_about_patients
 from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
 from pneumoseg.image_errors import ImageError
@@ -192,6 +192,8 @@ def summarize(manifest: pd.DataFrame) -> str:
     positives = int(manifest["has_pneumothorax"].sum())
     fraction = f" ({positives / len(manifest):.0%})" if len(manifest) else ""
     words = f"{len(manifest)} images, {positives} with a pneumothorax{fraction}, {describe_patients(manifest)}"
+    if "rle" in manifest and not (known := has_mask(manifest)).all():
+        words += f", {(~known).sum()} with a label and no mask"
     return "; ".join([words, *doubts_about_patients(manifest)])
 
 

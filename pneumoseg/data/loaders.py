@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from pneumoseg import rle
 from pneumoseg.data.augmentation import Augmentation
+from pneumoseg.data.masks import require_masks
+from pneumoseg.data.pixel_aspect import pixel_aspects
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan
 from pneumoseg.data.transcoding import check_files, encoded_frames
 from pneumoseg.geometry import letterbox_image, square_shape
@@ -153,7 +155,7 @@ def segmentation_examples(
         Images, uint8 (image_size, image_size, 1), and masks of the same shape, uint8, 0 or 1, in the manifest's order.
 
     Raises:
-        ValueError: If the manifest is empty.
+        ValueError: If the manifest is empty, or the mask of an image is not known.
         ImageError: If a file that needs transcoding can no longer be read.
 
     Example:
@@ -204,8 +206,7 @@ def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, t
 
 def _square_shapes(manifest: pd.DataFrame) -> tf.Tensor:
     """Return the shape of each image once its pixels are square, int32 (n, 2)."""
-    aspects = manifest.get("pixel_aspect", pd.Series(1.0, manifest.index))
-    shapes = zip(manifest["rows"], manifest["columns"], aspects, strict=True)
+    shapes = zip(manifest["rows"], manifest["columns"], pixel_aspects(manifest), strict=True)
     return tf.constant([square_shape((rows, columns), aspect) for rows, columns, aspect in shapes], tf.int32)
 
 
@@ -221,6 +222,7 @@ def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
 
 
 def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
+    require_masks(manifest)
     shapes = manifest[["rows", "columns"]].to_numpy(np.int64)
     spans = [
         rle.run_bounds(text, (rows, columns)) for text, (rows, columns) in zip(manifest["rle"], shapes, strict=True)

@@ -20,6 +20,23 @@ def has_mask(manifest: pd.DataFrame) -> np.ndarray:
     return (manifest["rle"] != UNKNOWN).to_numpy()
 
 
+def require_masks(manifest: pd.DataFrame) -> None:
+    """Refuse a manifest with images whose mask is not known.
+
+    Raises:
+        ValueError: If there are any. The message names the first one.
+
+    Example:
+        >>> require_masks(pd.DataFrame({"rle": ["-1", "0 3"]}))
+    """
+    unknown = manifest.loc[~has_mask(manifest), "image_id"]
+    if len(unknown):
+        raise ValueError(
+            f"{len(unknown)} of {len(manifest)} images have a label and no mask, the first: {unknown.iloc[0]}: "
+            "expected images with masks, leave out the others with `leave_out_unknown_masks`"
+        )
+
+
 def leave_out_unknown_masks(manifest: pd.DataFrame, purpose: str) -> pd.DataFrame:
     """Return the rows of a manifest whose masks are known, and log how many are left out.
 
@@ -37,8 +54,8 @@ def leave_out_unknown_masks(manifest: pd.DataFrame, purpose: str) -> pd.DataFram
     known = has_mask(manifest)
     if len(manifest) and not known.any():
         raise ValueError(
-            f"{purpose} needs masks, and all {len(manifest)} images of the manifest have a label alone: index the "
-            "data set with masks"
+            f"there are no masks for {purpose}: all {len(manifest)} images have a label alone, index the data set with "
+            "masks"
         )
     if not known.all():
         _log.info(f"{(~known).sum()} of {len(manifest)} images left out of {purpose}: they have a label and no mask")

@@ -6,9 +6,12 @@ from pneumoseg.evaluation.evaluation import (
     TABLE_2,
     TUNED,
     Evaluation,
+    describe_intervals,
     evaluate,
+    evaluate_classifier,
     evaluate_pipeline,
     require_predictions_of,
+    scorable_predictions,
 )
 from pneumoseg.evaluation.variants import SEGMENTED, STAGED, ablation, compare_predictions
 
@@ -22,8 +25,11 @@ __all__ = [
     "Evaluation",
     "ablation",
     "compare_predictions",
+    "describe_intervals",
     "evaluate",
+    "evaluate_classifier",
     "evaluate_pipeline",
     "require_predictions_of",
+    "scorable_predictions",
     "table_columns",
 ]

@@ -2,29 +2,35 @@
 
 import math
 
-from pneumoseg.evaluation import Evaluation
+import pandas as pd
+
+from pneumoseg.data.masks import has_mask
+from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation.tuning import chose_rule
 from pneumoseg.inference import PipelineFolder, Tuning
+from pneumoseg.predictions import Predictions
 
 
-def caveats(evaluation: Evaluation, pipeline: PipelineFolder | None) -> list[str]:
+def caveats(predictions: Predictions, assembled: DecisionRule, pipeline: PipelineFolder | None) -> list[str]:
     """List what a reader of the scores has to know, one sentence each.
 
     Args:
-        evaluation: The scores.
+        predictions: The predictions that were scored.
+        assembled: The rule that the pipeline was assembled with.
         pipeline: The pipeline that was scored; it knows which images its networks were trained and validated on. None
             leaves these caveats out.
     """
-    found = [] if pipeline is None else _about_networks(evaluation, pipeline)
-    unreadable = sum(map(bool, evaluation.predictions.errors))
+    manifest = predictions.manifest
+    found = [] if pipeline is None else _about_networks(manifest, assembled.classifier_threshold, pipeline)
+    unreadable = sum(map(bool, predictions.errors))
     if unreadable:
-        found.append(f"{unreadable} files could not be read; they are scored as predicted empty.")
+        scored = "scored as predicted empty" if has_mask(manifest).any() else "not scored"
+        found.append(f"{unreadable} files could not be read; they are {scored}.")
     return found
 
 
-def _about_networks(evaluation: Evaluation, pipeline: PipelineFolder) -> list[str]:
-    scored = set(evaluation.predictions.manifest["image_id"])
-    threshold = evaluation.rules[""].classifier_threshold
+def _about_networks(manifest: pd.DataFrame, threshold: float, pipeline: PipelineFolder) -> list[str]:
+    scored = set(manifest["image_id"])
     found = [text for kind in ("classifier", "segmenter") for text in _about_images(scored, kind, pipeline)]
     seen = len(scored & pipeline.images("classifier").validation)
     if seen and _chose_threshold(pipeline, threshold):
@@ -33,7 +39,7 @@ def _about_networks(evaluation: Evaluation, pipeline: PipelineFolder) -> list[st
             "the pipeline as assembled are too good for this reason as well (in a simulation by 0.01 of MCC on 2,400 "
             "images, and by 0.03 to 0.04 on 400)."
         )
-    found += _about_tuning(evaluation, pipeline.tuning)
+    found += _about_tuning(manifest, pipeline.tuning)
     if pipeline.unrecorded:
         found.append(
             f"NOT CHECKED: {', '.join(pipeline.unrecorded)} does not record which images it was trained on. If any of "
@@ -60,10 +66,9 @@ def _about_images(scored: set[str], kind: str, pipeline: PipelineFolder) -> list
     return texts
 
 
-def _about_tuning(evaluation: Evaluation, tuning: Tuning | None) -> list[str]:
+def _about_tuning(manifest: pd.DataFrame, tuning: Tuning | None) -> list[str]:
     if tuning is None:
         return []
-    manifest = evaluation.predictions.manifest
     count = int(chose_rule(manifest, tuning).sum())
     if not count:
         return []

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pneumoseg.data.masks import has_mask
 from pneumoseg.data.patients import knows_all_patients, patient_groups
 from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import tables
@@ -42,10 +43,12 @@ class Evaluation:
 
     Attributes:
         predictions: The predictions that were scored.
+        masked: Those of the predictions whose true masks are known. All scores but the classifier's are of these
+            images. The classifier's are of images with a label alone as well.
         rules: The rules by the suffix of their variants' names: "" for the rule as assembled, " (tuned)" for the rule
             that was tuned, if any.
         rule: The rule in force: the tuned one if there is one.
-        cases: One row per image, decided by the rule in force, see `score_cases`.
+        cases: One row per image with a mask, decided by the rule in force, see `score_cases`.
         variants: Scores with and without classifier, with and without elimination, for each rule, see
             `score_variants`.
         differences: Mean Dice of the pipeline minus that of each other variant, see `paired_differences`.
@@ -59,6 +62,7 @@ class Evaluation:
     """
 
     predictions: Predictions
+    masked: Predictions
     rules: dict[str, DecisionRule]
     rule: DecisionRule
     cases: pd.DataFrame
@@ -78,23 +82,41 @@ class Evaluation:
         return STAGED + (TUNED if TUNED in self.rules else "")
 
     @property
+    def classified(self) -> pd.DataFrame:
+        """Table of `positive` and `probability` of all images, which the classifier is scored on."""
+        return _classified(self.predictions)
+
+    @property
+    def labels_alone(self) -> int:
+        """Number of images that have a label and no mask."""
+        return len(self.predictions.manifest) - len(self.cases)
+
+    @property
+    def images(self) -> str:
+        """Description of the images that the scores are of."""
+        words = f"{len(self.cases)} images, {self.cases['positive'].sum()} positive"
+        if not self.labels_alone:
+            return words
+        classified = self.classified
+        return (
+            f"{words.replace('images', 'images with masks')}; the classifier's scores are of all {len(classified)} "
+            f"images, {classified['positive'].sum()} positive"
+        )
+
+    @property
     def intervals(self) -> str:
         """Description of the confidence intervals."""
-        if knows_all_patients(self.predictions.manifest):
-            return "95% bootstrap intervals over patients"
-        return (
-            "95% bootstrap intervals; an image of unknown patient is resampled on its own, which makes the intervals "
-            "too narrow if a patient has several images"
-        )
+        return describe_intervals(self.predictions.manifest)
 
     def summaries(self) -> dict[str, pd.DataFrame]:
         """Return the tables that fit a terminal, by title, with the columns of `table_columns`."""
         shown = ["mean_dice", "dice_positives", "dice_negatives", "iou", "f2", "predicted"]
         bounds = [f"{name}_{bound}" for name in shown[1:] for bound in ("low", "high")]
+        on_all = f", all {len(self.predictions.manifest)} images" if self.labels_alone else ""
         summaries = {
             "Mean Dice with and without classifier and elimination": self.variants[shown],
             "Mean Dice of the pipeline minus that of each other variant": self.differences,
-            f"Classifier at threshold {self.rule.classifier_threshold:.3f}": self.classifier,
+            f"Classifier at threshold {self.rule.classifier_threshold:.3f}{on_all}": self.classifier,
             "Missing Dice by cause": self.error_breakdown,
             "Minimum area of a component (table 2)": self.table_2.set_index(["grid", "area"]),
             "By subgroup": self.subgroups.set_index(["by", "subgroup"]),
@@ -111,13 +133,27 @@ class Evaluation:
         }
 
 
+def describe_intervals(manifest: pd.DataFrame) -> str:
+    """Describe the confidence intervals of the scores of a manifest's images."""
+    if knows_all_patients(manifest):
+        return "95% bootstrap intervals over patients"
+    return (
+        "95% bootstrap intervals; an image of unknown patient is resampled on its own, which makes the intervals "
+        "too narrow if a patient has several images"
+    )
+
+
 def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionRule | None = None) -> Evaluation:
     """Score cached predictions and sweep all thresholds and areas, at constant memory.
 
     Args:
-        predictions: Predictions of images that neither networks nor rule were chosen on, see `evaluate_pipeline`.
+        predictions: Predictions of images that neither networks nor rule were chosen on, see `evaluate_pipeline`. Those
+            of images with a label alone are scored for the classifier only.
         assembled: The rule that the pipeline was assembled with.
         tuned: The rule that was tuned for the pipeline, if any. It is in force then.
+
+    Raises:
+        ValueError: If no image has a mask, see `evaluate_classifier`.
 
     Example:
         >>> evaluation = evaluate(load_predictions("runs/predictions"), DecisionRule())  # doctest: +SKIP
@@ -126,35 +162,53 @@ def evaluate(predictions: Predictions, assembled: DecisionRule, tuned: DecisionR
     """
     rules = {"": assembled} | ({TUNED: tuned} if tuned else {})
     rule, suffix = (tuned, TUNED) if tuned else (assembled, "")
-    groups = patient_groups(predictions.manifest)
+    masked = predictions.with_masks("the segmentation scores")
+    groups = patient_groups(predictions.manifest)[has_mask(predictions.manifest)]
     own = [value for each in rules.values() for value in (each.mask_threshold, each.top_threshold)]
     own_areas = [each.minimum_area for each in rules.values()]
-    counts = count_pixels(predictions, [*THRESHOLDS, *own], [*GRIDS[1024], *own_areas])
+    counts = count_pixels(masked, [*THRESHOLDS, *own], [*GRIDS[1024], *own_areas])
     variants = {
-        f"{name}{end}": cases
-        for end, each in rules.items()
-        for name, cases in ablation(predictions, counts, each).items()
+        f"{name}{end}": cases for end, each in rules.items() for name, cases in ablation(masked, counts, each).items()
     }
     cases = variants[STAGED + suffix]
     # Elimination only changes images that the classifier and the triplet rule let pass.
-    gated_in = rule.gates_in(predictions.probability) & passes_triplet_rule(counts, rule)
-    areas = _area_sweeps(predictions, counts, rule, gated_in, groups)
+    gated_in = rule.gates_in(masked.probability) & passes_triplet_rule(counts, rule)
+    areas = _area_sweeps(masked, counts, rule, gated_in, groups)
     paper = pd.DataFrame(TABLE_2, columns=["grid", "area", "paper"])
     return Evaluation(
         predictions=predictions,
+        masked=masked,
         rules=rules,
         rule=rule,
         cases=cases,
         variants=tables.score_variants(variants, groups),
         differences=tables.paired_differences(variants, STAGED + suffix, groups),
-        classifier=tables.score_classifier(cases, rule.classifier_threshold, groups),
+        classifier=evaluate_classifier(predictions, rule),
         error_breakdown=tables.error_breakdown(cases),
-        subgroups=tables.subgroups(cases, predictions.manifest, groups),
+        subgroups=tables.subgroups(cases, masked.manifest, groups),
         table_2=paper.merge(areas, on=["grid", "area"])[["grid", "area", "mean_dice", "paper"]],
         areas=areas,
         mask_thresholds=tables.threshold_sweep(counts, rule.minimum_area, gated_in),
-        classifier_thresholds=tables.classifier_sweep(variants[SEGMENTED + suffix]),
+        classifier_thresholds=tables.classifier_sweep(variants[SEGMENTED + suffix], _classified(predictions)),
     )
+
+
+def evaluate_classifier(predictions: Predictions, rule: DecisionRule) -> pd.DataFrame:
+    """Score the classifier alone, for which no image needs a mask.
+
+    Args:
+        predictions: Predictions of images that neither networks nor rule were chosen on.
+        rule: The rule whose classifier threshold is scored.
+
+    Returns:
+        The scores, see `score_classifier`.
+
+    Example:
+        >>> evaluate_classifier(predictions, DecisionRule()).loc["auc", "value"]  # doctest: +SKIP
+        Estimate(value=0.93, low=0.91, high=0.95)
+    """
+    groups = patient_groups(predictions.manifest)
+    return tables.score_classifier(_classified(predictions), rule.classifier_threshold, groups)
 
 
 def evaluate_pipeline(predictions: Predictions, folder: str | Path, *, assembled: bool = False) -> Evaluation:
@@ -169,7 +223,7 @@ def evaluate_pipeline(predictions: Predictions, folder: str | Path, *, assembled
 
     Raises:
         BundleError: If the folder holds no pipeline, or a damaged one.
-        ValueError: If another pipeline made the predictions, or no image remains.
+        ValueError: If another pipeline made the predictions, or no image remains, or none that remains has a mask.
 
     Example:
         >>> evaluation = evaluate_pipeline(predictions, "runs/pipeline")  # doctest: +SKIP
@@ -177,12 +231,27 @@ def evaluate_pipeline(predictions: Predictions, folder: str | Path, *, assembled
         Estimate(value=0.835, low=0.821, high=0.849)
     """
     record = PipelineFolder.read(folder, assembled=assembled)
+    scored = scorable_predictions(record, predictions, folder)
+    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None)
+
+
+def scorable_predictions(record: PipelineFolder, predictions: Predictions, folder: str | Path) -> Predictions:
+    """Return a pipeline's predictions without the images, and their patients, that its rule was tuned on.
+
+    Args:
+        record: Content of the pipeline's folder.
+        predictions: Predictions that this pipeline made.
+        folder: Folder of the pipeline, for the message.
+
+    Raises:
+        ValueError: If another pipeline made the predictions, or no image remains.
+    """
     require_predictions_of(record, predictions, folder)
     scored = without_tuning_images(predictions, record.tuning)
     left_out = len(predictions.manifest) - len(scored.manifest)
     if left_out:
         _log.info(f"{left_out} images left out: the decision rule was chosen on them or on their patients")
-    return evaluate(scored, record.assembled, record.tuning.rule if record.tuning else None)
+    return scored
 
 
 def require_predictions_of(record: PipelineFolder, predictions: Predictions, folder: str | Path) -> None:
@@ -197,6 +266,11 @@ def require_predictions_of(record: PipelineFolder, predictions: Predictions, fol
             f"{predictions.folder} was made with other networks or another --flip setting than {folder}: run "
             "`pneumoseg cache-predictions` again"
         )
+
+
+def _classified(predictions: Predictions) -> pd.DataFrame:
+    labels = predictions.manifest["has_pneumothorax"].to_numpy()
+    return pd.DataFrame({"positive": labels, "probability": predictions.probability})
 
 
 def _area_sweeps(

@@ -12,6 +12,8 @@ import numpy as np
 from skimage.measure import label
 
 from pneumoseg import rle
+from pneumoseg.data.masks import require_masks
+from pneumoseg.data.pixel_aspect import pixel_aspects
 from pneumoseg.decision import UpscaledMap
 from pneumoseg.geometry import letterbox, scale_area
 from pneumoseg.predictions import Predictions
@@ -66,13 +68,18 @@ def count_pixels(
             at 1024 x 1024. Otherwise it is the side of a square in pixels: the map is resized to that square first,
             areas are pixels there, and the mask is enlarged afterwards (table 2).
 
+    Raises:
+        ValueError: If the mask of an image is not known, or the file of a map is missing or damaged.
+
     Example:
         >>> counts = count_pixels(predictions, [0.4, 0.5], [3500])  # doctest: +SKIP
         >>> pixels, overlap = counts.at(0.5, 3500)  # doctest: +SKIP
     """
+    require_masks(predictions.manifest)
     thresholds_, areas_ = np.unique(np.asarray(thresholds, float)), np.unique([0.0, *areas])
     manifest = predictions.manifest
     codes, shapes = manifest["rle"].to_numpy(), manifest[["rows", "columns"]].to_numpy()
+    aspects = pixel_aspects(manifest).tolist()
     count = len(manifest)
     pixels = np.zeros((count, len(thresholds_), len(areas_)), np.int32)
     overlap, truth, max_probability = np.zeros_like(pixels), np.zeros(count, np.int64), np.zeros(count)
@@ -85,7 +92,8 @@ def count_pixels(
             return
         max_probability[row] = prob_map.max()
         scale = 1.0 if grid else scale_area(1.0, true.size)
-        for number, components in _components(prob_map, true, thresholds_, grid):
+        upscaled = _upscaled(prob_map, true.shape, aspects[row], grid)
+        for number, components in _components(upscaled, true, thresholds_, enlarge=grid is not None):
             pixels[row, number], overlap[row, number] = _remaining(components, areas_ * scale)
 
     with ThreadPoolExecutor() as pool:
@@ -95,8 +103,16 @@ def count_pixels(
     return PixelCounts(thresholds_, areas_, pixels, overlap, truth, size, max_probability)
 
 
+def _upscaled(prob_map: np.ndarray, shape: tuple[int, ...], pixel_aspect: float, grid: int | None) -> UpscaledMap:
+    rows, columns = shape
+    if grid is None:
+        return UpscaledMap(prob_map, (rows, columns), pixel_aspect)
+    # The pixels of the grid are square, whatever those of the image are.
+    return UpscaledMap(prob_map, letterbox(rows, columns, grid, pixel_aspect)[:2])
+
+
 def _components(
-    prob_map: np.ndarray, true: np.ndarray, thresholds: np.ndarray, grid: int | None
+    upscaled: UpscaledMap, true: np.ndarray, thresholds: np.ndarray, *, enlarge: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Find the components of the mask at each threshold, as long as there is a mask.
 
@@ -104,10 +120,8 @@ def _components(
         The threshold's number, and int64 (3, components): the pixels of each component on the grid, its pixels on the
         image, and how many of the latter are true.
     """
-    rows, columns = true.shape
-    upscaled = UpscaledMap(prob_map, (rows, columns) if grid is None else letterbox(rows, columns, grid)[:2])
     # In nearly every image most pixels are above no threshold.
-    box = _bounding_box(upscaled.above(thresholds[0])) if grid is None else np.s_[:, :]
+    box = np.s_[:, :] if enlarge else _bounding_box(upscaled.above(thresholds[0]))
     true = true[box]
     for number, threshold in enumerate(thresholds):
         mask = upscaled.above(threshold, box)
@@ -115,7 +129,7 @@ def _components(
             return
         labels = label(mask, connectivity=2)
         count = labels.max() + 1
-        enlarged = labels if grid is None else _enlarged(labels, true.shape)
+        enlarged = _enlarged(labels, true.shape) if enlarge else labels
         found = [labels[mask], enlarged[enlarged > 0], enlarged[true & (enlarged > 0)]]
         yield number, np.stack([np.bincount(chosen, minlength=count)[1:] for chosen in found])
 

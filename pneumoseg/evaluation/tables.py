@@ -85,7 +85,7 @@ def score_classifier(cases: pd.DataFrame, threshold: float, groups: np.ndarray) 
     """Score the classifier on the images that could be read.
 
     Args:
-        cases: One row per image, see `score_cases`.
+        cases: One row per image with `positive` and `probability`, with or without a true mask.
         threshold: Probability above which an image is positive.
         groups: (n,), the resampling unit of each image, see `patient_groups`.
 
@@ -190,30 +190,34 @@ def threshold_sweep(counts: PixelCounts, area: float, gated_in: np.ndarray) -> p
     return pd.DataFrame({"threshold": counts.thresholds, "mean_dice": dice})
 
 
-def classifier_sweep(segmented: pd.DataFrame) -> pd.DataFrame:
+def classifier_sweep(segmented: pd.DataFrame, classified: pd.DataFrame) -> pd.DataFrame:
     """Score thresholds of the classifier, one at each probability that occurs.
 
     Args:
         segmented: Cases where all images are segmented, see `score_cases` with `use_classifier=False`.
+        classified: One row per image with `positive` and `probability`: the same images, and those with a label alone.
 
     Returns:
-        One row per threshold: `threshold`, ascending, `mean_dice` and `mcc`.
+        One row per threshold: `threshold`, ascending, `mean_dice` (of the segmented images) and `mcc` (of all images).
     """
-    known = segmented[segmented["probability"].notna()].sort_values("probability", ascending=False)
-    if known.empty:
+    known, classified = (
+        table[table["probability"].notna()].sort_values("probability", ascending=False)
+        for table in (segmented, classified)
+    )
+    if classified.empty:
         return pd.DataFrame(columns=["threshold", "mean_dice", "mcc"])
     total = len(segmented)
     empty = (~segmented["positive"]).to_numpy(float)
     gained = np.cumsum(known["dice"].to_numpy() - (~known["positive"]).to_numpy(float))
-    thresholds, last = np.unique(-known["probability"].to_numpy(), return_index=True)
+    thresholds = np.unique(-classified["probability"].to_numpy())
     # The images above a probability are those before the first one that has it.
-    gain = np.concatenate([[0.0], gained])[last]
-    labels = known["positive"].to_numpy()
-    tp, seen = np.concatenate([[0], np.cumsum(labels)])[last], last
+    above, seen = (np.searchsorted(-table["probability"].to_numpy(), thresholds) for table in (known, classified))
+    labels = classified["positive"].to_numpy()
+    tp = np.concatenate([[0], np.cumsum(labels)])[seen]
     table = pd.DataFrame(
         {
             "threshold": -thresholds,
-            "mean_dice": (empty.sum() + gain) / total,
+            "mean_dice": (empty.sum() + np.concatenate([[0.0], gained])[above]) / total,
             "mcc": matthews_correlation(tp, seen - tp, labels.sum() - tp, (~labels).sum() - (seen - tp)),
         }
     )

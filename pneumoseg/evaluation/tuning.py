@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from pneumoseg.data.masks import has_mask
 from pneumoseg.data.patients import patient_ids
 from pneumoseg.data.splits import stratified_split
 from pneumoseg.decision import DecisionRule
@@ -28,24 +29,26 @@ def tune(predictions: Predictions, rule: DecisionRule, *, fraction: float = 1.0,
     only if it scores higher.
 
     Args:
-        predictions: Predictions of images that neither network was trained on.
+        predictions: Predictions of images that neither network was trained on. Those with a label alone are left out.
         rule: The present rule. Its numbers are tried too, so the chosen rule scores no lower on these images.
-        fraction: Fraction of the images to choose on, above 0 and at most 1; the others are left for reporting. Images
-            of one patient stay together where patients are known, see `stratified_split`.
+        fraction: Fraction of the images with masks to choose on, above 0 and at most 1; the others are left for
+            reporting. Images of one patient stay together where patients are known, see `stratified_split`.
         seed: Seed of the choice of images. The same seed gives the same images.
 
     Returns:
         The chosen rule, and the images and patients that it was chosen on.
 
     Raises:
-        ValueError: If the fraction is out of its range, the images cannot be divided so, or none of them is positive.
+        ValueError: If the fraction is out of its range, the images cannot be divided so, or none of them has a mask or
+            is positive.
 
     Example:
         >>> tuning = tune(load_predictions("runs/validation"), DecisionRule(), fraction=0.5)  # doctest: +SKIP
         >>> tuning.rule.mask_threshold  # doctest: +SKIP
         0.35
     """
-    known = patient_ids(predictions.manifest)
+    known = patient_ids(predictions.manifest)[has_mask(predictions.manifest)]
+    predictions = predictions.with_masks("the choice of the decision rule")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}, expected above 0 and at most 1")
     if fraction < 1:

@@ -45,7 +45,7 @@ def compare_predictions(reference: Predictions, others: dict[str, Predictions], 
 
     Args:
         reference: The predictions that the others are compared with.
-        others: Other predictions by name. Only the images of the reference are scored.
+        others: Other predictions by name. Only the images of the reference are scored, and of them those with masks.
         rule: The decision rule, applied to all.
 
     Returns:
@@ -54,8 +54,9 @@ def compare_predictions(reference: Predictions, others: dict[str, Predictions], 
         the seconds to the reference's.
 
     Raises:
-        ValueError: If some of the reference's images are missing from other predictions.
+        ValueError: If some of the reference's images are missing from other predictions, or none of them has a mask.
     """
+    reference = reference.with_masks("the comparison of predictions")
     dice = {}
     for name, predictions in {"reference": reference, **others}.items():
         wanted = predictions.manifest["image_id"].isin(reference.manifest["image_id"]).to_numpy()

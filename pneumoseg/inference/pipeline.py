@@ -176,19 +176,19 @@ class Pipeline:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from _read_ahead(sources, self.chunk_size, pool)
 
-    def _decide(self, chunk: list["_LoadedImage"], *, keep_maps: bool) -> list[Result]:
-        readable = [number for number, read in enumerate(chunk) if read.error is None]
-        probabilities = dict(zip(readable, self._classify([chunk[n] for n in readable]), strict=True))
-        gated_in = [
-            n for n, probability in probabilities.items() if not self.classifiers or self.rule.gates_in(probability)
-        ]
-        maps = dict(zip(gated_in, self._segment([chunk[n] for n in gated_in]), strict=True))
-        others = [n for n in readable if keep_maps and n not in maps]
+    def _decide(self, chunk: list["_LoadedImage"], *, keep_maps: bool) -> Iterator[Result]:
+        readable = [read for read in chunk if read.error is None]
+        probabilities = self._classify(readable)
+        gated_in = [not self.classifiers or bool(self.rule.gates_in(probability)) for probability in probabilities]
+        maps = self._segment(list(itertools.compress(readable, gated_in)))
         # In batches of their own, so that the maps that decide do not depend on `keep_maps`.
-        kept = maps | dict(zip(others, self._segment([chunk[n] for n in others]), strict=True)) if keep_maps else {}
-        return [
-            self._result(read, probabilities.get(n, math.nan), maps.get(n), kept.get(n)) for n, read in enumerate(chunk)
-        ]
+        others = self._segment([read for read, passed in zip(readable, gated_in, strict=True) if not passed])
+        answers = zip(probabilities, gated_in, strict=True)
+        for read in chunk:
+            probability, passed = (math.nan, False) if read.error is not None else next(answers)
+            prob_map = next(maps) if passed else None
+            kept_map = next(others) if keep_maps and not passed and read.error is None else prob_map
+            yield self._result(read, probability, prob_map, kept_map if keep_maps else None)
 
     def _result(
         self, read: "_LoadedImage", probability: float, prob_map: np.ndarray | None, kept_map: np.ndarray | None

@@ -83,7 +83,8 @@ class Result:
             ImageError: If the image cannot be read.
         """
         image = self.source if isinstance(self.source, np.ndarray) else read_image(self.source)
-        return draw_outlines(image, {"prediction": self.mask}, title=f"{self.image_id}  {self._summary()}".strip())
+        title = f"{self.image_id}  {self._summary()}".strip()
+        return draw_outlines(image, {"prediction": self.mask}, title, self.pixel_aspect)
 
     def _repr_png_(self) -> bytes | None:
         """Return the picture that Jupyter shows, or None after an error: then Jupyter shows the text."""

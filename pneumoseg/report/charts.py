@@ -36,7 +36,8 @@ def plot_classifier(cases: pd.DataFrame, threshold: float) -> Figure:
     """Plot the ROC curve, precision against recall, and reliability of the classifier, with its threshold marked.
 
     Args:
-        cases: One row per image, see `score_cases`; both classes must occur among the images that could be read.
+        cases: One row per image with `positive` and `probability`; both classes must occur among the images that could
+            be read.
         threshold: The classifier threshold of the rule.
     """
     known = cases[cases["probability"].notna()]

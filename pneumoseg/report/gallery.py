@@ -18,6 +18,7 @@ from skimage.measure import approximate_polygon, find_contours
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
 from pneumoseg.evaluation.cases import OUTCOMES
+from pneumoseg.geometry import square_shape
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_image
 from pneumoseg.predictions import Predictions
@@ -100,14 +101,26 @@ def make_ahead(make: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any
             yield made
 
 
-def picture_size(shape: tuple[int, int]) -> tuple[int, int]:
+def picture_scale(shape: tuple[int, int], pixel_aspect: float) -> np.ndarray:
+    """Return the pixels of an image's picture per pixel of its rows and of its columns, float64, (2,).
+
+    Args:
+        shape: (H, W) of the image, in pixels.
+        pixel_aspect: Height of a pixel divided by its width; the picture's pixels are square.
+    """
+    square = square_shape(shape, pixel_aspect)
+    return SIDE / max(square) * np.divide(square, shape)
+
+
+def picture_size(shape: tuple[int, int], scale: np.ndarray) -> tuple[int, int]:
     """Return the (width, height) of the picture of an image, in pixels.
 
     Args:
-        shape: (H, W) of the image once its pixels are square.
+        shape: (H, W) of the image, in pixels.
+        scale: The picture's scale, see `picture_scale`.
     """
-    scale = SIDE / max(shape)
-    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+    height, width = (max(1, round(side)) for side in (scale * shape).tolist())
+    return width, height
 
 
 def picture_of(image: np.ndarray, size: tuple[int, int]) -> str:
@@ -131,11 +144,15 @@ def outcome_counts(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
 def _card(case: pd.Series, predictions: Predictions, rule: DecisionRule) -> Card:
     row = predictions.manifest.iloc[case.name]
     shape = (int(row["rows"]), int(row["columns"]))
-    scale, (width, height) = SIDE / max(shape), picture_size(shape)
+    aspect = float(row.get("pixel_aspect", 1.0))
+    scale = picture_scale(shape, aspect)
+    width, height = picture_size(shape, scale)
     prob_map = predictions.prob_map(int(case.name))
     raw_mask = mask = np.zeros(shape, bool)
     if prob_map is not None:
-        raw_mask, mask, _ = decide(prob_map, shape, rule, gated_in=bool(rule.gates_in(case["probability"])))
+        raw_mask, mask, _ = decide(
+            prob_map, shape, rule, gated_in=bool(rule.gates_in(case["probability"])), pixel_aspect=aspect
+        )
     return Card(
         case,
         row["view"] or "view unknown",
@@ -155,12 +172,12 @@ def _picture(path: str, size: tuple[int, int]) -> str | None:
         return None
 
 
-def outline_path(mask: np.ndarray, scale: float) -> str:
+def outline_path(mask: np.ndarray, scale: np.ndarray) -> str:
     """Return the longest outlines of a mask as an SVG path, simplified to half a pixel of the picture.
 
     Args:
         mask: bool, (H, W).
-        scale: Pixels of the picture per pixel of the mask.
+        scale: Pixels of the picture per pixel of the mask's rows and columns, see `picture_scale`.
 
     Returns:
         The `d` of an SVG path in the picture's pixels; empty for an empty mask.
@@ -174,6 +191,6 @@ def outline_path(mask: np.ndarray, scale: float) -> str:
     for contour in sorted(contours, key=len, reverse=True)[:_MOST_OUTLINES]:
         # The padding shifted everything by a pixel, and the centre of a pixel lies half a pixel from its edge.
         corner = np.array([rows[0] - 0.5, columns[0] - 0.5])
-        points = (approximate_polygon(contour, 0.5 / scale) + corner) * scale
+        points = (approximate_polygon(contour, 0.5 / np.max(scale)) + corner) * scale
         parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for y, x in points[:-1]) + "Z")
     return "".join(parts)

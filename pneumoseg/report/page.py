@@ -73,14 +73,14 @@ def write_report(
         facts=_facts(evaluation),
         tuning=pipeline.tuning if pipeline else None,
         rules=_rules(evaluation),
-        warnings=caveats(evaluation, pipeline),
+        warnings=caveats(evaluation.predictions, evaluation.rules[""], pipeline),
         tables=_tables(evaluation, runs, comparison),
         charts=_charts(evaluation, runs),
         outcomes=gallery.outcome_counts(shown),
         has_runs=bool(runs),
         total=len(evaluation.cases),
         shown=len(shown),
-        cards=gallery.cards(shown, evaluation.predictions, evaluation.rule),
+        cards=gallery.cards(shown, evaluation.masked, evaluation.rule),
     )
     with atomic_write(path) as temporary:
         page.dump(str(temporary), encoding="utf-8")
@@ -105,7 +105,8 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
     manifest, gain = evaluation.predictions.manifest, variant["gain"]
     return {
         "images": len(manifest),
-        "positives": int(evaluation.cases["positive"].sum()),
+        "positives": int(evaluation.classified["positive"].sum()),
+        "labels_alone": evaluation.labels_alone,
         "pipeline": evaluation.pipeline,
         "intervals": evaluation.intervals,
         "patients": count_patients(manifest),
@@ -178,8 +179,8 @@ def _charts(evaluation: Evaluation, runs: Sequence[str | Path]) -> dict[str, str
         "areas": charts.plot_areas(evaluation.areas, evaluation.table_2, baseline, rule.minimum_area),
         "error_breakdown": charts.plot_error_breakdown(evaluation.error_breakdown),
     }
-    if charts.has_both_classes(evaluation.cases):
-        figures["classifier"] = charts.plot_classifier(evaluation.cases, rule.classifier_threshold)
+    if charts.has_both_classes(evaluation.classified):
+        figures["classifier"] = charts.plot_classifier(evaluation.classified, rule.classifier_threshold)
     for run in map(Path, runs):
         metrics = Run(run).metrics()
         start, end, every = (metrics.get(f"swa_{name}") for name in ("start_epoch", "end_epoch", "every"))

@@ -4,19 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 import pneumoseg
 from pneumoseg import rle
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.geometry import square_shape
 from pneumoseg.identifiers import printable
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
 from pneumoseg.inference import Pipeline
 from pneumoseg.inference.row import ResultRow
-from pneumoseg.report.gallery import SIDE, make_ahead, outline_path, picture_of, picture_size
+from pneumoseg.report.gallery import SIDE, make_ahead, outline_path, picture_of, picture_scale, picture_size
 from pneumoseg.report.page import template
 
 _FINDINGS = {True: "pneumothorax", False: "no pneumothorax", None: "unreadable"}
@@ -145,10 +141,7 @@ def _card(row: ResultRow) -> ResultCard:
         image, header = read_with_header(row.path)
     except ImageError:
         return ResultCard(row, finding, None, SIDE, SIDE, "")
-    rows, columns = square_shape(image.shape, header.pixel_aspect)
-    size = picture_size((rows, columns))
-    mask = Image.fromarray(rle.decode(row.rle or rle.EMPTY, row.shape)).resize(
-        (columns, rows), Image.Resampling.NEAREST
-    )
-    predicted = outline_path(np.asarray(mask), SIDE / max(rows, columns))
+    scale = picture_scale(image.shape, header.pixel_aspect)
+    size = picture_size(image.shape, scale)
+    predicted = outline_path(rle.decode(row.rle or rle.EMPTY, row.shape), scale)
     return ResultCard(row, finding, picture_of(image, size), *size, predicted)

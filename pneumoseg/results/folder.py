@@ -15,9 +15,10 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from pneumoseg.results.names import unique_names
 from pneumoseg.results.pictures import KINDS, Pictures
 from pneumoseg.results.progress import progress_bar
 
+_log = logging.getLogger(__name__)
 TABLE, PAGE, SKIPPED = "results.csv", "index.html", "skipped.csv"
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # what `atomic_write` leaves behind when its process is killed
 Inputs = str | Path | Iterable[str | Path] | ImageFiles
@@ -165,12 +167,14 @@ class _Run:
         """Run new images, then those that have to be run again, each from the beginning of a chunk."""
         new = [path for path in self._paths if path not in self._journal.entries]
         again = [path for path in self._paths if path in self._journal.entries and not self._is_done(path)]
+        if self._journal.entries:
+            done = len(self._paths) - len(new) - len(again)
+            _log.info(f"{self._folder}: {done} of {len(self._paths)} images are done, {len(again)} are run again")
         with progress_bar(len(new) + len(again), shown=progress) as advance:
             for paths in (new, again):
-                for entries in self._chunks(paths):
+                for entries in self._chunks(paths, advance):
                     if any(self._journal.entries.get(entry.row.path) != entry for entry in entries):
                         self._journal.append(entries)
-                    advance(len(entries))
 
     def finish(self, max_images: int) -> None:
         """Write the table, the list of skipped files and the page, unless they are there and nothing has changed."""
@@ -194,7 +198,7 @@ class _Run:
             return False
         return all(picture.exists() for picture in self._pictures.paths(entry.row.image_id))
 
-    def _chunks(self, paths: Sequence[str]) -> Iterator[list[Entry]]:
+    def _chunks(self, paths: Sequence[str], advance: Callable[[int], None]) -> Iterator[list[Entry]]:
         """Yield the chunks of the pipeline, once the pictures of all their images are written."""
         states = deque[tuple[int, int] | None]()
 
@@ -203,10 +207,14 @@ class _Run:
                 states.append(_state(path))  # before the file is read, so that a later change is noticed
                 yield path
 
+        def write(result: Result) -> ResultRow:
+            row = self._write(result)
+            advance(1)
+            return row
+
         results = self._pipeline.predict_many(noting_states(), keep_maps=self._pictures.probabilities)
         with ThreadPoolExecutor() as pool:
-            while chunk := list(itertools.islice(results, self._pipeline.chunk_size)):
-                rows = list(pool.map(self._write, chunk))
+            while rows := list(pool.map(write, itertools.islice(results, self._pipeline.chunk_size))):
                 yield [Entry(row, states.popleft()) for row in rows]
 
     def _write(self, result: Result) -> ResultRow:
@@ -268,7 +276,9 @@ def _without_results(found: ImageFiles, folder: Path) -> ImageFiles:
     @functools.cache
     def home(parent: Path) -> str:
         """Return the folder of results that a folder belongs to, or ''."""
-        return next((str(each.resolve()) for each in (parent, *parent.parents) if (each / JOURNAL).is_file()), "")
+        if (parent / JOURNAL).is_file():
+            return str(parent.resolve())
+        return home(parent.parent) if parent != parent.parent else ""
 
     others = [(path, "is in a folder of results") for path in found.paths if home(path.parent) not in ("", own)]
     paths = [path for path in found.paths if not home(path.parent)]

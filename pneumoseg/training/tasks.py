@@ -28,6 +28,7 @@ from pneumoseg.config import (
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.enrichment import enrich
 from pneumoseg.data.loaders import Examples, classification_examples, segmentation_examples
+from pneumoseg.data.masks import has_mask
 from pneumoseg.data.sampling import EpochPlan, enriched_epoch, random_epoch, scheduled_fraction
 from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.models.bundle import DataSplit, load_bundle, save_bundle
@@ -79,11 +80,13 @@ class Task(ABC):
         settings: Settings of the experiment.
         augmentations: What the transforms of an epoch's plan are positions in.
         deterministic: Whether TensorFlow must use operations that give the same bits each time.
+        needs_masks: Whether images with a label alone are left out.
     """
 
     settings: Experiment
     augmentations: Sequence[Augmentation] = ()
     deterministic = False
+    needs_masks = False
     _load: Callable[..., Examples]
 
     @property
@@ -287,7 +290,9 @@ class ClassifierTask(Task):
 class SegmenterTask(Task):
     """Training of a segmenter, whose best epoch has the best validation IoU (section 4.1.2).
 
-    It sees all positives and randomly drawn negatives, the same ratio in both splits (section 3.2.1). If the settings
+    It sees all positives and randomly drawn negatives, the same ratio in both splits (section 3.2.1). Images with a
+    label alone are left out after the split, so that a classifier and a segmenter of one manifest and the same split
+    settings keep the same images and patients out of training. If the settings
     average weights, the run also gets a bundle with the averaged weights, whose batch statistics are recomputed on the
     unchanged training images, and the metrics get its scores.
 
@@ -303,6 +308,7 @@ class SegmenterTask(Task):
     """
 
     settings: SegmenterSettings
+    needs_masks = True
     _load = staticmethod(segmentation_examples)
 
     def __init__(self, settings: SegmenterSettings) -> None:
@@ -311,9 +317,18 @@ class SegmenterTask(Task):
         self._arguments: dict[str, Any] = {name: getattr(settings, name) for name in names}
 
     def choose_images(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return all positives and randomly drawn negatives of one split."""
-        settings = self.settings
-        return positives_and_sampled_negatives(rows, settings.negatives_per_positive, seed=settings.seed)
+        """Return all positives and randomly drawn negatives of one split, without images that have a label alone.
+
+        Raises:
+            ValueError: If only images with a label alone are positive.
+        """
+        settings, masked = self.settings, rows[has_mask(rows)]
+        if len(masked) < len(rows) and not masked["has_pneumothorax"].any():
+            raise ValueError(
+                f"none of the {len(masked)} images with a mask in a split of {len(rows)} images is positive; the "
+                "others have a label and no mask: index more masks, or change the seed of the split"
+            )
+        return positives_and_sampled_negatives(masked, settings.negatives_per_positive, seed=settings.seed)
 
     def images_trained_before(self, kept_out: pd.DataFrame) -> frozenset[str]:
         """Return the images that `start_from` was trained on.

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.config import Split
 from pneumoseg.data.loaders import files_named
+from pneumoseg.data.masks import leave_out_unknown_masks
 from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
 from pneumoseg.data.splits import count_shared_patients, stratified_folds, stratified_split
 from pneumoseg.models.bundle import DataSplit, is_bundle, read_bundle_spec
@@ -45,9 +46,9 @@ def train(
 
     Raises:
         FileExistsError: If the folder holds a run that is not to be resumed, or another process is training in it.
-        ValueError: If the manifest cannot be split, the settings do not fit the network, the run to resume had other
-            settings or images, the settings want cross-validation, or `start_from` was trained on images that are now
-            kept out.
+        ValueError: If the manifest cannot be split or has no mask for a segmenter, the settings do not fit the network,
+            the run to resume had other settings or images, the settings want cross-validation, or `start_from` was
+            trained on images that are now kept out.
         DivergedError: If the training diverged.
 
     Example:
@@ -61,6 +62,7 @@ def train(
         raise ValueError("cross_validate is true: call cross_validate")
     if run.folds():
         raise ValueError(f"{run.folder} holds a cross-validation: choose another folder")
+    _check_masks(task, manifest)
     training, validation = _split(manifest, task.settings.split)
     return _train_split(task, training, validation, run, make_callback)
 
@@ -86,8 +88,9 @@ def cross_validate(
 
     Raises:
         FileExistsError: If the folder holds a run that is not to be resumed.
-        ValueError: If the manifest cannot be split into folds, the run to resume had other settings or images or was
-            not cross-validated, or `start_from` was trained on images that a fold keeps out.
+        ValueError: If the manifest cannot be split into folds or has no mask for a segmenter, the run to resume had
+            other settings or images or was not cross-validated, or `start_from` was trained on images that a fold keeps
+            out.
         DivergedError: If the training of a fold diverged.
 
     Example:
@@ -95,6 +98,7 @@ def cross_validate(
         >>> cross_validate(task, manifest, Run("runs/folds"))["mcc"]  # doctest: +SKIP
     """
     _refuse_other_runs(run)
+    _check_masks(task, manifest)
     split = task.settings.split
     splits = stratified_folds(
         manifest, round(1 / split.validation_fraction), seed=split.seed, group_by_patient=split.group_by_patient
@@ -163,6 +167,15 @@ def _write_copies(run: Run, copies: pd.DataFrame) -> None:
     with atomic_write(run.enrichment_file) as temporary:
         copies.to_csv(temporary, index=False)
     _log.info(f"Enrichment: {len(copies)} copies of positives, listed in {run.enrichment_file.name}")
+
+
+def _check_masks(task: Task, manifest: pd.DataFrame) -> None:
+    """Log how many images a task leaves out of each split because they have a label alone; refuse a manifest of these.
+
+    They are left out after the split, see `SegmenterTask.choose_images`.
+    """
+    if task.needs_masks:
+        leave_out_unknown_masks(manifest, "the training of a segmenter")
 
 
 def _split(manifest: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -318,7 +318,7 @@ def test_threshold_sweep_by_hand():
 @pytest.mark.parametrize("seed", range(8))
 def test_classifier_sweep_against_all_thresholds(seed):
     alone = classifier_cases(seed, 40)
-    table = tables.classifier_sweep(alone)
+    table = tables.classifier_sweep(alone, alone)
     known = alone["probability"].notna()
     assert table["threshold"].tolist() == sorted(set(alone.loc[known, "probability"]))
     for threshold, mean_dice, mcc in table.itertuples(index=False):
@@ -328,9 +328,11 @@ def test_classifier_sweep_against_all_thresholds(seed):
 
 
 def test_classifier_sweep_of_one_class_and_of_nothing():
-    one = tables.classifier_sweep(cases_of([1, 1, 1], [0.5, 0.2, 1], [0.3, 0.9, 0.3]))
+    cases = cases_of([1, 1, 1], [0.5, 0.2, 1], [0.3, 0.9, 0.3])
+    one = tables.classifier_sweep(cases, cases)
     assert one["mean_dice"].tolist() == pytest.approx([0.2 / 3, 0])
     assert one["mcc"].tolist() == [0, 0]
-    nothing = tables.classifier_sweep(cases_of([1, 0], [0, 1], math.nan))
+    cases = cases_of([1, 0], [0, 1], math.nan)
+    nothing = tables.classifier_sweep(cases, cases)
     assert nothing.empty
     assert nothing.columns.tolist() == ["threshold", "mean_dice", "mcc"]
