@@ -88,6 +88,8 @@ def index(
     from pneumoseg.annotations import read_annotations
     from pneumoseg.data.index import index_dataset, save_manifest
 
+    if not images.exists():  # before the annotations are read, which takes a while for thousands of SEG objects
+        raise FileNotFoundError(f"{images}: no such folder, expected one with images")
     source = read_annotations(
         annotations,
         annotations_format,

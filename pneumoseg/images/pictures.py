@@ -76,7 +76,8 @@ def read_picture(path: str, content: bytes, file_format: str) -> tuple[NDArray[n
     except ImageError:
         raise
     except Exception as error:  # The decoders raise errors of many kinds.
-        raise DamagedError(path, f"its {file_format} data cannot be decoded ({error})") from error
+        text = " ".join(str(error).split())  # OpenCV writes several lines.
+        raise DamagedError(path, f"its {file_format} data cannot be decoded ({text})") from error
     image = values.astype(np.uint8) if depth.bits <= 8 else stretch(values)
     return image, _header(file_format, image.shape, depth.bits)
 
