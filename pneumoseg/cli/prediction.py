@@ -118,7 +118,7 @@ def cache_predictions(
 
 @app.command()
 def submit(
-    dicom_dir: Annotated[Path, typer.Argument(help="Folder with .dcm files at any depth.")],
+    dicom_dir: Annotated[Path, typer.Argument(help="Folder with images at any depth.")],
     pipeline: PipelinePath,
     out: Annotated[Path, typer.Option(help="Submission to write.", callback=output_file)] = Path("submission.csv"),
     ids: Annotated[
@@ -128,7 +128,7 @@ def submit(
     assembled: Assembled = False,
     batch_size: BatchSize = 4,
 ) -> None:
-    """Write a submission for a folder of DICOM files.
+    """Write a submission for a folder of images.
 
     With --ids it has exactly these ids: other files are left out, and an id without a file gets -1.
     """
