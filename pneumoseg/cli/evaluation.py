@@ -120,7 +120,7 @@ def report(
     evaluation = evaluate_pipeline(load_predictions(predictions), pipeline, assembled=assembled)
     names = [path.name for path in compare or []]
     others = {path.name if names.count(path.name) == 1 else str(path): load_predictions(path) for path in compare or []}
-    comparison = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
+    comparison = compare_predictions(evaluation.masked, others, evaluation.rule) if others else None
     write_report(evaluation, out, pipeline=record, comparison=comparison, max_images=max_images)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
 
