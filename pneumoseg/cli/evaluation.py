@@ -35,7 +35,8 @@ def tune(
 ) -> None:
     """Choose the decision rule of a pipeline.
 
-    Tries thresholds and areas on images that the pipeline was not trained on.
+    Tries thresholds and areas on images that the pipeline was not trained on. Images with a label and no mask are left
+    out.
     """
     import dataclasses
 
@@ -110,7 +111,10 @@ def report(
     assembled: Assembled = False,
     max_images: Annotated[int, typer.Option(help="Maximum number of images in the gallery.", min=0)] = 500,
 ) -> None:
-    """Write all scores and images as an HTML page."""
+    """Write all scores and images as an HTML page.
+
+    Images with a label and no mask count only for the classifier's scores.
+    """
     from pneumoseg.evaluation import compare_predictions, evaluate_pipeline
     from pneumoseg.inference import PipelineFolder
     from pneumoseg.predictions import load_predictions

@@ -1,5 +1,7 @@
 """Images with a label alone: found, left out with a message, and refused."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -47,3 +49,9 @@ def test_summary_counts_labels_alone(labels):
 def test_pixels_are_square_unless_the_manifest_tells_otherwise(labels):
     assert pixel_aspects(labels).tolist() == [1.0] * 5
     assert pixel_aspects(labels.assign(pixel_aspect=[1, 2, 0.5, 1, 1])).tolist() == [1, 2, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_pixel_aspect_is_named(wrong, labels):
+    with pytest.raises(ValueError, match=rf"image_id 'c' has a pixel_aspect of {wrong:g}: expected the height"):
+        pixel_aspects(labels.assign(pixel_aspect=[1, 2, wrong, 1, 1]))
