@@ -228,7 +228,7 @@ def test_unreadable_images_are_not_scored_in_silence(runs, tmp_path):
         classification_examples(manifest, 32, cache_dir=tmp_path)
 
 
-def test_labels_alone_score_the_classifier(runs, pipeline, tmp_path, caplog):
+def test_labels_alone_score_the_classifier(runs, cached, pipeline, tmp_path, caplog):
     """Five images with a label alone, one of the three positives among them, then twelve."""
     few, twelve = load_manifest(runs / "test.csv"), load_manifest(runs / "test.csv").assign(rle="")
     few.loc[[few["has_pneumothorax"].idxmax(), 6, 7, 8, 9], "rle"] = ""  # all positives are before these four
