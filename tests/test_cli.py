@@ -228,6 +228,37 @@ def test_unreadable_images_are_not_scored_in_silence(runs, tmp_path):
         classification_examples(manifest, 32, cache_dir=tmp_path)
 
 
+def test_labels_alone_score_the_classifier(runs, cached, pipeline, tmp_path, caplog):
+    """Five images with a label alone, one of the three positives among them, then twelve."""
+    few, twelve = load_manifest(runs / "test.csv"), load_manifest(runs / "test.csv").assign(rle="")
+    few.loc[[few["has_pneumothorax"].idxmax(), 6, 7, 8, 9], "rle"] = ""  # all positives are before these four
+    for name, manifest in (("few", few), ("all", twelve)):
+        save_manifest(manifest, tmp_path / f"{name}.csv")
+        invoke(
+            "cache-predictions", "--manifest", tmp_path / f"{name}.csv", "--pipeline", pipeline, "--out",
+            tmp_path / name,
+        )  # fmt: skip
+    of_few, of_all = (("--predictions", tmp_path / name, "--pipeline", pipeline) for name in ("few", "all"))
+    with caplog.at_level("INFO", "pneumoseg"):
+        said = invoke("evaluate", *of_few, "--out", tmp_path / "scores_of_few")
+    assert "5 of 12 images left out of the segmentation scores: they have a label and no mask" in caplog.text
+    assert "7 images with masks, 2 positive; the classifier's scores are of all 12 images, 3 posi" in said
+    said = invoke("evaluate", *of_all, "--out", tmp_path / "scores_of_all")
+    assert "12 images, 3 positive, all with a label and without a mask, so that only the classifier can be " in said
+    assert "Mean Dice" not in said
+    assert [path.name for path in (tmp_path / "scores_of_all").iterdir()] == ["classifier.csv"]
+    tables = [(tmp_path / f"scores_of_{name}" / "classifier.csv").read_text() for name in ("few", "all")]
+    assert tables[0] == tables[1]
+    with pytest.raises(ValueError, match="no masks for the segmentation scores: all 12 images have a label alone"):
+        invoke("report", *of_all, "--out", tmp_path / "report.html")
+    with pytest.raises(ValueError, match="no masks for the choice of the decision rule: all 12 images"):
+        invoke("tune", *of_all)
+    with pytest.raises(ValueError, match="no masks for show-masks: all 12 images"):
+        invoke("show-masks", "--manifest", tmp_path / "all.csv", "--out", tmp_path / "masks.png")
+    invoke("show-masks", "--manifest", tmp_path / "few.csv", "--out", tmp_path / "masks.png")
+    assert (tmp_path / "masks.png").exists()
+
+
 def test_masks_are_drawn(runs, tmp_path):
     invoke("show-masks", "--manifest", runs / "manifest.csv", "--out", tmp_path / "masks.png", "--count", 2)
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")

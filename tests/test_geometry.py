@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumoseg.geometry import Letterbox, letterbox, scale_area, unletterbox
+from pneumoseg.geometry import Letterbox, letterbox, scale_area, square_shape, unletterbox
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,31 @@ from pneumoseg.geometry import Letterbox, letterbox, scale_area, unletterbox
 )
 def test_letterbox(rows, columns, size, expected):
     assert letterbox(rows, columns, size) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "aspect", "square", "expected"),
+    [
+        ((100, 200), 2.0, (200, 200), Letterbox(100, 100, 0, 0)),
+        ((100, 200), 0.5, (100, 400), Letterbox(25, 100, 37, 0)),
+        ((200, 100), 1.5, (300, 100), Letterbox(100, 33, 0, 33)),  # 100 * 100 / 300
+        ((3, 2), 0.8, (3, 2), Letterbox(100, 67, 0, 16)),  # 2 / 0.8 is 2.5, which rounds to an even number
+        ((64, 64), 1.0, (64, 64), Letterbox(100, 100, 0, 0)),
+    ],
+)
+def test_letterbox_of_pixels_that_are_not_square(shape, aspect, square, expected):
+    assert square_shape(shape, aspect) == square
+    assert letterbox(*shape, 100, aspect) == expected
+
+
+@pytest.mark.parametrize("aspect", [0.5, 2.0])
+def test_unletterbox_brings_a_map_back_to_pixels_that_are_not_square(aspect):
+    shape = (8, 16) if aspect == 2 else (16, 8)
+    probability = np.zeros((16, 16), np.float32)
+    probability[4:10, 2:8] = 1  # a square of 6 pixels, which are 3 of the longer ones
+    expected = np.zeros(shape)
+    expected[(slice(2, 5), slice(2, 8)) if aspect == 2 else (slice(4, 10), slice(1, 4))] = 1
+    np.testing.assert_array_equal(unletterbox(probability, *shape, aspect) > 0.5, expected)
 
 
 def test_unletterbox_is_the_identity_on_the_same_grid():

@@ -35,7 +35,8 @@ def tune(
 ) -> None:
     """Choose the decision rule of a pipeline.
 
-    Tries thresholds and areas on images that the pipeline was not trained on.
+    Tries thresholds and areas on images that the pipeline was not trained on. Images with a label and no mask are left
+    out.
     """
     import dataclasses
 
@@ -110,7 +111,10 @@ def report(
     assembled: Assembled = False,
     max_images: Annotated[int, typer.Option(help="Maximum number of images in the gallery.", min=0)] = 500,
 ) -> None:
-    """Write all scores and images as an HTML page."""
+    """Write all scores and images as an HTML page.
+
+    Images with a label and no mask count only for the classifier's scores.
+    """
     from pneumoseg.evaluation import compare_predictions, evaluate_pipeline
     from pneumoseg.inference import PipelineFolder
     from pneumoseg.predictions import load_predictions
@@ -120,7 +124,7 @@ def report(
     evaluation = evaluate_pipeline(load_predictions(predictions), pipeline, assembled=assembled)
     names = [path.name for path in compare or []]
     others = {path.name if names.count(path.name) == 1 else str(path): load_predictions(path) for path in compare or []}
-    comparison = compare_predictions(evaluation.predictions, others, evaluation.rule) if others else None
+    comparison = compare_predictions(evaluation.masked, others, evaluation.rule) if others else None
     write_report(evaluation, out, pipeline=record, comparison=comparison, max_images=max_images)
     typer.echo(f"{out}: {len(evaluation.cases)} images, {out.stat().st_size / 1e6:.1f} MB")
 

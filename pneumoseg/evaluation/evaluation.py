@@ -83,7 +83,7 @@ class Evaluation:
 
     @property
     def classified(self) -> pd.DataFrame:
-        """Table of `positive` and `probability` of all images, which the classifier is scored on."""
+        """Table that scores the classifier: `positive` and `probability` of all images, with or without a mask."""
         return _classified(self.predictions)
 
     @property

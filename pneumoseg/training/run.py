@@ -18,6 +18,7 @@ import yaml
 
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.config import Experiment, load_experiment
+from pneumoseg.data.pixel_aspect import pixel_aspects
 from pneumoseg.device import announce_device
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import read_text_table
@@ -350,7 +351,10 @@ def _content(manifest: pd.DataFrame) -> list[str]:
     """Return a checksum of each image's truth, size and length, by which another mask or file is noticed."""
     columns = ["has_pneumothorax", "rle", "rows", "columns", "frame_length"]
     rows = manifest[columns].itertuples(index=False, name=None)
-    return [f"{zlib.crc32(' '.join(map(str, row)).encode()):08x}" for row in rows]
+    # Square pixels add nothing, so that a run of an earlier version, which knew no others, can be resumed.
+    aspects = [() if aspect == 1 else (aspect,) for aspect in pixel_aspects(manifest).tolist()]
+    texts = [" ".join(map(str, row + aspect)) for row, aspect in zip(rows, aspects, strict=True)]
+    return [f"{zlib.crc32(text.encode()):08x}" for text in texts]
 
 
 def _environment() -> dict[str, Any]:

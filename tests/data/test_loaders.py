@@ -8,6 +8,7 @@ import pandas as pd
 import pydicom
 import pytest
 import tensorflow as tf
+from scipy import ndimage
 
 from pneumoseg import rle
 from pneumoseg.data import loaders
@@ -15,8 +16,9 @@ from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.loaders import classification_examples, files_named, segmentation_examples
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan, random_epoch
 from pneumoseg.dicom import read_image
-from pneumoseg.geometry import letterbox, letterbox_image, unletterbox
+from pneumoseg.geometry import letterbox, letterbox_image, square_shape, unletterbox
 from pneumoseg.image_errors import DamagedError, ImageError
+from pneumoseg.scores import dice
 from tests.conftest import manifest_of, write_dicom
 
 
@@ -73,14 +75,93 @@ def test_mask_pixel_stays_if_half_of_it_is_covered(tmp_path):
 
 @pytest.mark.parametrize("shape", [(30, 20), (20, 33), (64, 64), (7, 100), (48, 47)])
 @pytest.mark.parametrize("size", [32, 48])
-def test_geometry_goes_there_and_back(shape, size):
+@pytest.mark.parametrize("aspect", [1.0, 2.0, 0.5, 1.37, 0.73, 4.0])
+def test_geometry_goes_there_and_back(shape, size, aspect):
     image = np.full((*shape, 1), 200, np.uint8)
-    square = letterbox_image(tf.constant(image), size).numpy()[..., 0]
-    height, width, top, left = letterbox(*shape, size)
+    sides = tf.constant(square_shape(shape, aspect))
+    square = letterbox_image(tf.constant(image), size, sides).numpy()[..., 0]
+    height, width, top, left = letterbox(*shape, size, aspect)
     expected = np.zeros((size, size), np.uint8)
     expected[top : top + height, left : left + width] = 200
     np.testing.assert_array_equal(square, expected)
-    np.testing.assert_allclose(unletterbox(square / 255, *shape), np.full(shape, 200 / 255), atol=1e-6)
+    np.testing.assert_allclose(unletterbox(square / 255, *shape, aspect), np.full(shape, 200 / 255), atol=1e-6)
+    if aspect == 1:
+        np.testing.assert_array_equal(letterbox_image(tf.constant(image), size).numpy()[..., 0], square)
+
+
+def disc(rows, columns, aspect):
+    """A disc in the middle, on a grid whose pixels are `aspect` times as high as wide, with a radius of a third."""
+    y, x = np.mgrid[:rows, :columns] + 0.5
+    side = min(rows * aspect, columns)
+    return (aspect * (y - rows / 2)) ** 2 + (x - columns / 2) ** 2 < (side / 3) ** 2
+
+
+@pytest.mark.parametrize(("shape", "aspect"), [((48, 96), 2.0), ((96, 48), 0.5), ((64, 96), 1.5)])
+def test_a_disc_of_pixels_that_are_not_square_is_a_disc_for_the_network(shape, aspect):
+    drawn = 255 * disc(*shape, aspect)[..., None].astype(np.uint8)
+    assert square_shape(shape, aspect) == (96, 96)
+    seen = letterbox_image(tf.constant(drawn), 96, tf.constant((96, 96))).numpy()[..., 0] > 127
+    assert dice(seen, disc(96, 96, 1.0)) > 0.98
+    for axis in (0, 1):
+        assert abs(np.count_nonzero(seen.any(axis)) - 64) <= 2  # the diameter is two thirds of 96
+
+
+def anisotropic(folder, shape, aspect, seed=0):
+    """The manifest of an image whose mask is its bright part."""
+    rng = np.random.default_rng(seed)
+    image = (255 * (ndimage.gaussian_filter(rng.normal(size=shape), 3) > 0)).astype(np.uint8)
+    path = write_dicom(folder / f"{shape}.dcm", image)
+    return image, manifest_of([path], [image], [rle.encode(image > 0)]).assign(pixel_aspect=aspect)
+
+
+def test_rows_twice_as_high_are_like_two_rows(tmp_path):
+    image, manifest = anisotropic(tmp_path, (64, 128), 2.0)
+    doubled = np.repeat(image, 2, axis=0)
+    path = write_dicom(tmp_path / "doubled.dcm", doubled)
+    expected = manifest_of([path], [doubled], [rle.encode(doubled > 0)])
+    for size in (32, 64):
+        one, other = (
+            collected(segmentation_examples(rows, size, cache_dir=tmp_path / "cache").batches(1))
+            for rows in (manifest, expected)
+        )
+        np.testing.assert_allclose(one[0].astype(int), other[0].astype(int), atol=1)
+        np.testing.assert_array_equal(one[1], other[1])
+        assert one[1].any()
+        without = manifest.drop(columns="pixel_aspect")
+        squeezed, _ = collected(segmentation_examples(without, size, cache_dir=tmp_path / "cache").batches(1))
+        assert (squeezed[:, : size // 4] == 0).all()  # as if its pixels were square, the image is a flat one
+
+
+@pytest.mark.parametrize("aspect", [1.0, 2.0, 0.6])
+@pytest.mark.parametrize("size", [40, 100])
+def test_mask_and_image_land_on_the_same_pixels(aspect, size, tmp_path):
+    _, manifest = anisotropic(tmp_path, (60, 80), aspect)
+    images, masks = collected(segmentation_examples(manifest, size, cache_dir=tmp_path / "cache").batches(1))
+    np.testing.assert_array_equal(masks == 1, images >= 128)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_square_pixels_are_the_default(size, copied, tmp_path):
+    given, default = (
+        collected(segmentation_examples(rows, size, cache_dir=tmp_path / "cache").batches(4))
+        for rows in (copied.assign(pixel_aspect=1.0), copied.drop(columns="pixel_aspect"))
+    )
+    for one, other in zip(given, default, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_image_without_a_mask_is_no_example_for_a_segmenter(manifest, tmp_path):
+    labels = manifest.assign(rle=manifest["rle"].where(np.arange(len(manifest)) % 10 != 3, ""))
+    message = (
+        rf"4 of 40 images have a label and no mask, the first: {labels['image_id'][3]}: expected images with masks"
+    )
+    with pytest.raises(ValueError, match=message):
+        segmentation_examples(labels, 32, cache_dir=tmp_path)
+    one, other = (
+        collected(classification_examples(rows, 32, cache_dir=tmp_path).batches(8)) for rows in (labels, manifest)
+    )
+    for each, expected in zip(one, other, strict=True):
+        np.testing.assert_array_equal(each, expected)
 
 
 @pytest.mark.parametrize("make", [classification_examples, segmentation_examples])

@@ -70,3 +70,5 @@ def test_unreadable_files_are_counted(tmp_path):
     assert caveats(predictions, DecisionRule(), None) == [
         "2 files could not be read; they are scored as predicted empty."
     ]
+    predictions.manifest["rle"] = ""
+    assert caveats(predictions, DecisionRule(), None) == ["2 files could not be read; they are not scored."]

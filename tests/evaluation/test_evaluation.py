@@ -9,7 +9,14 @@ import pytest
 from scipy import ndimage
 
 from pneumoseg.decision import DecisionRule
-from pneumoseg.evaluation import ablation, compare_predictions, evaluate, table_columns
+from pneumoseg.evaluation import (
+    ablation,
+    compare_predictions,
+    evaluate,
+    evaluate_classifier,
+    table_columns,
+    tables,
+)
 from pneumoseg.evaluation.bootstrap import bootstrap_interval
 from pneumoseg.evaluation.cases import score_cases
 from pneumoseg.evaluation.pixel_counts import count_pixels
@@ -222,3 +229,77 @@ def test_predictions_of_other_images_are_refused(predictions, tmp_path):
     other.manifest["image_id"] = [f"x{number}" for number in range(COUNT)]
     with pytest.raises(ValueError, match="hold predictions of different images"):
         compare_predictions(predictions, {"other": other}, TUNED)
+
+
+def without_masks(predictions, rows):
+    """The same predictions, some of whose images have a label alone."""
+    chosen = np.isin(np.arange(len(predictions.manifest)), rows)
+    rle, area = (predictions.manifest[name].mask(chosen, value) for name, value in (("rle", ""), ("area_px", 0)))
+    return replace(predictions, manifest=predictions.manifest.assign(rle=rle, area_px=area))
+
+
+@pytest.fixture(scope="module")
+def half(predictions):
+    """Predictions of ten images with masks and ten with a label alone, one of them the damaged one."""
+    return without_masks(predictions, [1, 2, 5, 6, 7, 8, 12, 13, 17, 19])
+
+
+@pytest.fixture(scope="module")
+def half_scored(half):
+    return evaluate(half, ASSEMBLED, TUNED)
+
+
+@pytest.fixture
+def no_intervals(monkeypatch):
+    """Leave out the intervals of the classifier's scores, which take most of the time."""
+    monkeypatch.setattr(tables, "bootstrap_interval", lambda score, groups: np.full((2, 11), math.nan))
+
+
+def test_labels_alone_score_the_classifier_and_nothing_else(half, half_scored, predictions, evaluation, no_intervals):
+    scores, known = half_scored, half.manifest["rle"] != ""
+    of_masks = evaluate(predictions.select(known), ASSEMBLED, TUNED)
+    found, expected = scores.tables(), of_masks.tables()
+    for name in found.keys() - {"classifier", "classifier_thresholds"}:
+        pd.testing.assert_frame_equal(found[name], expected[name])
+    # The classifier is scored as if all masks were known.
+    pd.testing.assert_frame_equal(found["classifier"], evaluation.tables()["classifier"])
+    assert found["classifier"].loc["auc", "value"] != expected["classifier"].loc["auc", "value"]
+    sweep, on_all = (each.classifier_thresholds.set_index("threshold") for each in (scores, evaluation))
+    pd.testing.assert_series_equal(sweep["mcc"], on_all["mcc"])
+    for threshold, mean_dice in sweep["mean_dice"].items():
+        rule = replace(TUNED, classifier_threshold=threshold)
+        assert mean_dice == pytest.approx(decided(predictions.select(known), rule)["dice"].mean())
+    assert sum(map(bool, scores.predictions.errors)) == 1
+
+
+def test_the_numbers_of_images_are_told(half, half_scored, evaluation, predictions, no_intervals, caplog):
+    scores = half_scored
+    with caplog.at_level("INFO", "pneumoseg"):
+        evaluate(half, ASSEMBLED)
+    assert caplog.messages == ["10 of 20 images left out of the segmentation scores: they have a label and no mask"]
+    positive = half.manifest["has_pneumothorax"]
+    of_masks = positive[half.manifest["rle"] != ""].sum()
+    assert 0 < of_masks < positive.sum() == 10
+    assert scores.images == (
+        f"10 images with masks, {of_masks} positive; the classifier's scores are of all 20 images, 10 positive"
+    )
+    assert list(scores.summaries())[2] == "Classifier at threshold 0.300, all 20 images"
+    assert (scores.labels_alone, evaluation.labels_alone) == (10, 0)
+    assert evaluation.images == "20 images, 10 positive"
+    assert evaluation.masked is evaluation.predictions is predictions
+
+
+def test_without_any_mask_the_classifier_alone_is_scored(predictions, evaluation, no_intervals):
+    labels = without_masks(predictions, range(COUNT))
+    scores = table_columns(evaluate_classifier(labels, TUNED))["value"]
+    pd.testing.assert_series_equal(scores, evaluation.tables()["classifier"]["value"])
+    with pytest.raises(ValueError, match="no masks for the segmentation scores: all 20 images have a label alone"):
+        evaluate(labels, ASSEMBLED, TUNED)
+    with pytest.raises(ValueError, match="no masks for the comparison of predictions"):
+        compare_predictions(labels, {"same": labels}, TUNED)
+
+
+def test_predictions_are_compared_on_images_with_masks(half, predictions):
+    table = table_columns(compare_predictions(half, {"all": predictions}, TUNED))
+    known = predictions.select(half.manifest["rle"] != "")
+    assert table["mean_dice"].tolist() == pytest.approx([decided(known, TUNED)["dice"].mean()] * 2)

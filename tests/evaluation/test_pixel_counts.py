@@ -5,12 +5,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
 from pneumoseg.decision import DecisionRule, decide, remove_small_components
+from pneumoseg.evaluation.cases import dice_of
 from pneumoseg.evaluation.pixel_counts import count_pixels
-from pneumoseg.geometry import letterbox, unletterbox
+from pneumoseg.geometry import letterbox, letterbox_image, square_shape, unletterbox
 from tests.conftest import predictions_of
 
 SHAPES = [(40, 40), (64, 64), (96, 96), (50, 37), (20, 90), (13, 64), (1, 5), (128, 70)]
@@ -98,15 +100,73 @@ def nearest(old, new):
     return [math.floor(Fraction(2 * pixel + 1, 2) * old / new) for pixel in range(new)]
 
 
-def mask_on_a_grid(prob_map_u8, shape, grid, threshold, area):
+def mask_on_a_grid(prob_map_u8, shape, grid, threshold, area, aspect=1.0):
     """The mask where components are found, and dropped, on a square grid first."""
-    height, width, _, _ = letterbox(*shape, grid)
+    height, width, _, _ = letterbox(*shape, grid, aspect)
     labels, count = ndimage.label(unletterbox(prob_map_u8, height, width) > threshold * 255, np.ones((3, 3)))
     kept = np.zeros((height, width), bool)
     for number in range(1, count + 1):
         if (labels == number).sum() >= area:
             kept |= labels == number
     return kept[np.ix_(nearest(height, shape[0]), nearest(width, shape[1]))]
+
+
+@pytest.fixture(scope="module")
+def anisotropic(tmp_path_factory):
+    """Images whose pixels are not square: six shapes, two aspects each."""
+    rng = np.random.default_rng(4)
+    shapes = [shape for shape in SHAPES[:6] for _ in range(2)]
+    aspects = [2.0, 0.7] * 6
+    maps = [blobs(rng, (size, size), 2) for size in (40, 64, 100, 16) for _ in range(3)]
+    masks = [blobs(rng, shape, 3) > 128 for shape in shapes]
+    folder = tmp_path_factory.mktemp("anisotropic")
+    return predictions_of(folder, maps, masks, [0.5] * 12, pixel_aspect=aspects), masks, aspects
+
+
+def test_counts_are_those_of_decisions_on_pixels_that_are_not_square(anisotropic):
+    kept, masks, aspects = anisotropic
+    thresholds, areas = [0.31, 0.5, 0.8], [0.0, 3500.0, 20_000.0]
+    counts, seen = count_pixels(kept, thresholds, areas), set()
+    for row, (mask, aspect) in enumerate(zip(masks, aspects, strict=True)):
+        for threshold in thresholds:
+            for area in areas:
+                rule = DecisionRule(0.4, threshold, area)
+                decided = decide(kept.prob_map(row), mask.shape, rule, pixel_aspect=aspect).mask
+                assert tuple(each[row] for each in counts.at(threshold, area)) == counts_of(decided, mask)
+                seen.add(np.count_nonzero(decided))
+    assert len(seen) > 40
+
+
+@pytest.mark.parametrize("grid", [16, 32, 100])
+def test_counts_on_another_grid_of_pixels_that_are_not_square(anisotropic, grid):
+    kept, masks, aspects = anisotropic
+    counts = count_pixels(kept, [0.5], [5.5], grid=grid)
+    for row, (truth, aspect) in enumerate(zip(masks, aspects, strict=True)):
+        mask = mask_on_a_grid(prob_map_u8_of(kept, row), truth.shape, grid, 0.5, 5.5, aspect)
+        assert tuple(each[row] for each in counts.at(0.5, 5.5)) == counts_of(mask, truth)
+
+
+@pytest.mark.parametrize(("shape", "aspect"), [((64, 128), 2.0), ((128, 64), 0.5), ((60, 128), 1.5)])
+def test_a_perfect_map_scores_1_whatever_the_pixels(shape, aspect, tmp_path):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    truth = ((y - 30) / shape[0]) ** 2 + ((x - 40) / shape[1]) ** 2 < 0.06
+    square = tf.constant(square_shape(shape, aspect))
+    perfect = letterbox_image(tf.constant(255 * truth[..., None].astype(np.uint8)), 128, square).numpy()[..., 0]
+    right = predictions_of(tmp_path / "right", [perfect], [truth], [1], pixel_aspect=aspect)
+    wrong = predictions_of(tmp_path / "wrong", [perfect], [truth], [1])
+    for grid, least in ((None, 0.98), (128, 0.97), (64, 0.95)):
+        one, other = (
+            dice_of(*count_pixels(kept, [0.5], [0], grid=grid).at(0.5, 0), truth.sum()) for kept in (right, wrong)
+        )
+        assert one > least
+        assert other < 0.9
+
+
+def test_an_unknown_mask_is_not_counted_as_empty(tmp_path):
+    kept = predictions_of(tmp_path, [np.zeros((4, 4), np.uint8)] * 2, [np.ones((4, 4), bool)] * 2, [0.5] * 2)
+    kept.manifest["rle"] = ["", "-1"]
+    with pytest.raises(ValueError, match="1 of 2 images have a label and no mask, the first: i0"):
+        count_pixels(kept, [0.5], [0])
 
 
 @pytest.mark.parametrize("grid", [16, 32, 100])

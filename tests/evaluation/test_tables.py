@@ -327,6 +327,17 @@ def test_classifier_sweep_against_all_thresholds(seed):
         assert mcc == pytest.approx(matthews_corrcoef(alone.loc[known, "positive"], gated_in[known]))
 
 
+def test_classifier_sweep_with_labels_alone():
+    segmented = cases_of([1, 0], [0.5, 0], [0.8, 0.3])
+    classified = cases_of([1, 0, 1, 0], math.nan, [0.8, 0.3, 0.4, math.nan])
+    table = tables.classifier_sweep(segmented, classified)
+    assert table["threshold"].tolist() == [0.3, 0.4, 0.8]
+    # Above 0.3 and above 0.4 lies the positive with a mask; above 0.8 no image.
+    assert table["mean_dice"].tolist() == pytest.approx([0.75, 0.75, 0.5])
+    # Above 0.3 lie both positives, above 0.4 one of them.
+    assert table["mcc"].tolist() == pytest.approx([1, 0.5, 0])
+
+
 def test_classifier_sweep_of_one_class_and_of_nothing():
     cases = cases_of([1, 1, 1], [0.5, 0.2, 1], [0.3, 0.9, 0.3])
     one = tables.classifier_sweep(cases, cases)

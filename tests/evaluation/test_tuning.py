@@ -275,6 +275,28 @@ def test_no_image_is_left(tmp_path):
         without_tuning_images(predictions, Tuning(RULE, (), patients, {}))
 
 
+@pytest.mark.usefixtures("small_grid")
+def test_labels_alone_choose_nothing(tmp_path, caplog):
+    predictions = random_predictions(tmp_path, 2, count=12, patient_id=[f"p{number // 3}" for number in range(12)])
+    known = np.arange(12) % 3 < 2
+    rle = predictions.manifest["rle"].where(known, "")
+    labels = replace(predictions, manifest=predictions.manifest.assign(rle=rle))
+    with caplog.at_level("INFO", "pneumoseg"):
+        chosen = tune(labels, RULE)
+    assert chosen == tune(predictions.select(known), RULE)
+    assert chosen.image_ids == tuple(predictions.manifest.loc[known, "image_id"])
+    left_out = "4 of 12 images left out of the choice of the decision rule: they have a label and no mask"
+    assert caplog.messages == [left_out]
+    with pytest.raises(ValueError, match="tuned on all 12 images, or on other images of their patients"):
+        without_tuning_images(labels, chosen)
+    part = tune(labels, RULE, fraction=0.5)
+    assert len(part.image_ids) == 4
+    assert set(part.image_ids) < set(chosen.image_ids)
+    nothing = replace(predictions, manifest=predictions.manifest.assign(rle=""))
+    with pytest.raises(ValueError, match="no masks for the choice of the decision rule: all 12 images"):
+        tune(nothing, RULE)
+
+
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, math.nan])
 def test_a_fraction_out_of_range(tmp_path, fraction):
     with pytest.raises(ValueError, match=f"fraction is {fraction}, expected above 0 and at most 1"):

@@ -1,5 +1,6 @@
 """The report in a real browser: it renders, sorts, filters, alone and without a network."""
 
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,13 +8,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from pneumoseg import rle
 from pneumoseg.data.index import index_dataset
 from pneumoseg.decision import DecisionRule
-from pneumoseg.evaluation import compare_predictions, evaluate
+from pneumoseg.evaluation import compare_predictions, evaluate, tables
 from pneumoseg.evaluation.cases import score_cases
 from pneumoseg.evaluation.pixel_counts import count_pixels
+from pneumoseg.geometry import letterbox_image, square_shape
 from pneumoseg.inference import PipelineFolder, Tuning
 from pneumoseg.report.gallery import cards, outline_path, worst_first
 from pneumoseg.report.page import write_report
@@ -114,6 +117,48 @@ def test_outline_of_a_square():
     assert points.min(axis=0).tolist() == [15, 10]  # x from 30, y from 20, halved
     assert points.max(axis=0).tolist() == [20, 15]
     assert outline_path(np.zeros((4, 4), bool), 1.0) == ""
+
+
+@pytest.fixture
+def no_intervals(monkeypatch):
+    """Leave out the intervals of the classifier's scores, which take most of the time."""
+    monkeypatch.setattr(tables, "bootstrap_interval", lambda score, groups: np.full((2, 11), math.nan))
+
+
+def test_page_tells_which_scores_are_of_labels_alone(predictions, tmp_path, no_intervals):
+    rle = predictions.manifest["rle"].where(np.arange(6) != 1, "")
+    labels = replace(predictions, manifest=predictions.manifest.assign(rle=rle))
+    write_report(evaluate(labels, DecisionRule()), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "6 images, 4 with a pneumothorax" in text
+    told = "1 of the images have a label and no mask: only the scores of the classifier are of all images, all others "
+    assert f"{told}are of the 5 images with masks." in text
+    assert f"<dd>{(0.9 + 1) / 5:.3f} (" in text
+    names = [name for name in labels.manifest["image_id"] if f"<h3>{name}</h3>" in text]
+    assert names == ["i0", "i2", "i3", "i4", "i5"]
+    # The outline of the true mask is that of its own image, not of one before it.
+    counts = [text.count(f'aria-label="True mask, {pixels} pixels"') for pixels in (400, 100, 144, 64, 0)]
+    assert counts == [1, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("aspect", "size"), [(2.0, (208, 52)), (0.5, (208, 208)), (1.0, (208, 104))])
+def test_cards_show_pixels_as_high_as_they_are(aspect, size, tmp_path):
+    image, truth = np.full((64, 32), 9, np.uint8), np.zeros((64, 32), bool)
+    truth[16:32, 8:16] = True
+    path = write_dicom(tmp_path / "i0.dcm", image)
+    sides = tf.constant(square_shape(truth.shape, aspect))
+    prob_map = letterbox_image(tf.constant(255 * truth[..., None].astype(np.uint8)), 64, sides).numpy()[..., 0]
+    kept = predictions_of(tmp_path / "kept", [prob_map], [truth], [0.9], path=[str(path)], pixel_aspect=aspect)
+    rule = DecisionRule(minimum_area=0)
+    cases = score_cases(kept, count_pixels(kept, [0.5], [0]), rule)
+    (card,) = cards(cases, kept, rule)
+    height, width = size
+    assert (card.height, card.width) == size
+    for outline in (card.truth, card.predicted):
+        points = np.array([[float(n) for n in point.split()] for point in re.findall(r"[\d.]+ [\d.]+", outline)])
+        # From a quarter to a half of the rows and of the columns, whatever the aspect.
+        expected = [width / 4, height / 4, width / 2, height / 2]
+        assert [*points.min(axis=0), *points.max(axis=0)] == pytest.approx(expected, abs=4)
 
 
 @pytest.mark.parametrize("kept", [[0], [4], [5], [0, 1, 2, 3]])

@@ -8,6 +8,7 @@ import pytest
 
 from pneumoseg.data.augmentation import TRANSFORMS
 from pneumoseg.inference import Result
+from pneumoseg.overlay import draw_outlines
 from pneumoseg.report.contact_sheet import draw_augmentations, draw_contact_sheet
 from pneumoseg.report.curves import draw_curves
 from tests.conftest import manifest_of, write_dicom
@@ -46,6 +47,34 @@ def test_contact_sheet_shows_truth_and_prediction(tmp_path):
     assert drawn[0].get_title() == "i0\ntruth 8 px, predicted 8 px"
     truth_alone = draw_contact_sheet(manifest)
     assert [len(axes.collections) for axes in truth_alone.axes if axes.images] == [1, 1, 0]
+
+
+def test_contact_sheet_tells_an_unknown_mask_from_an_empty_one(tmp_path):
+    image = np.full((16, 24), 10, np.uint8)
+    paths = [write_dicom(tmp_path / f"i{n}.dcm", image) for n in range(2)]
+    manifest = manifest_of(paths, [image] * 2, ["-1", "-1"]).assign(rle=["-1", ""])
+    results = [Result(path.stem, 0.5, "0 8", (16, 24), "mask") for path in paths]
+    empty, unknown = draw_contact_sheet(manifest, results).axes
+    assert empty.get_title() == "i0\ntruth 0 px, predicted 8 px"
+    assert unknown.get_title() == "i1\ntrue mask not known, predicted 8 px"
+    assert len(unknown.collections) == 1
+    augmented = draw_augmentations(manifest.tail(1))
+    assert [len(axes.collections) for axes in augmented.axes] == [0] * (1 + len(TRANSFORMS))
+
+
+def test_pixels_are_drawn_as_high_as_they_are(tmp_path):
+    image = np.full((16, 32), 10, np.uint8)
+    paths = [write_dicom(tmp_path / f"i{n}.dcm", image) for n in range(2)]
+    manifest = manifest_of(paths, [image] * 2, ["40 5", "-1"])
+    for figure in (draw_contact_sheet, draw_augmentations):
+        assert {axes.get_aspect() for axes in figure(manifest).axes} == {1}
+    two, square = draw_contact_sheet(manifest.assign(pixel_aspect=[2.0, 1.0])).axes
+    assert (two.get_aspect(), square.get_aspect()) == (2, 1)
+    assert {axes.get_aspect() for axes in draw_augmentations(manifest.assign(pixel_aspect=2.0)).axes} == {2}
+    figure = draw_outlines(image, {}, pixel_aspect=2.0)
+    figure.draw_without_rendering()
+    shown = figure.axes[0].get_window_extent()
+    assert shown.width == pytest.approx(shown.height, rel=0.01)  # 32 columns, and 16 rows twice as high
 
 
 @pytest.mark.parametrize(("values", "best"), [([0.1, 0.3, 0.3], 2), ([math.nan, -0.2], 2), ([math.nan], 1)])

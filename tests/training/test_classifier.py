@@ -308,6 +308,15 @@ def test_two_processes_cannot_train_one_run(classifier, manifest, tmp_path):
     assert (tmp_path / "run/metrics.json").exists()
 
 
+def test_labels_alone_train_and_score_a_classifier(classifier, manifest, tmp_path, untrained):
+    with_masks, labels = Run(tmp_path / "masks"), Run(tmp_path / "labels")
+    train(classifier(), manifest, with_masks)
+    train(classifier(), manifest.assign(rle="", area_px=0), labels)
+    for split in ("train", "val"):
+        assert ids(labels.folder, split) == ids(with_masks.folder, split)
+    pd.testing.assert_frame_equal(labels.validation_predictions(), with_masks.validation_predictions())
+
+
 def test_unknown_transform_is_named_before_anything_is_made(classifier):
     with pytest.raises(ValueError, match=r"transforms=\['blur'\]: expected some of clahe"):
         classifier(enrichment=PAPER | {"transforms": ["blur"]})

@@ -338,6 +338,54 @@ def first(segmenter, manifest, tmp_path, untrained):
     return tmp_path / "first"
 
 
+@pytest.fixture
+def labels(manifest):
+    """The manifest, with 13 images that have a label alone, four of them positive."""
+    chosen = manifest.index[manifest["has_pneumothorax"]][:4].union(manifest.index[~manifest["has_pneumothorax"]][:9])
+    rle = manifest["rle"].mask(manifest.index.isin(chosen), "")
+    return manifest.assign(rle=rle)
+
+
+def test_labels_alone_are_left_out_after_the_split(labels, segmenter, manifest, tmp_path, untrained, caplog):
+    """A classifier with the same split keeps the same images out; negatives are drawn from those with masks."""
+    known = set(labels.loc[labels["rle"] != "", "image_id"])
+    whole, few = Run(tmp_path / "whole"), Run(tmp_path / "few")
+    train(segmenter(**PLAIN, negatives_per_positive=None), manifest, whole)
+    with caplog.at_level("INFO", "pneumoseg"):
+        metrics = train(segmenter(**PLAIN, negatives_per_positive=None), labels, few)
+    told = [text for text in caplog.messages if "left out" in text]
+    assert told == ["13 of 40 images left out of the training of a segmenter: they have a label and no mask"]
+    for split in ("train", "val"):
+        assert ids(few.folder, split) == [name for name in ids(whole.folder, split) if name in known]
+    images = read_bundle_spec(few.best).images
+    assert images == DataSplit(ids(few.folder, "train"), ids(few.folder, "val"))
+    assert metrics["training_images"] + metrics["validation_images"] == 27
+    drawn = segmenter(negatives_per_positive=1.0).choose_images(labels)
+    assert set(drawn["image_id"]) < known
+    assert drawn["has_pneumothorax"].sum() == 5
+    assert len(drawn) == 10
+
+
+def test_folds_leave_out_labels_alone_and_tell_it_once(labels, segmenter, tmp_path, untrained, caplog):
+    task = segmenter(**PLAIN, cross_validate=True, negatives_per_positive=None)
+    with caplog.at_level("INFO", "pneumoseg"):
+        cross_validate(task, labels, Run(tmp_path / "folds"))
+    assert sum("13 of 40 images left out" in text for text in caplog.messages) == 1
+    validated = [name for fold in (1, 2) for name in ids(tmp_path / f"folds/fold_{fold}", "val")]
+    assert sorted(validated) == labels.loc[labels["rle"] != "", "image_id"].tolist()
+
+
+def test_no_mask_and_no_positive_mask_are_refused_before_anything_is_made(manifest, segmenter, tmp_path):
+    run = Run(tmp_path / "run")
+    for start, task in ((train, segmenter()), (cross_validate, segmenter(cross_validate=True))):
+        with pytest.raises(ValueError, match="no masks for the training of a segmenter: all 40 images have a label"):
+            start(task, manifest.assign(rle=""), run)
+    positive = manifest.assign(rle=manifest["rle"].mask(manifest["has_pneumothorax"], ""))
+    with pytest.raises(ValueError, match=r"none of the 1[56] images with a mask in a split of 20 images is positive"):
+        train(segmenter(), positive, run)
+    assert not run.folder.exists()
+
+
 def test_start_that_was_trained_on_what_is_validated_on_is_refused(first, segmenter, manifest, tmp_path):
     """Another seed of the split moves images over; those that the first run validated on are no leak."""
     second, before = tmp_path / "second", ids(first, "train")
