@@ -27,7 +27,7 @@ def require_masks(manifest: pd.DataFrame) -> None:
         ValueError: If there are any. The message names the first one.
 
     Example:
-        >>> require_masks(pd.DataFrame({"rle": ["-1", "0 3"]}))
+        >>> require_masks(pd.DataFrame({"image_id": ["a", "b"], "rle": ["-1", "0 3"]}))
     """
     unknown = manifest.loc[~has_mask(manifest), "image_id"]
     if len(unknown):
