@@ -159,7 +159,7 @@ def cache_predictions(
         writer, before = csv.writer(file, lineterminator="\n"), time.perf_counter()
         for row, answer in zip(todo.itertuples(), answers, strict=True):
             _require_number(row.path, answer)
-            error = " ".join(str(answer.error or size_changed(row, answer.shape) or "").split())
+            error = " ".join(str(answer.error or size_changed(row, answer.shape, answer.pixel_aspect) or "").split())
             if answer.prob_map is not None:
                 Image.fromarray(quantize(answer.prob_map)).save(_map_path(folder, row.image_id))
             now = time.perf_counter()

@@ -316,3 +316,12 @@ def test_folder_that_lost_a_file_is_written_again(watched, manifest, tmp_path, l
     first = cache_predictions(watched(), manifest, tmp_path / "kept")
     (tmp_path / "kept" / lost).unlink()
     assert_same(cache_predictions(watched(), manifest, tmp_path / "kept"), first)
+
+
+def test_an_image_whose_pixels_have_another_shape_than_its_row_says_is_an_error(watched, manifest, tmp_path):
+    path = write_dicom(tmp_path / "flat.dcm", np.full((8, 8), 9, np.uint8), PixelAspectRatio=[2, 1])
+    row = manifest.head(1).assign(path=str(path), rows=8, columns=8)
+    unlike = cache_predictions(watched(), row, tmp_path / "unlike")
+    assert "2 times as high as wide, its row in the manifest says 1" in unlike.errors[0]
+    alike = cache_predictions(watched(), row.assign(pixel_aspect=2.0), tmp_path / "alike")
+    assert list(alike.errors) == [""]

@@ -125,16 +125,21 @@ def file_state(path: str | Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def size_changed(row: Any, shape: tuple[int, int]) -> DamagedError | None:
+def size_changed(row: Any, shape: tuple[int, int], pixel_aspect: float | None = None) -> DamagedError | None:
     """Return an error if the size of an image has changed since it was indexed, so that its mask does not fit.
 
     Args:
         row: Row of a manifest, as yielded by `itertuples`.
         shape: Current (H, W) of the image, in pixels.
+        pixel_aspect: Current height of a pixel divided by its width; None not to compare it.
     """
-    if shape == (row.rows, row.columns):
+    indexed = getattr(row, "pixel_aspect", 1.0)
+    if shape != (row.rows, row.columns):
+        reason = f"is {shape[0]} x {shape[1]} pixels and was {row.rows} x {row.columns} when it was indexed"
+    elif pixel_aspect not in (None, indexed):
+        reason = f"has pixels {pixel_aspect:g} times as high as wide, its row in the manifest says {indexed:g}"
+    else:
         return None
-    reason = f"is {shape[0]} x {shape[1]} pixels and was {row.rows} x {row.columns} when it was indexed"
     return DamagedError(row.path, reason, "Index the data set again")
 
 

@@ -36,6 +36,7 @@ class Probabilities(NamedTuple):
         prob_map: float32, (size, size), the segmenter's probabilities in [0, 1]; None after an error.
         error: Why the image could not be read; None otherwise.
         shape: (H, W) of the image; (0, 0) after an error.
+        pixel_aspect: Height of a pixel divided by its width.
     """
 
     image_id: str
@@ -43,6 +44,7 @@ class Probabilities(NamedTuple):
     prob_map: np.ndarray | None
     error: ImageError | None
     shape: tuple[int, int]
+    pixel_aspect: float
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ class Pipeline:
             answers = zip(self._classify(readable), self._segment(readable), strict=True)
             for read in chunk:
                 probability, prob_map = (math.nan, None) if read.error is not None else next(answers)
-                yield Probabilities(read.image_id, probability, prob_map, read.error, read.image.shape)
+                yield Probabilities(
+                    read.image_id, probability, prob_map, read.error, read.image.shape, read.pixel_aspect
+                )
 
     def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_LoadedImage"]]:
         if isinstance(sources, str | Path):
