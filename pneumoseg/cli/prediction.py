@@ -118,7 +118,7 @@ def cache_predictions(
 
 @app.command()
 def submit(
-    dicom_dir: Annotated[Path, typer.Argument(help="Folder with images at any depth.")],
+    images: Annotated[Path, typer.Argument(help="Folder with images at any depth.")],
     pipeline: PipelinePath,
     out: Annotated[Path, typer.Option(help="Submission to write.", callback=output_file)] = Path("submission.csv"),
     ids: Annotated[
@@ -139,7 +139,7 @@ def submit(
     from pneumoseg.submission import read_ids, write_submission
 
     asked = None if ids is None else read_ids(ids)
-    paths, left_out = choose_one_per_id(_asked_files(find_images(dicom_dir).paths, asked))
+    paths, left_out = choose_one_per_id(_asked_files(find_images(images).paths, asked))
     results = track(
         load_pipeline(pipeline, batch_size, assembled=assembled).predict_many(paths), "Predicting", len(paths)
     )
