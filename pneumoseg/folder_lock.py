@@ -30,9 +30,10 @@ def locked_folder(folder: str | Path, work: str) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileExistsError(f"{folder} is being {work} by another process: wait for it, or stop it") from error
         yield
-    except BlockingIOError as error:
-        raise FileExistsError(f"{folder} is being {work} by another process: wait for it, or stop it") from error
     finally:
         os.close(descriptor)

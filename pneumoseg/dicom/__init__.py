@@ -4,7 +4,7 @@ The modules: `reader` reads a file, `elements` finds its data elements, `header`
 encoded bytes, `codecs` decodes them, `stored` extracts the stored values, and `display` turns these into grey levels.
 `colour` reads images that are stored in colour but show grey, and `recognition` tells whether a file is DICOM. No
 module keeps state or changes settings of pydicom, so any number of threads and processes may read images. The only
-warning is about a VOI LUT that contradicts itself; its text names the file.
+warnings are about a VOI LUT that contradicts itself and about pixels that are far from square; they name the file.
 """
 
 from pneumoseg.dicom.reader import decode_dicom, read_dicom, read_image

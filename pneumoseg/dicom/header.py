@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from dataclasses import dataclass
 
 from pneumoseg.dicom.elements import Elements
@@ -190,25 +191,29 @@ def _padding_range(elements: Elements, signed: bool) -> tuple[int, int] | None:
 def _pixel_spacing(elements: Elements) -> tuple[tuple[float, float] | None, str]:
     """Return the distances between rows and between columns in mm, and the element that gives them."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        if pair := _positive_pair(elements.numbers(keyword)):
+        if pair := _sides(elements, keyword):
             return pair, keyword
     return None, ""
 
 
 def _pixel_aspect(elements: Elements, spacing: tuple[float, float] | None) -> float:
-    """Return the height of a pixel divided by its width (PS3.3 section C.7.6.3.1.7).
-
-    Raises:
-        DamagedError: If the pixels are more than `MOST_ELONGATED` times as high as wide, or the reverse.
-    """
-    pair = spacing or _positive_pair(elements.numbers("PixelAspectRatio"))
+    """Return the height of a pixel divided by its width (PS3.3 section C.7.6.3.1.7)."""
+    pair = spacing or _sides(elements, "PixelAspectRatio")
     aspect = pair[0] / pair[1] if pair else 1.0
-    if not 1 / MOST_ELONGATED <= aspect <= MOST_ELONGATED:
-        raise DamagedError(elements.path, f"its pixels are {aspect:g} times as high as wide")
     return aspect if abs(aspect - 1) > SQUARE_TOLERANCE else 1.0
 
 
-def _positive_pair(values: list[float]) -> tuple[float, float] | None:
+def _sides(elements: Elements, keyword: str) -> tuple[float, float] | None:
+    """Return the height and the width of a pixel; None if they are absent, not positive, or not credible.
+
+    Warns:
+        UserWarning: If one is more than `MOST_ELONGATED` times the other. The text names the file.
+    """
+    values = elements.numbers(keyword)
     if len(values) != 2 or not all(math.isfinite(value) and value > 0 for value in values):
         return None
-    return values[0], values[1]
+    height, width = values
+    if max(height, width) > MOST_ELONGATED * min(height, width):
+        warnings.warn(f"{elements.path}: its {keyword} is {height:g}\\{width:g}, which is ignored", stacklevel=3)
+        return None
+    return height, width

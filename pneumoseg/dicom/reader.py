@@ -67,8 +67,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             other error.
 
     Warns:
-        UserWarning: If the entries of a VOI LUT contradict its descriptor. The text names the file, so Python's default
-            filter shows it once per file.
+        UserWarning: If the entries of a VOI LUT contradict its descriptor, or the sides of a pixel are not credible. The
+            text names the file, so Python's default filter shows it once per file.
 
     Example:
         >>> image = read_image("chest.dcm")  # doctest: +SKIP
@@ -91,7 +91,7 @@ def read_dicom(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], ImageHe
         ImageError: If the file gives no image. The subclasses are those that `read_image` lists.
 
     Warns:
-        UserWarning: If the entries of a VOI LUT contradict its descriptor.
+        UserWarning: If the entries of a VOI LUT contradict its descriptor, or the sides of a pixel are not credible.
 
     Example:
         >>> image, header = read_dicom("chest.dcm")  # doctest: +SKIP
@@ -116,7 +116,7 @@ def decode_dicom(path: str, content: bytes) -> tuple[NDArray[np.uint8], ImageHea
         ImageError: If the file gives no image. The subclasses are those that `read_image` lists.
 
     Warns:
-        UserWarning: If the entries of a VOI LUT contradict its descriptor.
+        UserWarning: If the entries of a VOI LUT contradict its descriptor, or the sides of a pixel are not credible.
     """
     elements, syntax, in_file = find_elements(path, content)
     pixels = read_format(elements)

@@ -77,6 +77,20 @@ def test_a_spacing_that_is_nonsense_counts_as_absent(tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        ({"PixelSpacing": ["0.1", "1.0"]}, r"image\.dcm: its PixelSpacing is 0\.1\\1, which is ignored"),
+        ({"PixelSpacing": ["0.41", "0.1"]}, r"its PixelSpacing is 0\.41\\0\.1"),
+        ({"PixelAspectRatio": [100, 1]}, r"its PixelAspectRatio is 100\\1"),
+    ],
+)
+def test_pixels_that_are_too_elongated_count_as_square_with_a_warning(tmp_path, attributes, text):
+    with pytest.warns(UserWarning, match=text):
+        header = read_dicom(save(dataset(GRADIENT, **attributes), tmp_path / "image.dcm"))[1]
+    assert (header.pixel_spacing, header.spacing_source, header.pixel_aspect) == (None, "", 1.0)
+
+
+@pytest.mark.parametrize(
     ("text", "years"),
     [
         ("38", 38.0),
@@ -125,8 +139,6 @@ def test_an_empty_number_of_frames_is_1(tmp_path, frames):
         ({"Rows": 30}, DamagedError, "1258 bytes"),
         ({"Rows": 65535, "Columns": 65535}, TooLargeError, "4294836225 bytes"),
         ({"NumberOfFrames": 10**9}, TooLargeError, "1258000000000 bytes"),
-        ({"PixelAspectRatio": [9, 2]}, DamagedError, "4.5 times as high as wide"),
-        ({"PixelSpacing": ["0.1", "0.5"]}, DamagedError, "0.2 times as high as wide"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, DamagedError, "slope 0"),
         ({"VOILUTFunction": "CUBIC", "WindowCenter": 9, "WindowWidth": 9}, UnsupportedError, "CUBIC"),
         ({"VOILUTSequence": lookup_table([5, 0, 8], [0, 255])}, DamagedError, "a LUT holds 4 bytes"),
