@@ -67,8 +67,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             other error.
 
     Warns:
-        UserWarning: If the entries of a VOI LUT contradict its descriptor, or the sides of a pixel are not credible. The
-            text names the file, so Python's default filter shows it once per file.
+        UserWarning: If the entries of a VOI LUT contradict its descriptor, or the sides of a pixel are not credible.
+            The text names the file, so Python's default filter shows it once per file.
 
     Example:
         >>> image = read_image("chest.dcm")  # doctest: +SKIP
