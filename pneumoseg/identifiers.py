@@ -105,5 +105,7 @@ def read_text_table(source: str | os.PathLike[str] | io.BytesIO | io.StringIO, *
     """
     try:
         return pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{source}: no such file, expected a CSV table") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error

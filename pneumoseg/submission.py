@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pneumoseg import rle
 from pneumoseg.annotations.competition import read_runs
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.identifiers import image_id_of, normalize, printable
+from pneumoseg.identifiers import image_id_of, normalize, printable, read_text_table
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Result
@@ -21,20 +21,22 @@ def read_ids(path: str | Path) -> list[str]:
     """Read the ids of a submission to write, such as those of the sample submission.
 
     Args:
-        path: CSV of `ImageId,EncodedPixels`; only the ids matter.
+        path: CSV of `ImageId,EncodedPixels`, of which only the ids matter, or of ids alone under a header.
 
     Returns:
         The ids in the order of the file. Repeated ids, as in the sample of the competition's stage 1, count once.
 
     Raises:
-        ValueError: If the file is not a CSV with two columns, or holds no id.
+        ValueError: If the file is not a CSV with one or two columns, or holds no id.
         FileNotFoundError: If there is no such file.
 
     Example:
         >>> read_ids("stage_2_sample_submission.csv")[:2]  # doctest: +SKIP
         ['ID_0011fe81e', 'ID_003206608']
     """
-    ids = list(dict.fromkeys(read_runs(path)["image_id"]))
+    table = read_text_table(path)
+    column = table[table.columns[0]].str.strip().map(normalize) if table.shape[1] == 1 else read_runs(path)["image_id"]
+    ids = list(dict.fromkeys(column))
     if not ids:
         raise ValueError(f"{path}: it lists no id, expected one per row below ImageId,EncodedPixels")
     return ids

@@ -81,6 +81,8 @@ def test_ids_are_read_once_each_in_order(tmp_path):
     path = tmp_path / "sample.csv"
     path.write_text("ImageId,EncodedPixels\nb,0 3\na,-1\nb,7 1\n")
     assert read_ids(path) == ["b", "a"]
+    path.write_text("ImageId\n c\na\nc\n")
+    assert read_ids(path) == ["c", "a"]
     path.write_text("ImageId,EncodedPixels\n")
     with pytest.raises(ValueError, match="lists no id"):
         read_ids(path)

@@ -202,7 +202,7 @@ def assemble_pipeline(
     folder = Path(folder)
     if folder.exists() and not _is_pipeline(folder):
         raise FileExistsError(f"{folder} exists and does not hold a pipeline: choose another folder")
-    sources = {"classifier": _several(classifiers), "segmenter": _several(segmenters)}
+    sources = {"classifier": _several(classifiers, "classifier"), "segmenter": _several(segmenters, "segmenter")}
     bundles = {kind: [_bundle_of(path, kind) for path in paths] for kind, paths in sources.items()}
     thresholds = {
         kind: _threshold(sources[kind], bundles[kind], chosen)
@@ -244,10 +244,10 @@ def save_tuning(folder: str | Path, tuning: Tuning) -> None:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _several(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+def _several(paths: str | Path | Sequence[str | Path], kind: str) -> list[Path]:
     several = [paths] if isinstance(paths, str | Path) else paths
     if not several:
-        raise ValueError("a pipeline needs a classifier and a segmenter, got no bundle of one of them")
+        raise ValueError(f"a pipeline needs a classifier and a segmenter, got no {kind}: name a run or a bundle of one")
     return [Path(path) for path in several]
 
 

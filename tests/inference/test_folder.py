@@ -148,8 +148,10 @@ def test_assembly_refuses_what_does_not_fit(bundles, tmp_path):
         assemble_pipeline(tmp_path / "absent", bundles / "s", tmp_path / "p", classifier_threshold=0.5)
     with pytest.raises(BundleError, match="holds a segmenter, expected a classifier"):
         assemble_pipeline(bundles / "s", bundles / "c", tmp_path / "p")
-    with pytest.raises(ValueError, match="got no bundle of one of them"):
+    with pytest.raises(ValueError, match="got no classifier: name a run"):
         assemble_pipeline([], bundles / "s", tmp_path / "p")
+    with pytest.raises(ValueError, match="got no segmenter: name a run"):
+        assemble_pipeline(bundles / "c", [], tmp_path / "p")
     save_segmenter(tmp_path / "large", 0.5, size=64)
     with pytest.raises(ValueError, match=r"one image size, got \[32, 64\]"):
         assemble_pipeline(bundles / "c", [bundles / "s", tmp_path / "large"], tmp_path / "p")
