@@ -90,9 +90,7 @@ def _sum_up(rows: "Sequence[ResultRow]", skipped: int, page: str, *, to_stderr: 
         f"{skipped} other files skipped"
     )
     if unbelieved := sum(row.spacing_source is not None and row.area_mm2 is None for row in rows):
-        text += (
-            f"\n{unbelieved} images without an area in mm2: by their pixel spacing they cannot show a chest"
-        )
+        text += f"\n{unbelieved} images without an area in mm2: by their pixel spacing they cannot show a chest"
     typer.echo(f"{text}\nLook through them: {page}" if page else text, err=to_stderr)
     if errors:
         raise typer.Exit(1)
