@@ -331,15 +331,28 @@ def test_results_of_something_else_are_refused(pipeline, tmp_path):
 
 def test_results_below_the_inputs_are_not_inputs(pipeline, tmp_path):
     folder = write_images(tmp_path / "in", 2)
+    before = {}
     for _ in range(2):
         write_results(pipeline, folder, folder / "results", overlays=True)
+        before = before or content(folder / "results")
+        assert content(folder / "results") == before
         assert column(folder / "results", "image_id") == ["i00", "i01"]
         assert not (folder / "results/skipped.csv").exists()
     results = write_results(pipeline, folder, folder / "others")
     assert [row.image_id for row in results.rows] == ["i00", "i01"]
     assert {reason for _, reason in results.skipped} == {"is in a folder of results"}
-    with pytest.raises(FileNotFoundError, match="all images found are in folders of results"):
+    with pytest.raises(FileNotFoundError, match="'is in a folder of results': 1"):
         write_results(pipeline, folder / "results/masks", tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["", "masks"])
+def test_a_link_to_its_own_results_changes_nothing(pipeline, tmp_path, target):
+    folder, out = write_images(tmp_path / "in", 2), tmp_path / "out"
+    write_results(pipeline, folder, out)
+    before = content(out)
+    (folder / "link").symlink_to(out / target)
+    assert write_results(pipeline, folder, out).skipped == []
+    assert content(out) == before
 
 
 def test_an_image_replaced_while_it_is_read_is_an_error(pipeline, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ A folder of results holds:
 
 import csv
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -26,14 +25,14 @@ from typing import Any
 
 import pneumoseg
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.files import ImageFiles, absolute, file_state, find_images
+from pneumoseg.data.files import IN_RESULTS, JOURNAL, ImageFiles, absolute, file_state, find_images
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
 from pneumoseg.image_errors import ImageError
 from pneumoseg.inference import Pipeline, Result
 from pneumoseg.inference.row import COLUMNS, ResultRow
 from pneumoseg.report.results_page import pipeline_facts, write_results_page
-from pneumoseg.results.journal import JOURNAL, Entry, Journal
+from pneumoseg.results.journal import Entry, Journal
 from pneumoseg.results.names import unique_names
 from pneumoseg.results.pictures import KINDS, Pictures
 from pneumoseg.results.progress import progress_bar
@@ -115,7 +114,7 @@ def write_results(
     folder = absolute(folder)
     pictures = Pictures(folder, overlays, probabilities)
     _require_results(folder)
-    found = _without_results(inputs if isinstance(inputs, ImageFiles) else find_images(inputs), folder)
+    found = _without_own(inputs if isinstance(inputs, ImageFiles) else find_images(inputs), folder)
     folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(folder, "written"):
         _remove_temporary_files(folder)
@@ -269,22 +268,14 @@ def _remove_temporary_files(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _without_results(found: ImageFiles, folder: Path) -> ImageFiles:
-    """Leave out files that this command wrote: those of the folder in silence, those of other folders as skipped."""
-    own = str(folder.resolve())
+def _without_own(found: ImageFiles, folder: Path) -> ImageFiles:
+    """Do not list the folder of the results as skipped, because the first run does not find it."""
+    own = folder.resolve()
 
-    @functools.cache
-    def home(parent: Path) -> str:
-        """Return the folder of results that a folder belongs to, or ''."""
-        if (parent / JOURNAL).is_file():
-            return str(parent.resolve())
-        return home(parent.parent) if parent != parent.parent else ""
+    def is_own(path: Path, reason: str) -> bool:
+        return reason == IN_RESULTS and path.is_dir() and path.resolve().is_relative_to(own)
 
-    others = [(path, "is in a folder of results") for path in found.paths if home(path.parent) not in ("", own)]
-    paths = [path for path in found.paths if not home(path.parent)]
-    if not paths:
-        raise FileNotFoundError("all images found are in folders of results: name the images that they are of")
-    return ImageFiles(paths, sorted([entry for entry in found.skipped if not home(entry[0].parent)] + others))
+    return ImageFiles(found.paths, [entry for entry in found.skipped if not is_own(*entry)])
 
 
 def _row_of_bad_name(path: Path) -> ResultRow | None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pneumoseg.atomic_write import atomic_write, flush
+from pneumoseg.data.files import JOURNAL
 from pneumoseg.inference.row import ResultRow
-
-JOURNAL = ".progress.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

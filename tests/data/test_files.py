@@ -57,7 +57,7 @@ def test_hidden_files_are_skipped_and_counted(tmp_path, caplog):
     (tmp_path / ".DS_Store").write_bytes(b"junk")
     with caplog.at_level(logging.INFO, "pneumoseg"):
         assert names(tmp_path) == ["s/a.dcm"]
-    assert "5 files and hidden folders skipped ('is a hidden folder': 3, 'is hidden': 2)" in caplog.text
+    assert "5 files and folders skipped ('is a hidden folder': 3, 'is hidden': 2)" in caplog.text
 
 
 def test_the_given_folder_may_lie_in_a_hidden_folder(tmp_path):
@@ -208,6 +208,43 @@ def test_inputs_that_overlap_give_no_file_twice(tmp_path, monkeypatch):
         assert find_images(inputs).paths == expected
     assert find_images(["a/b/x.dcm", "link"]).paths == [tmp_path / "a/b/x.dcm"]
     assert find_images(["link", "a/y.dcm"]).paths == [tmp_path / "a/y.dcm", tmp_path / "link/x.dcm"]
+
+
+def write_results_folder(folder):
+    """Write what a folder of results holds: its journal and a mask named like an image."""
+    (folder / "masks").mkdir(parents=True)
+    (folder / ".progress.jsonl").write_text("{}\n")
+    Image.fromarray(IMAGE).save(folder / "masks/a.png")
+    return folder
+
+
+def test_folders_of_results_are_skipped(tmp_path):
+    image = write_dicom(tmp_path / "in/study/a.dcm", IMAGE)
+    inside = write_results_folder(tmp_path / "in/results")
+    outside = write_results_folder(tmp_path / "out")
+    (tmp_path / "in/link").symlink_to(outside)
+    (tmp_path / "in/masks").symlink_to(outside / "masks")
+    (tmp_path / "in/own").symlink_to(inside / "masks")
+    (tmp_path / "in/b.png").symlink_to(outside / "masks/a.png")
+    found = find_images(tmp_path / "in")
+    assert found.paths == [image]
+    assert found.skipped == [
+        (tmp_path / f"in/{name}", "is in a folder of results") for name in ("b.png", "link", "masks", "own", "results")
+    ]
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\na,0 3\n")
+    assert index_dataset(tmp_path / "in", tmp_path / "rle.csv")["path"].tolist() == [str(image)]
+
+
+def test_inputs_in_a_folder_of_results_are_skipped_and_counted(tmp_path):
+    image = write_dicom(tmp_path / "in/a.dcm", IMAGE)
+    mask = write_results_folder(tmp_path / "out") / "masks/a.png"
+    (tmp_path / "b.png").symlink_to(mask)
+    found = find_images([image, mask, tmp_path / "b.png"])
+    assert found.paths == [image]
+    assert found.skipped == [(tmp_path / "b.png", "is in a folder of results"), (mask, "is in a folder of results")]
+    for inputs in (tmp_path / "out", tmp_path / "out/masks", mask):
+        with pytest.raises(FileNotFoundError, match=r"1 files and folders skipped \('is in a folder of results': 1\)"):
+            find_images(inputs)
 
 
 def test_inputs_without_an_image_are_refused(tmp_path):
