@@ -23,6 +23,7 @@ JOURNAL = ".progress.jsonl"
 """File that marks a folder of results, whose pictures are not X-rays."""
 IN_RESULTS = "is in a folder of results"
 """Reason to skip what was made from images."""
+_UNLISTED = "cannot be listed"
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,20 @@ class ImageFiles:
     paths: list[Path] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
+    @property
+    def unlisted(self) -> list[tuple[Path, str]]:
+        """Skipped folders that cannot be listed, so that images in them may be missing."""
+        return [(path, reason) for path, reason in self.skipped if reason.startswith(_UNLISTED)]
+
 
 def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> ImageFiles:
     """Find image files: those that are named, and those in folders, at any depth.
 
     A file in a folder is an image file if its content is that of a DICOM, PNG, JPEG or TIFF file, whatever its name.
-    It is one too if its name ends like that of an image, such as `.dcm` or `.png`, but its content is not an image, so
-    that a broken file is reported and not overlooked. Hidden files and folders, such as `._ID.dcm` and `__MACOSX` of
-    macOS, directories of DICOM media (DICOMDIR) and all other files are skipped, and counted in the log. A file that is
-    named itself is not.
+    It is one too if it cannot be opened, or if its name ends like that of an image, such as `.dcm` or `.png`, but its
+    content is not an image, so that a broken file is reported and not overlooked. All other files are skipped, and
+    counted in the log: hidden files and folders, such as `._ID.dcm` and `__MACOSX` of macOS, folders that cannot be
+    listed, and directories of DICOM media (DICOMDIR). A file that is named itself is not skipped.
 
     Folders of results are skipped, because the pictures in them are not X-rays. They are recognized by their journal
     (`JOURNAL`), also if a link leads into them. A file in such a folder is skipped even if it is named itself.
@@ -191,27 +197,27 @@ def _reason_to_skip(folder: str, name: str) -> str:
     path = os.path.join(folder, name)
     if os.path.islink(path) and _is_in_results(os.path.dirname(os.path.realpath(path))):
         return IN_RESULTS
-    head = _read_head(path)
+    try:
+        head = _read_head(path)
+    except OSError:  # a row with this error is better than an image that is overlooked
+        return ""
     kind = recognize(head or b"")
     if kind == "DICOM" and is_directory(head or b""):
         return "is a DICOMDIR"
     if kind or has_image_suffix(name):
         return ""
     if head is None:
-        return "cannot be opened"
+        return "is not a regular file"
     other = name_other(head)
     return f"is a {other} file" if other else "is not an image"
 
 
 def _read_head(path: str) -> bytes | None:
-    """Return the first bytes of a file; None if it cannot be opened or is a device."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
-        with open(path, "rb") as file:
-            return file.read(HEAD_BYTES)
-    except OSError:
+    """Return the first bytes of a file; None if it is a pipe, a socket or a device."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
         return None
+    with open(path, "rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def _report(found: ImageFiles, given: list[Path]) -> None:
@@ -256,6 +262,7 @@ def _walk(folders: list[Path]) -> Iterator[tuple[str, list[str], list[tuple[Path
             waiting += [path for name in inside if os.path.islink(path := os.path.join(parent, name))]
             yield parent, names, [(Path(parent, name), "is a hidden folder") for name in hidden]
     if errors:
+        yield "", [], [(Path(error.filename), f"{_UNLISTED} ({error.strerror})") for error in errors]
         first = printable(str(errors[0].filename))
         warnings.warn(f"{len(errors)} folders cannot be read, the first: {first} ({errors[0].strerror})", stacklevel=3)
 

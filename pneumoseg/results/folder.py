@@ -5,7 +5,7 @@ A folder of results holds:
 - `results.csv`: one row per image, see `ResultRow`.
 - `masks/`, and if asked for `overlays/` and `probabilities/`: one PNG per image.
 - `index.html`: the images with their outlines.
-- `skipped.csv`: files in the folders that are not images, if there are any.
+- `skipped.csv`: files in the folders that are not images, and folders that were not searched, if there are any.
 - `.progress.jsonl`: the journal, so that a stopped run can go on.
 """
 
@@ -50,7 +50,7 @@ class Results:
     Attributes:
         folder: Folder that was written.
         rows: One row per image, in the order of the inputs.
-        skipped: Files in the folders that are not images, and why.
+        skipped: Files in the folders that are not images, and folders that were not searched, and why.
 
     Example:
         >>> results = write_results(pipeline, "ward", "results")  # doctest: +SKIP

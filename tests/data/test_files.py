@@ -77,7 +77,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.warns(UserWarning, match=r"1 folders cannot be read, the first: .*closed \(Permission denied\)"):
-        assert names(tmp_path) == ["a.dcm"]
+        found = find_images(tmp_path)
+    assert found.paths == [tmp_path / "a.dcm"]
+    assert found.skipped == found.unlisted == [(tmp_path / "closed", "cannot be listed (Permission denied)")]
 
 
 def test_links_to_files_keep_their_names(tmp_path):
@@ -167,14 +169,25 @@ def test_broken_files_with_the_suffix_of_an_image_are_listed_and_others_are_skip
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
-    assert names(tmp_path) == ["empty.PNG", "empty.dcm", "gone.jpg", "good.dcm", "text.tiff"]
+    assert names(tmp_path) == ["empty.PNG", "empty.dcm", "gone", "gone.jpg", "good.dcm", "text.tiff"]
     assert find_images(tmp_path).skipped == [
         (tmp_path / "empty", "is not an image"),
-        (tmp_path / "gone", "cannot be opened"),
         (tmp_path / "logo.gif", "is a GIF file"),
         (tmp_path / "notes.txt", "is not an image"),
-        (tmp_path / "pipe", "cannot be opened"),
+        (tmp_path / "pipe", "is not a regular file"),
     ]
+
+
+def test_files_that_cannot_be_opened_are_listed_whatever_their_names(tmp_path, monkeypatch):
+    for name in ("1.2.840.5", "IM1", "IM2.dcm"):
+        write_dicom(tmp_path / name, IMAGE)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert names(tmp_path) == ["1.2.840.5", "IM1", "IM2.dcm", "loop"]
 
 
 def test_directories_of_media_are_skipped_by_name_and_by_content(tmp_path):
