@@ -119,10 +119,12 @@ def test_what_cannot_be_opened_or_listed_gives_status_one(pipeline, images, tmp_
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
-    with monkeypatch.context() as context, pytest.warns(UserWarning, match="closed .Permission denied"):
+    with monkeypatch.context() as context:
         context.setattr(os, "scandir", refuse)
         for options in (("--out", tmp_path / "out"), ("--json",)):
-            assert predict(images, "--pipeline", pipeline, *options).exit_code == 1
+            with pytest.warns(UserWarning, match="closed .Permission denied"):
+                result = predict(images, "--pipeline", pipeline, *options)
+            assert result.exit_code == 1
     assert f"{images / 'closed'},cannot be listed (Permission denied)\n" in (tmp_path / "out/skipped.csv").read_text()
     assert predict(images, "--pipeline", pipeline, "--json").exit_code == 0
     (images / "IM4").symlink_to(tmp_path / "nowhere")
