@@ -15,7 +15,9 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import re
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,8 +84,8 @@ def write_results(
 
     A run that was stopped is continued by the next one with the same pipeline and options, which gives the same folder,
     bit for bit, as a run that was never stopped. With more inputs, only the new ones are run. Files that could not be
-    read, and files that were changed since, are run again. Two images with the same id get different names, see
-    `unique_names`.
+    read, and files that were changed since, are run again. The results of files that no longer exist are removed. Two
+    images with the same id get different names, see `unique_names`.
 
     Networks without a bundle cannot be told apart, see `Pipeline.networks`: choose a new folder for each of them.
 
@@ -103,7 +105,7 @@ def write_results(
     Raises:
         FileNotFoundError: If an input does not exist, or none is an image.
         FileExistsError: If the folder holds something else, results of another pipeline or other options, or results of
-            files that are not among the inputs; or if another process writes it.
+            existing files that are not among the inputs; or if another process writes it.
         ValueError: If the journal in the folder is damaged.
 
     Example:
@@ -154,7 +156,7 @@ class _Run:
         self._pipeline, self._journal, self._pictures, self._found = pipeline, journal, pictures, found
         self._folder = pictures.folder
         self._paths = [str(path) for path in found.paths if is_utf8(path)]
-        self._require_named()
+        self._drop_missing()
         kept = {path: entry.row.image_id for path, entry in journal.entries.items()}
         self._names = unique_names(self._paths, kept)
 
@@ -178,6 +180,7 @@ class _Run:
     def finish(self, max_images: int) -> None:
         """Write the table, the list of skipped files and the page, unless they are there and nothing has changed."""
         rows, facts = self.rows(), pipeline_facts(self._pipeline)
+        self._pictures.remove_others(row.image_id for row in rows if row.error is None)
         skipped = [(printable(path), reason) for path, reason in self._found.skipped]
         digest = _digest([pneumoseg.__version__, max_images, facts, skipped, *map(dataclasses.astuple, rows)])
         files = [self._folder / name for name in (TABLE, PAGE, *([SKIPPED] if skipped else []))]
@@ -229,13 +232,22 @@ class _Run:
             self._pictures.remove(name)
         return row
 
-    def _require_named(self) -> None:
-        gone = sorted(self._journal.entries.keys() - set(self._paths))
-        if gone:
+    def _drop_missing(self) -> None:
+        """Forget the files that no longer exist, or are skipped now; refuse if others are not among the inputs."""
+        skipped = {str(path) for path, _ in self._found.skipped}
+        missing = sorted(self._journal.entries.keys() - set(self._paths))
+        unnamed = [path for path in missing if path not in skipped and _exists(path)]
+        if unnamed:
             raise FileExistsError(
-                f"{self._folder} holds results of {len(gone)} files that are not among the inputs, the first: "
-                f"{gone[0]}: name them too, or choose another folder"
+                f"{self._folder} holds results of {len(unnamed)} files that are not among the inputs, the first: "
+                f"{unnamed[0]}: name them too, or choose another folder"
             )
+        if missing:
+            _log.warning(
+                f"{self._folder}: the results of {len(missing)} files that no longer exist, or are not images any "
+                f"more, are removed, the first: {missing[0]}"
+            )
+            self._journal.drop(missing)
 
 
 def _identity(pipeline: Pipeline, pictures: Pictures) -> dict[str, Any]:
@@ -291,6 +303,16 @@ def _state(path: str) -> tuple[int, int] | None:
         return file_state(path)
     except ImageError:
         return None
+
+
+def _exists(path: str) -> bool:
+    """Return whether there is a file or a link, even if it cannot be reached."""
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _digest(content: Iterable[Any]) -> str:

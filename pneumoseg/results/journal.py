@@ -68,6 +68,13 @@ class Journal:
         self.entries |= {entry.row.path: entry for entry in several}
         self.digest = ""
 
+    def drop(self, paths: Iterable[str]) -> None:
+        """Forget images, so that their names are free."""
+        for path in paths:
+            del self.entries[path]
+        self._write([_as_list([entry]) for entry in self.entries.values()])
+        self.digest = ""
+
     def finish(self, paths: Iterable[str], digest: str) -> None:
         """Write the journal again, in the order of the paths.
 
