@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pneumoseg.dicom.recognition import is_directory
+from pneumoseg.dicom.recognition import is_directory, name_non_image
 from pneumoseg.identifiers import has_image_suffix, image_id_of, is_hidden, is_utf8, printable
 from pneumoseg.image_errors import DamagedError, ImageError
 from pneumoseg.images import read_image
@@ -52,7 +52,8 @@ def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     It is one too if it cannot be opened, or if its name ends like that of an image, such as `.dcm` or `.png`, but its
     content is not an image, so that a broken file is reported and not overlooked. All other files are skipped, and
     counted in the log: hidden files and folders, such as `._ID.dcm` and `__MACOSX` of macOS, folders that cannot be
-    listed, and directories of DICOM media (DICOMDIR). A file that is named itself is not skipped.
+    listed, directories of DICOM media (DICOMDIR), and other DICOM objects that are not images, such as reports. A file
+    that is named itself is not skipped.
 
     Folders of results are skipped, because the pictures in them are not X-rays. They are recognized by their journal
     (`JOURNAL`), also if a link leads into them. A file in such a folder is skipped even if it is named itself.
@@ -204,6 +205,8 @@ def _reason_to_skip(folder: str, name: str) -> str:
     kind = recognize(head or b"")
     if kind == "DICOM" and is_directory(head or b""):
         return "is a DICOMDIR"
+    if kind == "DICOM" and (other := name_non_image(head or b"")):
+        return f"is not an image ({other})"
     if kind or has_image_suffix(name):
         return ""
     if head is None:

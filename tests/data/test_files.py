@@ -201,6 +201,61 @@ def test_directories_of_media_are_skipped_by_name_and_by_content(tmp_path):
     assert [reason for _, reason in find_images(tmp_path).skipped] == ["is a DICOMDIR"] * 2
 
 
+def as_class(path, uid):
+    data = pydicom.dcmread(path)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.{uid}"
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+# UIDs of PS3.6 annex A, table A-1, after 1.2.840.10008.5.1.4.1.1.
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [
+        ("88.59", "Key Object Selection Document"),
+        ("88.33", "Comprehensive SR"),
+        ("88.67", "X-Ray Radiation Dose SR"),
+        ("11.1", "Grayscale Softcopy Presentation State"),
+        ("66", "Raw Data"),
+        ("66.4", "Segmentation"),
+        ("66.7", ""),
+        ("481.2", "RT Dose"),
+        ("481.3", "RT Structure Set"),
+        ("104.1", "Encapsulated PDF"),
+        ("9.1.1", "12-lead ECG Waveform"),
+    ],
+)
+def test_dicom_objects_that_are_not_images_are_skipped(tmp_path, uid, name):
+    write_dicom(tmp_path / "IM1", IMAGE)
+    other = as_class(write_dicom(tmp_path / "b.dcm", IMAGE), uid)
+    found = find_images(tmp_path)
+    assert found.paths == [tmp_path / "IM1"]
+    ((path, reason),) = found.skipped
+    assert path == other
+    assert reason == f"is not an image ({name})" or not name
+    assert find_images([tmp_path / "IM1", other]).paths == [tmp_path / "IM1", other]
+
+
+# X-rays, CT, secondary captures, RT images, and classes that begin with the digits of one that is not an image.
+@pytest.mark.parametrize(
+    "uid", ["1", "1.1", "1.1.1", "2", "7", "7.2", "12.1", "20", "481.1", "481.23", "6.1", "4", "30"]
+)
+def test_dicom_images_are_listed(tmp_path, uid):
+    as_class(write_dicom(tmp_path / "a", IMAGE), uid)
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_the_class_is_found_without_a_preamble(tmp_path, implicit):
+    write_dicom(tmp_path / "a.dcm", IMAGE)
+    data = pydicom.dcmread(as_class(write_dicom(tmp_path / "b", IMAGE), "88.59"))
+    del data.file_meta
+    data.InstanceCreationDate = "20200101"
+    data.SpecificCharacterSet = "ISO_IR 100"
+    data.save_as(tmp_path / "b", implicit_vr=implicit, little_endian=True)
+    assert find_images(tmp_path).skipped == [(tmp_path / "b", "is not an image (Key Object Selection Document)")]
+
+
 def test_a_file_that_is_named_is_never_skipped(tmp_path):
     write_dicom(tmp_path / "a/x.dcm", IMAGE)
     (tmp_path / "a/notes.txt").write_text("text")
