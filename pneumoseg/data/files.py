@@ -22,7 +22,7 @@ STATE_COLUMNS = ("file_bytes", "file_modified")
 JOURNAL = ".progress.jsonl"
 """File that marks a folder of results, whose pictures are not X-rays."""
 IN_RESULTS = "is in a folder of results"
-"""Reason to skip what was made from images."""
+"""Reason to skip the pictures in such a folder."""
 _UNLISTED = "cannot be listed"
 
 

@@ -12,7 +12,7 @@ _LAST_GROUP = 0x0028
 _SOP_CLASS_TAGS = (0x00020002, 0x00080016)  # Media Storage SOP Class UID, SOP Class UID
 # Families of storage classes in PS3.4 annex B.5 and PS3.6 annex A: spectra, curves and waveforms, lookup tables and
 # presentation states, raw data with registrations and segmentations, value mappings, surfaces, measurements, reports,
-# annotations, documents, protocols, radiotherapy except for its images, and what is not bound to a patient.
+# annotations, documents, protocols, radiotherapy except for its images, hanging protocols, palettes and templates.
 _NOT_AN_IMAGE = re.compile(
     r"1\.2\.840\.10008\.5\.1\.4\.(?:1\.1\.(?:4\.2|8|9|10|11|66|67|68|78|79|80|88|90|91|104|129|131|200|201"
     r"|481(?!\.(?:1|23|24)$))|34|38|39|43|44|45)(?:\.\d+)*"
