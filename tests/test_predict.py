@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,38 @@ def test_files_are_named_one_by_one(pipeline, images):
     result = predict(images / "i2.dcm", images / "again/i2.dcm", images / "i2.dcm", "--pipeline", pipeline, "--json")
     assert result.exit_code == 0
     assert [json.loads(line)["image_id"] for line in result.stdout.splitlines()] == ["i2", "i2_2"]
+
+
+def test_pictures_in_a_folder_of_results_are_not_predicted(pipeline, images):
+    for _ in range(2):
+        result = predict(images, "--pipeline", pipeline, "--out", images / "results", "--overlays")
+        assert result.exit_code == 0
+        assert "3 images: 3 with a pneumothorax, 0 without, 0 unreadable; 0 other files skipped" in result.stdout
+    result = predict(images, "--pipeline", pipeline, "--json")
+    assert [json.loads(line)["image_id"] for line in result.stdout.splitlines()] == ["i0", "i1", "i2"]
+
+
+def test_what_cannot_be_opened_or_listed_gives_status_one(pipeline, images, tmp_path, monkeypatch):
+    (images / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "scandir", refuse)
+        for options in (("--out", tmp_path / "out"), ("--json",)):
+            with pytest.warns(UserWarning, match="closed .Permission denied"):
+                result = predict(images, "--pipeline", pipeline, *options)
+            assert result.exit_code == 1
+    assert f"{images / 'closed'},cannot be listed (Permission denied)\n" in (tmp_path / "out/skipped.csv").read_text()
+    assert predict(images, "--pipeline", pipeline, "--json").exit_code == 0
+    (images / "IM4").symlink_to(tmp_path / "nowhere")
+    dangling = predict(images, "--pipeline", pipeline, "--json")
+    assert dangling.exit_code == 1
+    assert "IM4: cannot be opened (No such file or directory)" in dangling.stderr
 
 
 def test_the_rule_as_assembled_can_be_asked_for(pipeline, images, tmp_path):

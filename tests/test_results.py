@@ -22,6 +22,7 @@ from pneumoseg.inference import Pipeline
 from pneumoseg.overlay import draw_over
 from pneumoseg.results import write_results
 from pneumoseg.results.names import unique_names
+from pneumoseg.results.pictures import Pictures
 from tests.conftest import write_dicom
 from tests.networks import brightest, identity
 
@@ -329,17 +330,114 @@ def test_results_of_something_else_are_refused(pipeline, tmp_path):
         write_results(pipeline, folder, out)
 
 
+def test_results_of_files_that_are_gone_are_removed(pipeline, tmp_path, spied, caplog):
+    folder, out = write_images(tmp_path / "in", 4), tmp_path / "out"
+    write_results(pipeline, folder, out, overlays=True)
+    (folder / "i00.dcm").unlink()
+    (folder / "i02.dcm").rename(folder / ".i02.dcm")
+    (folder / "i03.dcm").rename(tmp_path / "i03.dcm")
+    shutil.copy(folder / "i01.dcm", folder / "i04.dcm")
+    (out / "masks/notes.txt").write_text("kept")
+    (out / "probabilities").mkdir()  # not asked for, so not ours
+    (out / "probabilities/a.png").write_text("kept")
+    before = content(out)
+    with pytest.raises(FileExistsError, match=r"results of 1 files that are not among the inputs, .*i01\.dcm"):
+        write_results(pipeline, folder / "i04.dcm", out, overlays=True)
+    assert content(out) == before
+    spied.clear()
+    write_results(pipeline, folder, out, overlays=True)
+    assert spied == ["i04.dcm"]
+    assert f"{out}: the results of 3 files that no longer exist" in caplog.text
+    write_results(pipeline, folder, tmp_path / "fresh", overlays=True)
+    expected = content(tmp_path / "fresh")
+    assert content(out) == expected | {"masks/notes.txt": b"kept", "probabilities/a.png": b"kept"}
+
+
+def test_the_name_of_a_file_that_is_gone_is_given_once(pipeline, tmp_path, monkeypatch):
+    """Stop the run that gives the name to another image, and bring the first one back."""
+    first, second = write_dicom(tmp_path / "in/a/x.dcm", picture(255, 9, 5)), tmp_path / "in/b/x.dcm"
+    write_results(pipeline, tmp_path / "in", tmp_path / "out")
+    second.parent.mkdir()
+    first.rename(second)
+    with monkeypatch.context() as context:
+        context.setattr("pneumoseg.results.folder.write_results_page", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_results(pipeline, tmp_path / "in", tmp_path / "out")
+    write_dicom(first, picture(255, 9, 5))
+    write_results(pipeline, tmp_path / "in", tmp_path / "out")
+    assert column(tmp_path / "out", "image_id") == ["x_2", "x"]
+
+
+def test_a_file_that_cannot_be_reached_is_not_gone(pipeline, tmp_path, monkeypatch):
+    folder, out = write_images(tmp_path / "in", 2), tmp_path / "out"
+    write_results(pipeline, folder, out)
+
+    status = os.lstat
+
+    def refuse(path, **options):
+        if str(path).endswith("i00.dcm"):
+            raise PermissionError(13, "Permission denied", path)
+        return status(path, **options)
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    with pytest.raises(FileExistsError, match=r"results of 1 files that are not among the inputs, .*i00\.dcm"):
+        write_results(pipeline, folder / "i01.dcm", out)
+
+
+@pytest.mark.parametrize("finished_before", [False, True])
+def test_no_picture_without_a_row_is_left(pipeline, tmp_path, monkeypatch, finished_before):
+    """Stop a run before its first chunk is in the journal, then remove an input."""
+    folder, out = write_images(tmp_path / "in", 2), tmp_path / "out"
+    options = {"overlays": True, "probabilities": True}
+    if finished_before:
+        write_results(pipeline, folder, out, **options)
+    write_images(folder, 2, first=2)
+    with monkeypatch.context() as context:
+        context.setattr("pneumoseg.results.journal.Journal.append", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_results(pipeline, folder, out, **options)
+    assert (out / "probabilities/i03.png").exists()
+    (folder / "i02.dcm").unlink()
+    (folder / "i03.dcm").unlink()
+    write_results(pipeline, folder, out, **options)
+    write_results(pipeline, folder, tmp_path / "fresh", **options)
+    assert content(out) == content(tmp_path / "fresh")
+
+
+def test_a_picture_that_is_listed_in_another_case_is_kept(tmp_path):
+    """Imitate a file system that ignores case with a second name of the same file."""
+    (tmp_path / "masks").mkdir()
+    for name in ("x", "y"):
+        (tmp_path / f"masks/{name}.png").write_text(name)
+    os.link(tmp_path / "masks/x.png", tmp_path / "masks/X.png")
+    Pictures(tmp_path).remove_others(["x"])
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {"x.png", "X.png"}
+
+
 def test_results_below_the_inputs_are_not_inputs(pipeline, tmp_path):
     folder = write_images(tmp_path / "in", 2)
+    before = {}
     for _ in range(2):
         write_results(pipeline, folder, folder / "results", overlays=True)
+        before = before or content(folder / "results")
+        assert content(folder / "results") == before
         assert column(folder / "results", "image_id") == ["i00", "i01"]
         assert not (folder / "results/skipped.csv").exists()
     results = write_results(pipeline, folder, folder / "others")
     assert [row.image_id for row in results.rows] == ["i00", "i01"]
     assert {reason for _, reason in results.skipped} == {"is in a folder of results"}
-    with pytest.raises(FileNotFoundError, match="all images found are in folders of results"):
+    with pytest.raises(FileNotFoundError, match="'is in a folder of results': 1"):
         write_results(pipeline, folder / "results/masks", tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["", "masks"])
+def test_a_link_to_its_own_results_changes_nothing(pipeline, tmp_path, target):
+    folder, out = write_images(tmp_path / "in", 2), tmp_path / "out"
+    write_results(pipeline, folder, out)
+    before = content(out)
+    (folder / "link").symlink_to(out / target)
+    assert write_results(pipeline, folder, out).skipped == []
+    assert content(out) == before
 
 
 def test_an_image_replaced_while_it_is_read_is_an_error(pipeline, tmp_path, monkeypatch):
@@ -422,8 +520,6 @@ print(kills)
 def test_killed_at_any_moment_it_goes_on_to_the_same_folder(tmp_path):
     source = write_images(tmp_path / "1", 36)
     (source / "i05.dcm").write_bytes(b"broken")
-    shutil.copytree(source, source / "again")
-    shutil.rmtree(source / "again")
     write_dicom(source / "deep/i00.dcm", picture(255, 3, 3))
     finished = subprocess.run(
         [sys.executable, "-c", CHILD, source, tmp_path / "out", tmp_path / "whole"],

@@ -39,7 +39,7 @@ def predict(
     """Find and outline pneumothorax on images.
 
     Writes a table, masks and a page to look through them. Run the same command again to continue after a stop. The
-    exit status is 1 if any file could not be read.
+    exit status is 1 if any file could not be read, or any folder could not be listed.
     """
     if out is None and not as_json:
         raise ValueError("nothing to do with the results: name a folder with --out, or print them with --json")
@@ -54,12 +54,13 @@ def predict(
     from pneumoseg.results import PAGE, result_rows, write_results
 
     networks, rows = load_pipeline(pipeline, batch_size, assembled=assembled), list["ResultRow"]()
+    skipped = len(found.skipped)
     if out is None:
         for row in result_rows(networks, found.paths, progress=True):
             typer.echo(_as_line(row))
             rows.append(row)
     else:
-        rows += write_results(
+        results = write_results(
             networks,
             found,
             out,
@@ -67,10 +68,13 @@ def predict(
             probabilities=probabilities,
             max_images=max_images,
             progress=True,
-        ).rows
+        )
+        rows, skipped = list(results.rows), len(results.skipped)
         for row in rows if as_json else ():
             typer.echo(_as_line(row))
-    _sum_up(rows, len(found.skipped), "" if out is None else str(out / PAGE), to_stderr=as_json)
+    _sum_up(rows, skipped, "" if out is None else str(out / PAGE), to_stderr=as_json)
+    if found.unlisted or any(row.error is not None for row in rows):
+        raise typer.Exit(1)
 
 
 def _as_line(row: "ResultRow") -> str:
@@ -78,7 +82,7 @@ def _as_line(row: "ResultRow") -> str:
 
 
 def _sum_up(rows: "Sequence[ResultRow]", skipped: int, page: str, *, to_stderr: bool) -> None:
-    """Print the files that could not be read, then the counts; exit with status 1 if there are such files."""
+    """Print the files that could not be read, then the counts."""
     errors = [row for row in rows if row.error is not None]
     for row in errors[:_MOST_LISTED]:
         typer.secho(f"{row.path}: {row.error}", fg="red", err=True)
@@ -92,5 +96,3 @@ def _sum_up(rows: "Sequence[ResultRow]", skipped: int, page: str, *, to_stderr: 
     if unbelieved := sum(row.spacing_source is not None and row.area_mm2 is None for row in rows):
         text += f"\n{unbelieved} images without an area in mm2: by their pixel spacing they cannot show a chest"
     typer.echo(f"{text}\nLook through them: {page}" if page else text, err=to_stderr)
-    if errors:
-        raise typer.Exit(1)

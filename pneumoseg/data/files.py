@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pneumoseg.dicom.recognition import is_directory
+from pneumoseg.dicom.recognition import is_directory, name_non_image
 from pneumoseg.identifiers import has_image_suffix, image_id_of, is_hidden, is_utf8, printable
 from pneumoseg.image_errors import DamagedError, ImageError
 from pneumoseg.images import read_image
@@ -19,6 +19,11 @@ from pneumoseg.images.formats import HEAD_BYTES, name_other, recognize
 _log = logging.getLogger(__name__)
 STATE_COLUMNS = ("file_bytes", "file_modified")
 """Columns of a manifest for the result of `file_state`; a manifest made by hand may lack them."""
+JOURNAL = ".progress.jsonl"
+"""File that marks a folder of results, whose pictures are not X-rays."""
+IN_RESULTS = "is in a folder of results"
+"""Reason to skip the pictures in such a folder."""
+_UNLISTED = "cannot be listed"
 
 
 @dataclass(frozen=True)
@@ -28,21 +33,30 @@ class ImageFiles:
     Attributes:
         paths: Absolute paths, sorted. Links are not resolved, because their names may be the image ids (as with
             git-annex).
-        skipped: Files and hidden folders that were skipped, sorted, each with the reason, such as `is hidden`.
+        skipped: Files and folders that were skipped, sorted, each with the reason, such as `is hidden`.
     """
 
     paths: list[Path] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+    @property
+    def unlisted(self) -> list[tuple[Path, str]]:
+        """Skipped folders that cannot be listed, so that images in them may be missing."""
+        return [(path, reason) for path, reason in self.skipped if reason.startswith(_UNLISTED)]
 
 
 def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> ImageFiles:
     """Find image files: those that are named, and those in folders, at any depth.
 
     A file in a folder is an image file if its content is that of a DICOM, PNG, JPEG or TIFF file, whatever its name.
-    It is one too if its name ends like that of an image, such as `.dcm` or `.png`, but its content is not an image, so
-    that a broken file is reported and not overlooked. Hidden files and folders, such as `._ID.dcm` and `__MACOSX` of
-    macOS, directories of DICOM media (DICOMDIR) and all other files are skipped, and counted in the log. A file that is
-    named itself is never skipped.
+    It is one too if it cannot be opened, or if its name ends like that of an image, such as `.dcm` or `.png`, but its
+    content is not an image, so that a broken file is reported and not overlooked. All other files are skipped, and
+    counted in the log: hidden files and folders, such as `._ID.dcm` and `__MACOSX` of macOS, folders that cannot be
+    listed, directories of DICOM media (DICOMDIR), and other DICOM objects that are not images, such as reports. A file
+    that is named itself is not skipped.
+
+    Folders of results are skipped, because the pictures in them are not X-rays. They are recognized by their journal
+    (`JOURNAL`), also if a link leads into them. A file in such a folder is skipped even if it is named itself.
 
     Links to folders are followed, and each real folder is visited once: by its own path if it lies under one of the
     folders, otherwise by the first link. No file is listed twice, even if the inputs overlap.
@@ -70,7 +84,8 @@ def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
             raise FileNotFoundError(f"{printable(path)}: no such folder or file, expected images or a folder of images")
     folders = [absolute(path) for path in given if path.is_dir()]
     files = {_place(path): path for path in (absolute(path) for path in given if not path.is_dir())}
-    paths, skipped = list(files.values()), list[tuple[Path, str]]()
+    paths = _outside_results(list(files.values()))
+    skipped = [(path, IN_RESULTS) for path in set(files.values()).difference(paths)]
     for path, reason in _search(folders):
         if files and _place(path) in files:
             continue
@@ -155,10 +170,23 @@ def _place(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
+def _outside_results(paths: list[Path]) -> list[Path]:
+    """Return the files that are in no folder of results, neither by their own path nor by the target of a link."""
+    homes = {path: {path.parent, Path(os.path.realpath(path)).parent} for path in paths}
+    results = {home for home in set[Path]().union(*homes.values()) if _is_in_results(home)}
+    return [path for path in paths if results.isdisjoint(homes[path])]
+
+
+def _is_in_results(folder: str | Path) -> bool:
+    """Return whether a folder, or one that it lies in, is a folder of results."""
+    real = Path(os.path.realpath(folder))
+    return any(os.path.isfile(each / JOURNAL) for each in (real, *real.parents))
+
+
 def _search(folders: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield each file and each hidden folder below some folders, with the reason to skip it; '' for an image."""
-    for parent, names, hidden in _walk(folders):
-        yield from ((Path(parent, name), "is a hidden folder") for name in hidden)
+    """Yield each file below some folders and each folder to skip, with the reason to skip it; '' for an image."""
+    for parent, names, skipped in _walk(folders):
+        yield from skipped
         yield from ((Path(parent, name), _reason_to_skip(parent, name)) for name in names)
 
 
@@ -167,27 +195,32 @@ def _reason_to_skip(folder: str, name: str) -> str:
         return "is hidden"
     if name.upper() == "DICOMDIR":
         return "is a DICOMDIR"
-    head = _read_head(os.path.join(folder, name))
+    path = os.path.join(folder, name)
+    if os.path.islink(path) and _is_in_results(os.path.dirname(os.path.realpath(path))):
+        return IN_RESULTS
+    try:
+        head = _read_head(path)
+    except OSError:  # a row with this error is better than an image that is overlooked
+        return ""
     kind = recognize(head or b"")
     if kind == "DICOM" and is_directory(head or b""):
         return "is a DICOMDIR"
+    if kind == "DICOM" and (other := name_non_image(head or b"")):
+        return f"is not an image ({other})"
     if kind or has_image_suffix(name):
         return ""
     if head is None:
-        return "cannot be opened"
+        return "is not a regular file"
     other = name_other(head)
     return f"is a {other} file" if other else "is not an image"
 
 
 def _read_head(path: str) -> bytes | None:
-    """Return the first bytes of a file; None if it cannot be opened or is a device."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
-        with open(path, "rb") as file:
-            return file.read(HEAD_BYTES)
-    except OSError:
+    """Return the first bytes of a file; None if it is a pipe, a socket or a device."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
         return None
+    with open(path, "rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def _report(found: ImageFiles, given: list[Path]) -> None:
@@ -197,7 +230,7 @@ def _report(found: ImageFiles, given: list[Path]) -> None:
         counts = Counter(reason for _, reason in found.skipped)
         reasons = ", ".join(f"{reason!r}: {count}" for reason, count in counts.most_common())
         first = printable(found.skipped[0][0])
-        summary = f"{len(found.skipped)} files and hidden folders skipped ({reasons}), the first: {first}"
+        summary = f"{len(found.skipped)} files and folders skipped ({reasons}), the first: {first}"
         _log.info(summary)
     if not found.paths:
         where = ", ".join(map(printable, given)) or "no input"
@@ -205,25 +238,34 @@ def _report(found: ImageFiles, given: list[Path]) -> None:
         raise FileNotFoundError(f"{where}: no DICOM, PNG, JPEG or TIFF file in it or below it{ending}")
 
 
-def _walk(folders: list[Path]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield each real folder once, with the names of its files and of its hidden folders; targets of links come last.
+def _walk(folders: list[Path]) -> Iterator[tuple[str, list[str], list[tuple[Path, str]]]]:
+    """Yield each real folder once, with the names of its files and the folders to skip; targets of links come last.
 
     Warns about folders that cannot be listed.
     """
     visited: set[tuple[int, int]] = set()
     waiting, errors = list(map(str, folders)), list[OSError]()
     while waiting:
-        for parent, inside, names in os.walk(waiting.pop(0), onerror=errors.append):
+        start = waiting.pop(0)
+        if _is_in_results(start):
+            yield start, [], [(Path(start), IN_RESULTS)]
+            continue
+        for parent, inside, names in os.walk(start, onerror=errors.append):
             status = os.stat(parent)
             if (status.st_dev, status.st_ino) in visited:
                 inside.clear()
                 continue
             visited.add((status.st_dev, status.st_ino))
+            if JOURNAL in names:
+                inside.clear()
+                yield parent, [], [(Path(parent), IN_RESULTS)]
+                continue
             hidden = [name for name in inside if is_hidden(name)]
             inside[:] = sorted(set(inside) - set(hidden))
             waiting += [path for name in inside if os.path.islink(path := os.path.join(parent, name))]
-            yield parent, names, hidden
+            yield parent, names, [(Path(parent, name), "is a hidden folder") for name in hidden]
     if errors:
+        yield "", [], [(Path(error.filename), f"{_UNLISTED} ({error.strerror})") for error in errors]
         first = printable(str(errors[0].filename))
         warnings.warn(f"{len(errors)} folders cannot be read, the first: {first} ({errors[0].strerror})", stacklevel=3)
 

@@ -5,18 +5,19 @@ A folder of results holds:
 - `results.csv`: one row per image, see `ResultRow`.
 - `masks/`, and if asked for `overlays/` and `probabilities/`: one PNG per image.
 - `index.html`: the images with their outlines.
-- `skipped.csv`: files in the folders that are not images, if there are any.
+- `skipped.csv`: files in the folders that are not images, and folders that were not searched, if there are any.
 - `.progress.jsonl`: the journal, so that a stopped run can go on.
 """
 
 import csv
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
 import logging
+import os
 import re
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +27,14 @@ from typing import Any
 
 import pneumoseg
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.data.files import ImageFiles, absolute, file_state, find_images
+from pneumoseg.data.files import IN_RESULTS, JOURNAL, ImageFiles, absolute, file_state, find_images
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
 from pneumoseg.image_errors import ImageError
 from pneumoseg.inference import Pipeline, Result
 from pneumoseg.inference.row import COLUMNS, ResultRow
 from pneumoseg.report.results_page import pipeline_facts, write_results_page
-from pneumoseg.results.journal import JOURNAL, Entry, Journal
+from pneumoseg.results.journal import Entry, Journal
 from pneumoseg.results.names import unique_names
 from pneumoseg.results.pictures import KINDS, Pictures
 from pneumoseg.results.progress import progress_bar
@@ -51,7 +52,7 @@ class Results:
     Attributes:
         folder: Folder that was written.
         rows: One row per image, in the order of the inputs.
-        skipped: Files in the folders that are not images, and why.
+        skipped: Files in the folders that are not images, and folders that were not searched, and why.
 
     Example:
         >>> results = write_results(pipeline, "ward", "results")  # doctest: +SKIP
@@ -83,8 +84,8 @@ def write_results(
 
     A run that was stopped is continued by the next one with the same pipeline and options, which gives the same folder,
     bit for bit, as a run that was never stopped. With more inputs, only the new ones are run. Files that could not be
-    read, and files that were changed since, are run again. Two images with the same id get different names, see
-    `unique_names`.
+    read, and files that were changed since, are run again. The results of files that no longer exist are removed. Two
+    images with the same id get different names, see `unique_names`.
 
     Networks without a bundle cannot be told apart, see `Pipeline.networks`: choose a new folder for each of them.
 
@@ -104,7 +105,7 @@ def write_results(
     Raises:
         FileNotFoundError: If an input does not exist, or none is an image.
         FileExistsError: If the folder holds something else, results of another pipeline or other options, or results of
-            files that are not among the inputs; or if another process writes it.
+            existing files that are not among the inputs; or if another process writes it.
         ValueError: If the journal in the folder is damaged.
 
     Example:
@@ -115,7 +116,7 @@ def write_results(
     folder = absolute(folder)
     pictures = Pictures(folder, overlays, probabilities)
     _require_results(folder)
-    found = _without_results(inputs if isinstance(inputs, ImageFiles) else find_images(inputs), folder)
+    found = _without_own(inputs if isinstance(inputs, ImageFiles) else find_images(inputs), folder)
     folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(folder, "written"):
         _remove_temporary_files(folder)
@@ -155,7 +156,7 @@ class _Run:
         self._pipeline, self._journal, self._pictures, self._found = pipeline, journal, pictures, found
         self._folder = pictures.folder
         self._paths = [str(path) for path in found.paths if is_utf8(path)]
-        self._require_named()
+        self._drop_missing()
         kept = {path: entry.row.image_id for path, entry in journal.entries.items()}
         self._names = unique_names(self._paths, kept)
 
@@ -179,6 +180,7 @@ class _Run:
     def finish(self, max_images: int) -> None:
         """Write the table, the list of skipped files and the page, unless they are there and nothing has changed."""
         rows, facts = self.rows(), pipeline_facts(self._pipeline)
+        self._pictures.remove_others(row.image_id for row in rows if row.error is None)
         skipped = [(printable(path), reason) for path, reason in self._found.skipped]
         digest = _digest([pneumoseg.__version__, max_images, facts, skipped, *map(dataclasses.astuple, rows)])
         files = [self._folder / name for name in (TABLE, PAGE, *([SKIPPED] if skipped else []))]
@@ -230,13 +232,22 @@ class _Run:
             self._pictures.remove(name)
         return row
 
-    def _require_named(self) -> None:
-        gone = sorted(self._journal.entries.keys() - set(self._paths))
-        if gone:
+    def _drop_missing(self) -> None:
+        """Forget the files that no longer exist, or are skipped now; refuse if others are not among the inputs."""
+        skipped = {str(path) for path, _ in self._found.skipped}
+        missing = sorted(self._journal.entries.keys() - set(self._paths))
+        unnamed = [path for path in missing if path not in skipped and _exists(path)]
+        if unnamed:
             raise FileExistsError(
-                f"{self._folder} holds results of {len(gone)} files that are not among the inputs, the first: "
-                f"{gone[0]}: name them too, or choose another folder"
+                f"{self._folder} holds results of {len(unnamed)} files that are not among the inputs, the first: "
+                f"{unnamed[0]}: name them too, or choose another folder"
             )
+        if missing:
+            _log.warning(
+                f"{self._folder}: the results of {len(missing)} files that no longer exist, or are not images any "
+                f"more, are removed, the first: {missing[0]}"
+            )
+            self._journal.drop(missing)
 
 
 def _identity(pipeline: Pipeline, pictures: Pictures) -> dict[str, Any]:
@@ -269,22 +280,14 @@ def _remove_temporary_files(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _without_results(found: ImageFiles, folder: Path) -> ImageFiles:
-    """Leave out files that this command wrote: those of the folder in silence, those of other folders as skipped."""
-    own = str(folder.resolve())
+def _without_own(found: ImageFiles, folder: Path) -> ImageFiles:
+    """Do not list the folder of the results as skipped, because the first run does not find it."""
+    own = folder.resolve()
 
-    @functools.cache
-    def home(parent: Path) -> str:
-        """Return the folder of results that a folder belongs to, or ''."""
-        if (parent / JOURNAL).is_file():
-            return str(parent.resolve())
-        return home(parent.parent) if parent != parent.parent else ""
+    def is_own(path: Path, reason: str) -> bool:
+        return reason == IN_RESULTS and path.is_dir() and path.resolve().is_relative_to(own)
 
-    others = [(path, "is in a folder of results") for path in found.paths if home(path.parent) not in ("", own)]
-    paths = [path for path in found.paths if not home(path.parent)]
-    if not paths:
-        raise FileNotFoundError("all images found are in folders of results: name the images that they are of")
-    return ImageFiles(paths, sorted([entry for entry in found.skipped if not home(entry[0].parent)] + others))
+    return ImageFiles(found.paths, [entry for entry in found.skipped if not is_own(*entry)])
 
 
 def _row_of_bad_name(path: Path) -> ResultRow | None:
@@ -300,6 +303,16 @@ def _state(path: str) -> tuple[int, int] | None:
         return file_state(path)
     except ImageError:
         return None
+
+
+def _exists(path: str) -> bool:
+    """Return whether there is a file or a link, even if it cannot be reached."""
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _digest(content: Iterable[Any]) -> str:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pneumoseg.atomic_write import atomic_write, flush
+from pneumoseg.data.files import JOURNAL
 from pneumoseg.inference.row import ResultRow
-
-JOURNAL = ".progress.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,13 @@ class Journal:
             file.write(_line(_as_list(several)))
         flush(self._path)
         self.entries |= {entry.row.path: entry for entry in several}
+        self.digest = ""
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Forget images, so that their names are free."""
+        for path in paths:
+            del self.entries[path]
+        self._write([_as_list([entry]) for entry in self.entries.values()])
         self.digest = ""
 
     def finish(self, paths: Iterable[str], digest: str) -> None:

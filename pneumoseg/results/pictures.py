@@ -1,5 +1,6 @@
 """Pictures of a result: its mask, the outline over the image, and the probability map, as PNG files."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.decision import quantize
 from pneumoseg.geometry import unletterbox
+from pneumoseg.identifiers import is_hidden
 from pneumoseg.image_errors import DamagedError
 from pneumoseg.images import read_image
 from pneumoseg.inference import Result
@@ -59,6 +61,21 @@ class Pictures:
         for path in self.paths(image_id):
             path.unlink(missing_ok=True)
 
+    def remove_others(self, image_ids: Iterable[str]) -> None:
+        """Remove the pictures of all other images, such as a run left that was stopped.
+
+        Args:
+            image_ids: The images that have pictures.
+        """
+        kept = {path for image_id in image_ids for path in self.paths(image_id)}
+        found = {path for folder in {path.parent for path in self.paths("")} for path in folder.glob("*.png")}
+        others = [path for path in found - kept if path.is_file() and not is_hidden(path.name)]
+        # A file system may return names in another case or Unicode form than they were written in.
+        files = {_file_number(path) for path in kept} if others else set()
+        for path in others:
+            if _file_number(path) not in files:
+                path.unlink()
+
     def _path(self, kind: str, image_id: str) -> Path:
         return self.folder / kind / f"{image_id}.png"
 
@@ -67,6 +84,11 @@ class Pictures:
         if image.shape != result.shape:
             raise DamagedError(str(result.source), "was replaced while it was read", "Run the command again")
         return draw_over(image, result.mask)
+
+
+def _file_number(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _probabilities(result: Result) -> np.ndarray:

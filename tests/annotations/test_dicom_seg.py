@@ -45,6 +45,15 @@ def change(path, **elements):
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_images_and_segmentations_in_one_folder(tmp_path, uids, kind):
+    stack = np.stack(list(MASKS.values()))[..., None]
+    write_seg(tmp_path / "images/s.dcm", list(uids.values()), stack, kind=kind)
+    manifest = index_dataset(tmp_path / "images", read_annotations(tmp_path / "images", "seg"))
+    assert manifest["image_id"].tolist() == ["a", "b", "c"]
+    assert manifest["area_px"].tolist() == [MASKS[name].sum() for name in "abc"]
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 def test_frames_of_several_images(tmp_path, uids, kind):
     """Frames of 35 pixels do not begin at whole bytes."""
     stack = np.stack(list(MASKS.values()))[..., None]

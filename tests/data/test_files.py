@@ -57,7 +57,7 @@ def test_hidden_files_are_skipped_and_counted(tmp_path, caplog):
     (tmp_path / ".DS_Store").write_bytes(b"junk")
     with caplog.at_level(logging.INFO, "pneumoseg"):
         assert names(tmp_path) == ["s/a.dcm"]
-    assert "5 files and hidden folders skipped ('is a hidden folder': 3, 'is hidden': 2)" in caplog.text
+    assert "5 files and folders skipped ('is a hidden folder': 3, 'is hidden': 2)" in caplog.text
 
 
 def test_the_given_folder_may_lie_in_a_hidden_folder(tmp_path):
@@ -77,7 +77,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.warns(UserWarning, match=r"1 folders cannot be read, the first: .*closed \(Permission denied\)"):
-        assert names(tmp_path) == ["a.dcm"]
+        found = find_images(tmp_path)
+    assert found.paths == [tmp_path / "a.dcm"]
+    assert found.skipped == found.unlisted == [(tmp_path / "closed", "cannot be listed (Permission denied)")]
 
 
 def test_links_to_files_keep_their_names(tmp_path):
@@ -167,14 +169,25 @@ def test_broken_files_with_the_suffix_of_an_image_are_listed_and_others_are_skip
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
-    assert names(tmp_path) == ["empty.PNG", "empty.dcm", "gone.jpg", "good.dcm", "text.tiff"]
+    assert names(tmp_path) == ["empty.PNG", "empty.dcm", "gone", "gone.jpg", "good.dcm", "text.tiff"]
     assert find_images(tmp_path).skipped == [
         (tmp_path / "empty", "is not an image"),
-        (tmp_path / "gone", "cannot be opened"),
         (tmp_path / "logo.gif", "is a GIF file"),
         (tmp_path / "notes.txt", "is not an image"),
-        (tmp_path / "pipe", "cannot be opened"),
+        (tmp_path / "pipe", "is not a regular file"),
     ]
+
+
+def test_files_that_cannot_be_opened_are_listed_whatever_their_names(tmp_path, monkeypatch):
+    for name in ("1.2.840.5", "IM1", "IM2.dcm"):
+        write_dicom(tmp_path / name, IMAGE)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert names(tmp_path) == ["1.2.840.5", "IM1", "IM2.dcm", "loop"]
 
 
 def test_directories_of_media_are_skipped_by_name_and_by_content(tmp_path):
@@ -186,6 +199,61 @@ def test_directories_of_media_are_skipped_by_name_and_by_content(tmp_path):
     data.save_as(directory, enforce_file_format=True)
     assert names(tmp_path) == ["IM00001"]
     assert [reason for _, reason in find_images(tmp_path).skipped] == ["is a DICOMDIR"] * 2
+
+
+def as_class(path, uid):
+    data = pydicom.dcmread(path)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.{uid}"
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+# UIDs of PS3.6 annex A, table A-1, after 1.2.840.10008.5.1.4.1.1.
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [
+        ("88.59", "Key Object Selection Document"),
+        ("88.33", "Comprehensive SR"),
+        ("88.67", "X-Ray Radiation Dose SR"),
+        ("11.1", "Grayscale Softcopy Presentation State"),
+        ("66", "Raw Data"),
+        ("66.4", "Segmentation"),
+        ("66.7", ""),
+        ("481.2", "RT Dose"),
+        ("481.3", "RT Structure Set"),
+        ("104.1", "Encapsulated PDF"),
+        ("9.1.1", "12-lead ECG Waveform"),
+    ],
+)
+def test_dicom_objects_that_are_not_images_are_skipped(tmp_path, uid, name):
+    write_dicom(tmp_path / "IM1", IMAGE)
+    other = as_class(write_dicom(tmp_path / "b.dcm", IMAGE), uid)
+    found = find_images(tmp_path)
+    assert found.paths == [tmp_path / "IM1"]
+    ((path, reason),) = found.skipped
+    assert path == other
+    assert reason == f"is not an image ({name})" or not name
+    assert find_images([tmp_path / "IM1", other]).paths == [tmp_path / "IM1", other]
+
+
+# X-rays, CT, secondary captures, RT images, and classes that begin with the digits of one that is not an image.
+@pytest.mark.parametrize(
+    "uid", ["1", "1.1", "1.1.1", "2", "7", "7.2", "12.1", "20", "481.1", "481.23", "6.1", "4", "30"]
+)
+def test_dicom_images_are_listed(tmp_path, uid):
+    as_class(write_dicom(tmp_path / "a", IMAGE), uid)
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_the_class_is_found_without_a_preamble(tmp_path, implicit):
+    write_dicom(tmp_path / "a.dcm", IMAGE)
+    data = pydicom.dcmread(as_class(write_dicom(tmp_path / "b", IMAGE), "88.59"))
+    del data.file_meta
+    data.InstanceCreationDate = "20200101"
+    data.SpecificCharacterSet = "ISO_IR 100"
+    data.save_as(tmp_path / "b", implicit_vr=implicit, little_endian=True)
+    assert find_images(tmp_path).skipped == [(tmp_path / "b", "is not an image (Key Object Selection Document)")]
 
 
 def test_a_file_that_is_named_is_never_skipped(tmp_path):
@@ -208,6 +276,43 @@ def test_inputs_that_overlap_give_no_file_twice(tmp_path, monkeypatch):
         assert find_images(inputs).paths == expected
     assert find_images(["a/b/x.dcm", "link"]).paths == [tmp_path / "a/b/x.dcm"]
     assert find_images(["link", "a/y.dcm"]).paths == [tmp_path / "a/y.dcm", tmp_path / "link/x.dcm"]
+
+
+def write_results_folder(folder):
+    """Write what a folder of results holds: its journal and a mask named like an image."""
+    (folder / "masks").mkdir(parents=True)
+    (folder / ".progress.jsonl").write_text("{}\n")
+    Image.fromarray(IMAGE).save(folder / "masks/a.png")
+    return folder
+
+
+def test_folders_of_results_are_skipped(tmp_path):
+    image = write_dicom(tmp_path / "in/study/a.dcm", IMAGE)
+    inside = write_results_folder(tmp_path / "in/results")
+    outside = write_results_folder(tmp_path / "out")
+    (tmp_path / "in/link").symlink_to(outside)
+    (tmp_path / "in/masks").symlink_to(outside / "masks")
+    (tmp_path / "in/own").symlink_to(inside / "masks")
+    (tmp_path / "in/b.png").symlink_to(outside / "masks/a.png")
+    found = find_images(tmp_path / "in")
+    assert found.paths == [image]
+    assert found.skipped == [
+        (tmp_path / f"in/{name}", "is in a folder of results") for name in ("b.png", "link", "masks", "own", "results")
+    ]
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\na,0 3\n")
+    assert index_dataset(tmp_path / "in", tmp_path / "rle.csv")["path"].tolist() == [str(image)]
+
+
+def test_inputs_in_a_folder_of_results_are_skipped_and_counted(tmp_path):
+    image = write_dicom(tmp_path / "in/a.dcm", IMAGE)
+    mask = write_results_folder(tmp_path / "out") / "masks/a.png"
+    (tmp_path / "b.png").symlink_to(mask)
+    found = find_images([image, mask, tmp_path / "b.png"])
+    assert found.paths == [image]
+    assert found.skipped == [(tmp_path / "b.png", "is in a folder of results"), (mask, "is in a folder of results")]
+    for inputs in (tmp_path / "out", tmp_path / "out/masks", mask):
+        with pytest.raises(FileNotFoundError, match=r"1 files and folders skipped \('is in a folder of results': 1\)"):
+            find_images(inputs)
 
 
 def test_inputs_without_an_image_are_refused(tmp_path):

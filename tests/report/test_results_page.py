@@ -96,6 +96,19 @@ def test_cards_tell_the_result(opened, rows):
     assert box == pytest.approx([20 * 208 / 64, 10 * 208 / 64, 20 * 208 / 64, 20 * 208 / 64], abs=0.1)
 
 
+def test_a_long_narrow_image_is_not_higher_than_the_screen(open_offline, tmp_path):
+    write_dicom(tmp_path / "a.dcm", np.zeros((1024, 1), np.uint8))
+    long = ResultRow("a", str(tmp_path / "a.dcm"), "classifier", 0.5, False, 0, rle=rle.EMPTY, shape=(1024, 1))
+    write_results_page([long, row("b", tmp_path)], tmp_path / "index.html", facts=FACTS)
+    tab = open_offline(tmp_path / "index.html")
+    boxes = tab.eval_on_selector_all("figure svg", "all => all.map(e => e.getBoundingClientRect())")
+    assert [box["height"] <= 480 for box in boxes] == [True] * 4
+    # A square fills its panel, and all of the long image is seen.
+    assert boxes[2]["height"] == pytest.approx(boxes[2]["width"], abs=1)
+    image = tab.locator("#image-1").bounding_box()
+    assert (boxes[0]["y"], boxes[0]["height"]) == pytest.approx((image["y"], image["height"]), abs=1)
+
+
 def test_cards_can_be_sorted(opened):
     assert shown(opened) == ["b", "a10", "a9", "B7", "a1"]
     for choice, expected in [
