@@ -73,11 +73,13 @@ class Annotations(ABC):
         self.path = Path(path)
         self._found = found or Found({})
 
-    def find(self, image_ids: Collection[str]) -> Found:
+    def find(self, image_ids: Collection[str], images: Collection[Path] = ()) -> Found:
         """Return the annotations of a data set.
 
         Args:
             image_ids: Ids of all images of the data set, see `identifiers.image_id_of`.
+            images: Their files, with links resolved, some of which may be annotations; for formats whose annotations
+                look like images.
 
         Returns:
             The annotations, also those of images that are not in the data set.

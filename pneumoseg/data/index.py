@@ -233,13 +233,15 @@ class _Outcome(NamedTuple):
 
 def _join(folder: Path, source: Annotations, paths: list[Path], unannotated_negative: bool) -> tuple[list[Path], _Join]:
     """Return the image files that are not themselves annotations, and the join of them with the annotations."""
-    found = source.find({image_id_of(path) for path in paths})
-    images = [path for path in paths if path.resolve() not in found.files] if found.files else paths
+    candidates = _outside(source.path, folder, paths)
+    real = {path: path.resolve() for path in candidates}
+    found = source.find(set(map(image_id_of, candidates)), set(real.values()))
+    images = [path for path in candidates if real[path] not in found.files]
     if not images:
         raise ValueError(f"{folder}: all of its {len(paths)} images are annotations of {source.path}: {source.hint()}")
     if len(images) < len(paths):
         _log.info(f"{len(paths) - len(images)} of {len(paths)} files in {folder} are annotations, not images")
-    image_ids, own = {image_id_of(path) for path in images}, {str(path.resolve()) for path in images}
+    image_ids, own = set(map(image_id_of, images)), {str(real[path]) for path in images}
     strays = [_left_out(*stray) for stray in found.strays if str(Path(stray.path).resolve()) not in own]
     named = found.entries.keys() & image_ids
     uids = {key for key in found.entries.keys() - image_ids if _UID.fullmatch(key)}
@@ -247,6 +249,15 @@ def _join(folder: Path, source: Annotations, paths: list[Path], unannotated_nega
     negative = unannotated_negative and can_match
     expected = image_ids if negative else named
     return images, _Join(source, found.entries, strays, named, uids, expected, negative)
+
+
+def _outside(annotations: Path, folder: Path, paths: list[Path]) -> list[Path]:
+    """Return the files that do not lie in a folder of annotations, unless that holds all images."""
+    place = annotations.resolve()
+    if not place.is_dir() or folder.resolve().is_relative_to(place):
+        return paths
+    parents = {parent: parent.resolve().is_relative_to(place) for parent in {path.parent for path in paths}}
+    return [path for path in paths if not parents[path.parent]]
 
 
 def _outcome(path: Path, join: _Join, patients: dict[str, str]) -> _Outcome:
