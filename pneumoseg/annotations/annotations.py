@@ -126,7 +126,8 @@ class Annotations(ABC):
         """Return sentences about masks that look wrong.
 
         Args:
-            seen: Entry and (H, W) of each annotated image that was read, be the annotation usable or not.
+            seen: Entry, none of them `Unusable`, and (H, W) of each annotated image that was read, be its mask
+                malformed or not.
         """
         return []
 

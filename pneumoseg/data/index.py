@@ -18,6 +18,7 @@ from rich.progress import track
 
 from pneumoseg import rle
 from pneumoseg.annotations import Annotations, read_annotations
+from pneumoseg.annotations.annotations import Unusable
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_images
 from pneumoseg.data.id_map import read_id_map
@@ -51,6 +52,7 @@ COLUMNS = {
     "file_modified": "int64",
 }
 
+_LARGEST_PART = 0.8  # of an image; none of 57 masks of the competition covers more than 0.13
 _UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 # Columns that a manifest may lack if it was made by hand or by an earlier version.
 _OPTIONAL = (*STATE_COLUMNS, "pixel_aspect")
@@ -112,8 +114,9 @@ def index_dataset(
         outcomes = list(track(waiting, "Indexing", len(paths), disable=not progress))
     accepted, left_out = _one_per_image(outcomes)
     matched = join.named | {outcome.key for outcome in outcomes if outcome.key is not None}
-    summary = _report(_without_image(join, matched, paths) + left_out, rejected)
-    doubts = source.doubts((join.entries[key], shape) for _, key, shape in outcomes if key is not None and shape)
+    summary = _report(_without_image(join, matched, paths), left_out, rejected)
+    seen = ((join.entries[key], shape) for _, key, shape in outcomes if key is not None and shape is not None)
+    doubts = source.doubts((entry, shape) for entry, shape in seen if not isinstance(entry, Unusable))
     if not matched:
         raise ValueError(_nothing_matches(images, join, paths, summary))
     if not accepted:
@@ -124,7 +127,7 @@ def index_dataset(
     manifest = table.sort_values("image_id", ignore_index=True)
     if id_map is not None and not join.expected:
         _check_id_map(id_map, patients, set(manifest["image_id"]))
-    for text in (*doubts, *doubts_about_patients(manifest)):
+    for text in (*doubts, *_doubts_about_areas(manifest), *doubts_about_patients(manifest)):
         warnings.warn(text, stacklevel=2)
     return manifest
 
@@ -361,8 +364,21 @@ def _origin(header: ImageHeader, mapped_patient: str | None) -> dict:
     }
 
 
-def _report(left_out: list[dict], path: str | Path | None) -> str:
-    """Write the files that were left out to a CSV, warn about them, and return the summary in the warning."""
+def _doubts_about_areas(manifest: pd.DataFrame) -> list[str]:
+    """Return a sentence if masks cover more of their images than a pneumothorax can."""
+    large = manifest[manifest["area_px"] > _LARGEST_PART * manifest["rows"] * manifest["columns"]]
+    if large.empty:
+        return []
+    with_mask = int((manifest["area_px"] > 0).sum())
+    return [
+        f"{len(large)} of {with_mask} masks cover more than {_LARGEST_PART:.0%} of their images, the first: "
+        f"{large['image_id'].iloc[0]}: mask and background may be swapped, look at them with `pneumoseg show-masks`"
+    ]
+
+
+def _report(annotations: list[dict], images: list[dict], path: str | Path | None) -> str:
+    """Write what was left out to a CSV, warn about it, and return the summary in the warning."""
+    left_out = annotations + images
     table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
     if path is not None:
         with atomic_write(path) as temporary:
@@ -371,5 +387,7 @@ def _report(left_out: list[dict], path: str | Path | None) -> str:
     summary = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     if left_out:
         where = f"listed in {path}" if path is not None else "pass rejected=PATH to list them"
-        warnings.warn(f"{len(left_out)} images left out ({where}): {summary}", stacklevel=3)
+        counts = {"images": len(images), "annotations": len(annotations)}
+        words = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+        warnings.warn(f"{words} left out ({where}): {summary}", stacklevel=3)
     return summary

@@ -259,7 +259,7 @@ def test_images_and_masks_may_lie_in_one_folder(tmp_path):
         Image.fromarray(np.full(MASK.shape, number, np.uint8)).save(tmp_path / f"{name}.png")
     write_mask(tmp_path / "a_mask.png", MASK)
     write_mask(tmp_path / "z_mask.png", MASK)
-    with pytest.warns(UserWarning, match="1 images left out"):
+    with pytest.warns(UserWarning, match="1 annotations left out"):
         manifest = index_dataset(tmp_path, tmp_path, unannotated_negative=True, rejected=tmp_path / "out/rejected.csv")
     assert manifest["image_id"].tolist() == ["a", "b", "c"]
     assert manifest["rle"].tolist() == ["2 1 1 2", "-1", "-1"]
