@@ -77,7 +77,8 @@ def index_dataset(
         images: Folder with image files at any depth, see `find_images`. The image id is the file's name, see
             `image_id_of`.
         annotations: File or folder of annotations, of a format that `read_annotations` recognizes, or the annotations
-            that it returned. They name an image by its id or by the SOP Instance UID of its header.
+            that it returned. They name an image by its id or by the SOP Instance UID of its header. If their folder
+            lies in that of the images, none of its files is an image.
         id_map: CSV from image ids to patients or NIH file names, see `read_id_map`. For images that it does not list,
             the PatientID of the DICOM header is used, and a warning counts them. In the competition's files every image
             has its own PatientID.
@@ -377,7 +378,7 @@ def _doubts_about_areas(manifest: pd.DataFrame) -> list[str]:
 
 
 def _report(annotations: list[dict], images: list[dict], path: str | Path | None) -> str:
-    """Write what was left out to a CSV, warn about it, and return the summary in the warning."""
+    """Write the annotations and images left out to a CSV, warn about them, and return the summary in the warning."""
     left_out = annotations + images
     table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
     if path is not None:
