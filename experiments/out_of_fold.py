@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pandas as pd
 
 from pneumoseg.data.index import load_manifest
+from pneumoseg.data.masks import has_mask
 from pneumoseg.data.patients import patient_groups
 from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation import STAGED, Evaluation, ablation, evaluate, table_columns
@@ -61,13 +62,15 @@ def tuned_on_others(parts: list[Predictions], pooled: Predictions, evaluation: E
     """Score each fold with the rule chosen on the other folds, and compare with the assembled rule."""
     cases = []
     for number, part in enumerate(parts):
+        part = part.with_masks("the scores of a fold")
         rule = tune(pool([other for n, other in enumerate(parts) if n != number]), DecisionRule()).rule
         print(f"fold {number + 1}: {rule}")
         counts = count_pixels(part, [rule.mask_threshold, rule.top_threshold], [rule.minimum_area])
         cases.append(ablation(part, counts, rule)[STAGED])
     tuned = pd.concat(cases, ignore_index=True)
+    groups = patient_groups(pooled.manifest)[has_mask(pooled.manifest)]
     variants = {"tuned": tuned, "as assembled": evaluation.cases}
-    differences = paired_differences(variants, "tuned", patient_groups(pooled.manifest))
+    differences = paired_differences(variants, "tuned", groups)
     return table_columns(differences).assign(mean_dice=tuned["dice"].mean())
 
 

@@ -73,11 +73,13 @@ class Annotations(ABC):
         self.path = Path(path)
         self._found = found or Found({})
 
-    def find(self, image_ids: Collection[str]) -> Found:
+    def find(self, image_ids: Collection[str], images: Collection[Path] = ()) -> Found:
         """Return the annotations of a data set.
 
         Args:
             image_ids: Ids of all images of the data set, see `identifiers.image_id_of`.
+            images: Their files, with links resolved, some of which may be annotations; for formats whose annotations
+                look like images.
 
         Returns:
             The annotations, also those of images that are not in the data set.
@@ -124,7 +126,8 @@ class Annotations(ABC):
         """Return sentences about masks that look wrong.
 
         Args:
-            seen: Entry and (H, W) of each annotated image that was read, be the annotation usable or not.
+            seen: Entry, none of them `Unusable`, and (H, W) of each annotated image that was read, be its mask
+                malformed or not.
         """
         return []
 

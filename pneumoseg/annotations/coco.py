@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -28,13 +28,13 @@ class CocoSegmentations(Annotations):
     format: ClassVar[str] = "coco"
     absence: ClassVar[str] = "not listed in the COCO file"
 
-    def __init__(self, path: str | os.PathLike[str], category: str = PNEUMOTHORAX) -> None:
+    def __init__(self, path: str | os.PathLike[str], category: str | None = None) -> None:
         """Read the file.
 
         Args:
             path: COCO JSON file. An image is found by its `file_name`, without folders and suffix.
-            category: Name of the category, in upper or lower case. If the file holds a single one, that one is taken
-                whatever its name.
+            category: Name of the category, in upper or lower case. None stands for pneumothorax or, if the file holds a
+                single category, for that one, whatever its name.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -148,24 +148,44 @@ def _check_polygon(polygon: Any, shape: tuple[int, int]) -> None:
         raise ValueError(f"polygon with the point x {x:g}, y {y:g} outside the {shape[0]} x {shape[1]} pixels")
 
 
-def _found(path: str | os.PathLike[str], category: str) -> Found:
+def _found(path: str | os.PathLike[str], category: str | None) -> Found:
     content = _load(path)
-    number = _category_id(path, content["categories"], category)
-    by_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    numbers = _category_ids(path, content["categories"], category)
+    known = {_key(category.get("id")) for category in content["categories"]}
+    by_image = defaultdict[str, list[dict[str, Any]]](list)
+    unknown = dict[str, Unusable]()
     for annotation in content["annotations"]:
-        if annotation.get("category_id") == number:
-            by_image[str(annotation.get("image_id"))].append(annotation)
+        number, key = _key(annotation.get("category_id")), _key(annotation.get("image_id"))
+        if number not in known:
+            by_image[key] += []
+            unknown[key] = Unusable(
+                f"{path}: annotation {annotation.get('id')} has the category_id {annotation.get('category_id')!r}, "
+                "which is not among the categories"
+            )
+        elif number in numbers:
+            by_image[key].append(annotation)
     entries: dict[str, _Image | Unusable] = {}
+    times = Counter(_key(image.get("id")) for image in content["images"])
     for image in content["images"]:
-        image_id = image_id_of(str(image.get("file_name", "")))
-        entry = _Image(_shape_of(image), by_image.pop(str(image.get("id")), []))
-        repeated = Unusable(f"{path} lists several images named {image_id}: give them different file names")
-        entries[image_id] = repeated if image_id in entries else entry
+        image_id, key = image_id_of(str(image.get("file_name", ""))), _key(image.get("id"))
+        entry = unknown.get(key) or _Image(_shape_of(image), by_image.get(key, []))
+        if key == "" or times[key] > 1:
+            entry = Unusable(f"{path} lists {times[key]} images with the id {image.get('id')!r}: give each its own")
+        if image_id in entries:
+            entry = Unusable(f"{path} lists several images named {image_id}: give them different file names")
+        entries[image_id] = entry
     strays = [
-        Stray("", str(path), f"annotation of an image that is not listed: image_id {number}, {len(lost)} annotations")
-        for number, lost in by_image.items()
+        Stray("", str(path), f"annotation of an image that is not listed: image_id {key or None}, {count} annotations")
+        for key, count in Counter(_key(annotation.get("image_id")) for annotation in content["annotations"]).items()
+        if key in by_image and (key not in times or key == "")
     ]
     return Found(entries, strays=strays)
+
+
+def _key(value: Any) -> str:
+    """Return an id as text, because some exports write numbers as texts; '' if it is missing."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return "" if value is None else str(int(value) if is_whole else value).strip()
 
 
 def _load(path: str | os.PathLike[str]) -> dict[str, list[dict[str, Any]]]:
@@ -184,16 +204,18 @@ def _load(path: str | os.PathLike[str]) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _category_id(path: str | os.PathLike[str], categories: list[dict[str, Any]], wanted: str) -> Any:
-    names = {str(category.get("name")): category.get("id") for category in categories}
-    for name, number in names.items():
-        if name.lower() == wanted.lower():
-            return number
-    if len(names) == 1:
-        name, number = next(iter(names.items()))
-        _log.info(f"{path}: no category {wanted}, taking the only one, {name}")
-        return number
-    raise ValueError(f"{path}: no category {wanted!r}, only {examples(names) or 'none'}: name one with --category")
+def _category_ids(path: str | os.PathLike[str], categories: list[dict[str, Any]], wanted: str | None) -> set[str]:
+    """Return all ids of the categories of a name, in upper or lower case."""
+    names = sorted({str(category.get("name")) for category in categories})
+    same = {name.lower() for name in names}
+    name = (wanted or PNEUMOTHORAX).lower()
+    if name not in same:
+        if wanted is not None or len(same) != 1:
+            found = examples(names) or "none"
+            raise ValueError(f"{path}: no category {wanted or PNEUMOTHORAX!r}, only {found}: name one with --category")
+        _log.info(f"{path}: no category {name}, taking the only one, {names[0]}")
+        [name] = same
+    return {_key(category.get("id")) for category in categories if str(category.get("name")).lower() == name} - {""}
 
 
 def _shape_of(image: dict[str, Any]) -> tuple[int, int] | None:

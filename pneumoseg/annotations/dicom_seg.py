@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,6 +16,8 @@ from pneumoseg.annotations.annotations import PNEUMOTHORAX, Annotations, Found, 
 _log = logging.getLogger(__name__)
 # Segmentation Storage and Label Map Segmentation Storage; the file meta information names it in the first bytes.
 _SOP_CLASS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![\d.])")
+# Tag of Referenced SOP Instance UID, and the length of its value, with or without the type of the value.
+_REFERENCE = re.compile(rb"\x08\x00\x55\x11(?:UI(..)|(..)\x00\x00)", re.DOTALL)
 _PNEUMOTHORAX_CODE = ("36118008", "SCT")
 
 
@@ -40,14 +43,14 @@ class DicomSegmentations(Annotations):
     format: ClassVar[str] = "seg"
     absence: ClassVar[str] = "no segmentation refers to it"
 
-    def __init__(self, path: str | os.PathLike[str], category: str = PNEUMOTHORAX) -> None:
+    def __init__(self, path: str | os.PathLike[str], category: str | None = None) -> None:
         """Read the headers of the SEG objects.
 
         Args:
             path: A SEG file or a folder with SEG files, at any depth and with any suffix; other files are skipped and
                 counted.
-            category: Name of the segment's property type or its label, in upper or lower case. If no file has such a
-                segment and each has one segment of the same name, that one is taken.
+            category: Name of the segment's property type or its label, in upper or lower case. None stands for
+                pneumothorax or, if no file has such a segment and each has one segment of the same name, for that one.
 
         Raises:
             FileNotFoundError: If there is no SEG file.
@@ -82,41 +85,80 @@ class DicomSegmentations(Annotations):
 
 
 def is_segmentation(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is a DICOM file with a Segmentation or Label Map Segmentation object."""
-    with open(path, "rb") as file:
-        start = file.read(1024)
+    """Return whether a file is a DICOM file with a Segmentation or Label Map Segmentation object.
+
+    A file that cannot be read, such as a link to nowhere, is not one.
+    """
+    try:
+        start = _start(path)
+    except OSError:
+        return False
     return start[128:132] == b"DICM" and _SOP_CLASS.search(start) is not None
 
 
-def _found(path: Path, category: str) -> Found:
+def _start(path: str | os.PathLike[str]) -> bytes:
+    """Return the first bytes of a file; an error if it is not a regular file, which might never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a regular file")
+    with open(path, "rb") as file:
+        return file.read(1024)
+
+
+def _unreadable(files: Iterable[Path]) -> Iterator[Stray]:
+    for file in files:
+        try:
+            _start(file)
+        except OSError as error:
+            yield Stray("", str(file), f"cannot be opened: {error.strerror or error}")
+
+
+def _found(path: Path, category: str | None) -> Found:
     files = files_below(path) if path.is_dir() else [path]
     segmentations = [file for file in files if is_segmentation(file)]
+    strays = list(_unreadable(sorted(set(files).difference(segmentations))))
     if not segmentations:
-        raise FileNotFoundError(f"{path}: no DICOM SEG object among {len(files)} files")
-    if len(files) > len(segmentations):
-        _log.info(f"{path}: {len(files) - len(segmentations)} of {len(files)} files are not DICOM SEG, not read")
-    objects, strays = [], []
+        first = f", the first of {len(strays)} unreadable ones: {strays[0].path}" if strays else ""
+        raise FileNotFoundError(f"{path}: no DICOM SEG object among {len(files)} files{first}")
+    if others := len(files) - len(segmentations) - len(strays):
+        _log.info(f"{path}: {others} of {len(files)} files are not DICOM SEG, not read")
+    objects, unusable = list[_Object](), list[Stray]()
     for file in segmentations:
         try:
             objects.append(_open(file))
         except Exception as error:  # pydicom and highdicom have many classes of errors
-            strays.append(Stray("", str(file), f"unusable segmentation: {error}"))
-    chosen = _chosen_segments(path, objects, category)
+            unusable.append(Stray("", str(file), f"unusable segmentation: {error}"))
+    chosen, wanted = _chosen_segments(path, objects, category), category or PNEUMOTHORAX
     entries: dict[str, list[_Frame] | Unusable] = {}
     for one, numbers in zip(objects, chosen, strict=True):
         if not numbers:
             names = examples({name for names in one.segments.values() for name in names})
-            strays.append(Stray("", str(one.path), f"no segment of the category: {category}, only {names}"))
+            strays.append(Stray("", str(one.path), f"no segment of the category: {wanted}, only {names}"))
             continue
         try:
             for uid, frame in list(_frames(one, numbers)):
                 entries.setdefault(uid, []).extend([frame] if frame else [])  # type: ignore[union-attr]
         except (ValueError, AttributeError, IndexError) as error:
-            strays.append(Stray("", str(one.path), f"unusable segmentation: {error}"))
+            unusable.append(Stray("", str(one.path), f"unusable segmentation: {error}"))
+    strays = unusable + strays
     if not entries:
         first = f", the first: {strays[0].path}: {strays[0].reason}" if strays else ""
         raise ValueError(f"{path}: none of its {len(segmentations)} SEG objects can be used{first}")
+    for _, place, reason in unusable:
+        entries |= {uid: Unusable(f"{place} {reason}") for uid in _uids_in(place)}
     return Found(entries, frozenset(file.resolve() for file in segmentations), strays)
+
+
+def _uids_in(path: str) -> list[str]:
+    """Return the UIDs of all objects that a DICOM file refers to, be it damaged or not.
+
+    The elements are found by their tag, because the file of an unusable object may end anywhere.
+    """
+    content = Path(path).read_bytes()
+    uids = []
+    for match in _REFERENCE.finditer(content):
+        size = int.from_bytes(match[1] or match[2], "little")
+        uids.append(content[match.end() : match.end() + size].rstrip(b"\0 "))
+    return [uid.decode() for uid in dict.fromkeys(uids) if re.fullmatch(rb"[0-9.]{1,64}", uid)]
 
 
 def _open(path: Path) -> _Object:
@@ -139,13 +181,14 @@ def _names(segment: Any) -> set[str]:
     return {name.strip().lower() for name in names if name} | coded
 
 
-def _chosen_segments(path: Path, objects: list[_Object], category: str) -> list[set[int]]:
+def _chosen_segments(path: Path, objects: list[_Object], category: str | None) -> list[set[int]]:
     """Return the numbers of the segments of a category in each object."""
-    wanted = category.lower()
+    wanted = (category or PNEUMOTHORAX).lower()
     chosen = [{number for number, names in one.segments.items() if wanted in names} for one in objects]
     single = [next(iter(one.segments.values())) for one in objects if len(one.segments) == 1]
-    if not any(chosen) and objects and len(single) == len(objects) and set.intersection(*single):
-        _log.info(f"{path}: no segment {category}, taking the only one, {examples(set.intersection(*single))}")
+    is_single = bool(objects) and len(single) == len(objects)
+    if category is None and not any(chosen) and is_single and set.intersection(*single):
+        _log.info(f"{path}: no segment {wanted}, taking the only one, {examples(set.intersection(*single))}")
         return [set(one.segments) for one in objects]
     return chosen
 

@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pneumoseg.annotations.annotations import PNEUMOTHORAX, Annotations, Found, Unusable
-from pneumoseg.annotations.tables import column_called, id_column, ids_of, no_column, read_table
+from pneumoseg.annotations.tables import column_called, id_column, no_column, read_table, rows_by_image
 
 _VALUES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-_LABEL_NAMES = ("haspneumothorax", "label", "target", "class")
+_LABEL_NAMES = ("label", "target", "class")
 
 
 class Labels(Annotations):
@@ -20,7 +20,7 @@ class Labels(Annotations):
     format: ClassVar[str] = "labels"
     absence: ClassVar[str] = "no annotation row"
 
-    def __init__(self, path: str | os.PathLike[str], category: str = PNEUMOTHORAX) -> None:
+    def __init__(self, path: str | os.PathLike[str], category: str | None = None) -> None:
         """Read the table.
 
         Args:
@@ -28,7 +28,8 @@ class Labels(Annotations):
                 `Finding Labels`, as NIH writes it, or 0 and 1 (0.0 and 1.0, false and true) in a column with the name
                 of the category or, in a table of two columns, in the other column. Other values are refused for their
                 images, and so are rows of one image that contradict each other.
-            category: Name of the finding, in upper or lower case.
+            category: Name of the finding, in upper or lower case; pneumothorax by default. If it is given, a column of
+                another name, such as `label`, is not taken.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -44,12 +45,12 @@ class Labels(Annotations):
         return False
 
 
-def label_column(table: pd.DataFrame, category: str = PNEUMOTHORAX) -> str | None:
+def label_column(table: pd.DataFrame, category: str | None = None) -> str | None:
     """Return the column of the labels, None if there is none.
 
     Args:
         table: Table of annotations.
-        category: Name of the finding.
+        category: Name of the finding; None for pneumothorax or whatever the only labels are about.
 
     Example:
         >>> label_column(pd.DataFrame(columns=["Path", "Edema", "Pneumothorax"]))
@@ -57,20 +58,27 @@ def label_column(table: pd.DataFrame, category: str = PNEUMOTHORAX) -> str | Non
         >>> label_column(pd.DataFrame({"id": ["a"], "answer": ["1"]}))
         'answer'
     """
-    for name in ("findinglabels", category, *_LABEL_NAMES):
+    own = category or PNEUMOTHORAX
+    for name in ("findinglabels", own, f"has{own}", *(() if category else _LABEL_NAMES)):
         if (column := column_called(table, name)) is not None:
             return column
+    if category:
+        return None
     others = [column for column in table.columns if column != id_column(table)]
     return others[0] if len(others) == 1 and table[others[0]].str.lower().isin(list(_VALUES)).any() else None
 
 
-def _found(path: str | os.PathLike[str], category: str) -> Found:
+def _found(path: str | os.PathLike[str], category: str | None) -> Found:
     table = read_table(path)
     ids, labels = id_column(table), label_column(table, category)
+    if labels is None and category and label_column(table) is not None:
+        names = ", ".join(map(repr, table.columns))
+        raise ValueError(f"{path}: no column {category}, found {names}: name one with --category, or leave it out")
+    category = category or PNEUMOTHORAX
     if ids is None or labels is None:
         wanted = f"of labels ({category}, label or Finding Labels)" if ids else "of image ids (ImageId, id, filename)"
         raise no_column(path, table, wanted)
-    by_image = table[labels].groupby(ids_of(table[ids], path), sort=False).agg(list)
+    by_image = rows_by_image(table[ids], table[labels], path)
     is_list = column_called(table, "findinglabels") == labels
     if is_list and not table[labels].map(lambda text: category.lower() in _findings(text)).any():
         found = sorted({finding for text in table[labels] for finding in _findings(text)} - {""})
@@ -85,8 +93,10 @@ def _findings(text: str) -> list[str]:
     return [finding.strip().lower() for finding in text.split("|")]
 
 
-def _label(texts: list[str], category: str | None) -> bool | Unusable:
+def _label(texts: list[str] | Unusable, category: str | None) -> bool | Unusable:
     """Return the label that the rows of one image give; `category` is None for labels of 0 and 1."""
+    if isinstance(texts, Unusable):
+        return texts
     labels = set()
     for text in texts:
         if category is None and text.lower() not in _VALUES:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,7 +40,7 @@ class MaskPictures(Annotations):
             mask_name: Name of the mask of an image, without its suffix: `{}` stands for the image id and `*` for any
                 characters, such as `{}_mask` or `{}_*`. The masks of one image are joined by OR, but without a `*` only
                 one is allowed. With a slash, the pattern is that of the path in the folder, such as `{}/*`. By default
-                `{}_mask` if any file has such a name, else `{}`.
+                `{}_mask` and `{}`; of an image that has both, `{}_mask` is the mask, and the other is listed.
 
         Raises:
             FileNotFoundError: If there is no such folder, or no picture in it.
@@ -56,20 +57,25 @@ class MaskPictures(Annotations):
         if len(files) > len(self._pictures):
             _log.info(f"{path}: {len(files) - len(self._pictures)} of {len(files)} files are not pictures, not read")
 
-    def find(self, image_ids: Collection[str]) -> Found:
+    def find(self, image_ids: Collection[str], images: Collection[Path] = ()) -> Found:
         """Find the masks of the images by name, see `Annotations.find`."""
         image_ids = set(image_ids)
-        pattern = self._pattern or self._choose_pattern(image_ids)
-        by_image: dict[str, list[Path]] = {}
+        by_image: dict[str, list[tuple[str, Path]]] = {}
         strays = []
-        for picture in self._pictures:
+        for picture, pattern in self._patterns(image_ids, set(images)):
             image_id = _image_of(self._name(picture, pattern), pattern, image_ids)
             if image_id is None:
                 strays.append(Stray("", str(picture), f"not named by the pattern: {pattern}"))
             else:
-                by_image.setdefault(image_id, []).append(picture)
-        entries = {image_id: _one_or_many(pictures, pattern) for image_id, pictures in by_image.items()}
-        return Found(entries, frozenset(picture.resolve() for group in by_image.values() for picture in group), strays)
+                by_image.setdefault(image_id, []).append((pattern, picture))
+        superseded = [pair for image_id in by_image for pair in _superseded(by_image, image_id)]
+        if superseded:
+            _log.warning(
+                f"{self.path}: {len(superseded)} masks not used, because their images have masks named {{}}_mask"
+            )
+        strays += [Stray("", str(picture), "another mask of its image is named: {}_mask") for _, picture in superseded]
+        entries = {image_id: _one_or_many(pairs) for image_id, pairs in by_image.items()}
+        return Found(entries, frozenset(file.resolve() for group in by_image.values() for _, file in group), strays)
 
     def place(self, entry: Any) -> str:
         """Return the path of the first mask."""
@@ -85,11 +91,26 @@ class MaskPictures(Annotations):
             mask |= read_mask_picture(path, shape)
         return mask
 
-    def _choose_pattern(self, image_ids: set[str]) -> str:
+    def _patterns(self, image_ids: set[str], images: set[Path]) -> list[tuple[Path, str]]:
+        """Return each picture with the pattern of its name, and log how many have which."""
+        chosen = [(picture, self._pattern) for picture in self._pictures if self._pattern]
+        if not chosen:
+            chosen = self._choose_patterns(image_ids, images)
+            counts = Counter(pattern for _, pattern in chosen)
+            words = [f"{pattern} ({counts[pattern]})" if len(counts) > 1 else pattern for pattern in sorted(counts)]
+            _log.info(f"{self.path}: the masks are named by the pattern {' and '.join(words)}")
+        return chosen
+
+    def _choose_patterns(self, image_ids: set[str], images: set[Path]) -> list[tuple[Path, str]]:
         plain, suffixed = _DEFAULT_PATTERNS
-        names = (self._name(picture, suffixed) for picture in self._pictures)
-        chosen = suffixed if any(_image_of(name, suffixed, image_ids) in image_ids for name in names) else plain
-        _log.info(f"{self.path}: the masks are named by the pattern {chosen}")
+        with_end = [_image_of(self._name(picture, suffixed), suffixed, image_ids) for picture in self._pictures]
+        if not image_ids.intersection(filter(None, with_end)):
+            return [(picture, plain) for picture in self._pictures]
+        chosen = []
+        for picture, image_id in zip(self._pictures, with_end, strict=True):
+            is_plain = image_id is None or (image_id not in image_ids and self._name(picture, plain) in image_ids)
+            # In one folder of images and masks, a picture that is named like an image is the image.
+            chosen.append((picture, plain if is_plain and picture.resolve() not in images else suffixed))
         return chosen
 
     def _name(self, picture: Path, pattern: str) -> str:
@@ -156,6 +177,7 @@ def _palette_foreground(picture: Image.Image) -> NDArray[np.bool_]:
     palette = np.zeros((256, 3), np.uint8)
     colors = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette[: len(colors)] = colors
+    _require_colours(used, palette, len(colors))
     background = palette[0] if palette[used].any(axis=1).all() else np.zeros(3, np.uint8)
     is_background = (palette == background).all(axis=1)
     if len(np.unique(palette[used], axis=0)) > 2:
@@ -165,12 +187,36 @@ def _palette_foreground(picture: Image.Image) -> NDArray[np.bool_]:
     return ~is_background[indices]
 
 
+def _require_colours(used: NDArray[np.intp], palette: NDArray[np.uint8], size: int) -> None:
+    """Refuse indices that the palette does not tell apart, because the mask would be empty without a word.
+
+    A single index is compared with index 0, which is then the only other value that the picture might have had.
+    """
+    told_apart = used if used.size > 1 else np.union1d(used, [0])
+    if used[-1] >= size or len(np.unique(palette[told_apart], axis=0)) < told_apart.size:
+        raise _MaskError(
+            f"has a palette with too few colours for the indices {_listed(told_apart)}, expected one for each: save it "
+            "in grey, with 0 for the background"
+        )
+
+
 def _listed(values: NDArray[Any]) -> str:
     return ", ".join(map(str, values[:6].tolist())) + (f" and {values.size - 6} more" if values.size > 6 else "")
 
 
-def _one_or_many(pictures: list[Path], pattern: str) -> list[Path] | Unusable:
-    if len(pictures) == 1 or "*" in pattern:
+def _superseded(by_image: dict[str, list[tuple[str, Path]]], image_id: str) -> list[tuple[str, Path]]:
+    """Take the masks named by `{}` from an image that also has some named by `{}_mask`, and return them."""
+    plain, suffixed = _DEFAULT_PATTERNS
+    pairs = by_image[image_id]
+    if {pattern for pattern, _ in pairs} != {plain, suffixed}:
+        return []
+    by_image[image_id] = [pair for pair in pairs if pair[0] == suffixed]
+    return [pair for pair in pairs if pair[0] == plain]
+
+
+def _one_or_many(pairs: list[tuple[str, Path]]) -> list[Path] | Unusable:
+    pictures = [picture for _, picture in pairs]
+    if len(pictures) == 1 or "*" in pairs[0][0]:
         return pictures
     return Unusable(f"{len(pictures)} masks, {pictures[0]} and {pictures[1]}: allow several with a * in --mask-name")
 

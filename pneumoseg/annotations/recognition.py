@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoseg.annotations.absolute_runs import AbsoluteRuns
-from pneumoseg.annotations.annotations import PNEUMOTHORAX, Annotations, files_below
+from pneumoseg.annotations.annotations import PNEUMOTHORAX, Annotations, Unusable, files_below
 from pneumoseg.annotations.coco import CocoSegmentations
 from pneumoseg.annotations.dicom_seg import DicomSegmentations, is_segmentation
 from pneumoseg.annotations.labels import Labels, label_column
@@ -53,7 +53,8 @@ def read_annotations(
             square images.
         first_pixel: Number of the first pixel of absolute runs, 1 (the default) or 0.
         mask_name: Pattern of the names of mask pictures, see `MaskPictures`.
-        category: Name of the finding in COCO, SEG and labels, in upper or lower case; pneumothorax by default.
+        category: Name of the finding in COCO, SEG and labels, in upper or lower case. By default pneumothorax, or the
+            only finding that there is; if it is given, it is an error if there is no such finding.
 
     Returns:
         The annotations, without any mask in memory.
@@ -110,15 +111,18 @@ def _format_of_folder(path: Path) -> str:
 def _format_of_table(path: Path, options: dict[str, Any]) -> str:
     """Tell runs from labels by the header, and absolute from relative runs by the options or by the numbers."""
     table = read_table(path)
-    category = options.get("category") or PNEUMOTHORAX
-    if run_column(table) is None and label_column(table, category) is not None:
+    category = options.get("category")
+    if run_column(table) is None and (label_column(table, category) or label_column(table)) is not None:
         return "labels"
     if run_column(table) is None and table.shape[1] > 2:
-        wanted = f"of run-length codes (EncodedPixels, rle) or labels ({category}, label, Finding Labels)"
+        wanted = (
+            f"of run-length codes (EncodedPixels, rle) or labels ({category or PNEUMOTHORAX}, label, Finding Labels)"
+        )
         raise no_column(path, table, wanted)
     if options.keys() & {"order", "first_pixel"}:
         return "absolute-csv"
-    texts = (text for texts in found_runs(path).entries.values() for text in texts)
+    rows = found_runs(path).entries.values()
+    texts = (text for texts in rows if not isinstance(texts, Unusable) for text in texts)
     if not look_absolute(texts):
         return "csv"
     _log.warning(

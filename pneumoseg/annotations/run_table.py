@@ -6,7 +6,7 @@ import pandas as pd
 
 from pneumoseg.annotations.annotations import Found
 from pneumoseg.annotations.competition import read_runs
-from pneumoseg.annotations.tables import id_column, ids_of, no_column, read_table, run_column
+from pneumoseg.annotations.tables import id_column, no_column, read_table, rows_by_image, run_column
 
 
 def found_runs(path: str | os.PathLike[str]) -> Found:
@@ -18,22 +18,22 @@ def found_runs(path: str | os.PathLike[str]) -> Found:
             competition's CSV, which may lack the header.
 
     Returns:
-        The codes, as text, of all rows of each image.
+        The codes, as text, of all rows of each image, see `rows_by_image`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not such a CSV.
     """
-    table = _read(path)
-    return Found(table.groupby("image_id")["rle"].agg(list).to_dict())
+    return Found(rows_by_image(*_read(path), path))
 
 
-def _read(path: str | os.PathLike[str]) -> pd.DataFrame:
+def _read(path: str | os.PathLike[str]) -> tuple[pd.Series, pd.Series]:
+    """Return the column of image ids and that of codes."""
     table = read_table(path)
     ids, runs = id_column(table), run_column(table)
     if ids is not None and runs is not None:
-        return pd.DataFrame({"image_id": ids_of(table[ids], path), "rle": table[runs]})
+        return table[ids], table[runs]
     if table.shape[1] > 2:
         raise no_column(path, table, "of run-length codes (EncodedPixels, rle)" if ids else "of image ids (ImageId)")
     table = read_runs(path)
-    return table.assign(image_id=ids_of(table["image_id"], path))
+    return table["image_id"], table["rle"]

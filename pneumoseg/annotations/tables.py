@@ -6,7 +6,8 @@ import warnings
 
 import pandas as pd
 
-from pneumoseg.identifiers import image_id_of, read_text_table
+from pneumoseg.annotations.annotations import Unusable, examples
+from pneumoseg.identifiers import image_id_of, normalize, read_text_table
 
 # In lower case, letters and digits alone; the first that a table has is taken.
 _ID_NAMES = (
@@ -102,6 +103,32 @@ def ids_of(column: pd.Series, path: str | os.PathLike[str]) -> pd.Series:
         line = int((column == "").to_numpy().argmax()) + 2
         raise ValueError(f"{path}: line {line} has no image id in column {column.name}: complete or delete the line")
     return column.map(image_id_of)
+
+
+def rows_by_image(names: pd.Series, values: pd.Series, path: str | os.PathLike[str]) -> dict[str, list[str] | Unusable]:
+    """Return the values in all rows of each image.
+
+    Args:
+        names: Column of image ids, see `ids_of`.
+        values: Column of the same table.
+        path: File of the table, for the message.
+
+    Returns:
+        The values by image id; unusable if rows with different paths or names have the same id, because they may be
+        those of different images.
+
+    Raises:
+        ValueError: If an id is empty.
+    """
+    table = pd.DataFrame({"image_id": ids_of(names, path), "name": names.map(normalize), "value": values})
+    rows: dict[str, list[str] | Unusable] = table.groupby("image_id", sort=False)["value"].agg(list).to_dict()
+    spellings = table[["image_id", "name"]].drop_duplicates()
+    for image_id, several in spellings[spellings.duplicated("image_id", keep=False)].groupby("image_id")["name"]:
+        rows[str(image_id)] = Unusable(
+            f"{path} has rows of {examples(several)}, which may be different images of the id {image_id}: index each "
+            "folder with its own table, or name the image alike in all of its rows"
+        )
+    return rows
 
 
 def no_column(path: str | os.PathLike[str], table: pd.DataFrame, wanted: str) -> ValueError:

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from pneumoseg import rle
 from pneumoseg.annotations import Annotations, read_annotations
+from pneumoseg.annotations.annotations import Unusable
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_images
 from pneumoseg.data.id_map import read_id_map
@@ -51,6 +52,7 @@ COLUMNS = {
     "file_modified": "int64",
 }
 
+_LARGEST_PART = 0.8  # of an image; none of 57 masks of the competition covers more than 0.13
 _UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 # Columns that a manifest may lack if it was made by hand or by an earlier version.
 _OPTIONAL = (*STATE_COLUMNS, "pixel_aspect")
@@ -75,7 +77,8 @@ def index_dataset(
         images: Folder with image files at any depth, see `find_images`. The image id is the file's name, see
             `image_id_of`.
         annotations: File or folder of annotations, of a format that `read_annotations` recognizes, or the annotations
-            that it returned. They name an image by its id or by the SOP Instance UID of its header.
+            that it returned. They name an image by its id or by the SOP Instance UID of its header. If their folder
+            lies in that of the images, none of its files is an image.
         id_map: CSV from image ids to patients or NIH file names, see `read_id_map`. For images that it does not list,
             the PatientID of the DICOM header is used, and a warning counts them. In the competition's files every image
             has its own PatientID.
@@ -112,8 +115,9 @@ def index_dataset(
         outcomes = list(track(waiting, "Indexing", len(paths), disable=not progress))
     accepted, left_out = _one_per_image(outcomes)
     matched = join.named | {outcome.key for outcome in outcomes if outcome.key is not None}
-    summary = _report(_without_image(join, matched, paths) + left_out, rejected)
-    doubts = source.doubts((join.entries[key], shape) for _, key, shape in outcomes if key is not None and shape)
+    summary = _report(_without_image(join, matched, paths), left_out, rejected)
+    seen = ((join.entries[key], shape) for _, key, shape in outcomes if key is not None and shape is not None)
+    doubts = source.doubts((entry, shape) for entry, shape in seen if not isinstance(entry, Unusable))
     if not matched:
         raise ValueError(_nothing_matches(images, join, paths, summary))
     if not accepted:
@@ -124,7 +128,7 @@ def index_dataset(
     manifest = table.sort_values("image_id", ignore_index=True)
     if id_map is not None and not join.expected:
         _check_id_map(id_map, patients, set(manifest["image_id"]))
-    for text in (*doubts, *doubts_about_patients(manifest)):
+    for text in (*doubts, *_doubts_about_areas(manifest), *doubts_about_patients(manifest)):
         warnings.warn(text, stacklevel=2)
     return manifest
 
@@ -233,13 +237,15 @@ class _Outcome(NamedTuple):
 
 def _join(folder: Path, source: Annotations, paths: list[Path], unannotated_negative: bool) -> tuple[list[Path], _Join]:
     """Return the image files that are not themselves annotations, and the join of them with the annotations."""
-    found = source.find({image_id_of(path) for path in paths})
-    images = [path for path in paths if path.resolve() not in found.files] if found.files else paths
+    candidates = _outside(source.path, folder, paths)
+    real = {path: path.resolve() for path in candidates}
+    found = source.find(set(map(image_id_of, candidates)), set(real.values()))
+    images = [path for path in candidates if real[path] not in found.files]
     if not images:
         raise ValueError(f"{folder}: all of its {len(paths)} images are annotations of {source.path}: {source.hint()}")
     if len(images) < len(paths):
         _log.info(f"{len(paths) - len(images)} of {len(paths)} files in {folder} are annotations, not images")
-    image_ids, own = {image_id_of(path) for path in images}, {str(path.resolve()) for path in images}
+    image_ids, own = set(map(image_id_of, images)), {str(real[path]) for path in images}
     strays = [_left_out(*stray) for stray in found.strays if str(Path(stray.path).resolve()) not in own]
     named = found.entries.keys() & image_ids
     uids = {key for key in found.entries.keys() - image_ids if _UID.fullmatch(key)}
@@ -247,6 +253,15 @@ def _join(folder: Path, source: Annotations, paths: list[Path], unannotated_nega
     negative = unannotated_negative and can_match
     expected = image_ids if negative else named
     return images, _Join(source, found.entries, strays, named, uids, expected, negative)
+
+
+def _outside(annotations: Path, folder: Path, paths: list[Path]) -> list[Path]:
+    """Return the files that do not lie in a folder of annotations, unless that holds all images."""
+    place = annotations.resolve()
+    if not place.is_dir() or folder.resolve().is_relative_to(place):
+        return paths
+    parents = {parent: parent.resolve().is_relative_to(place) for parent in {path.parent for path in paths}}
+    return [path for path in paths if not parents[path.parent]]
 
 
 def _outcome(path: Path, join: _Join, patients: dict[str, str]) -> _Outcome:
@@ -350,8 +365,21 @@ def _origin(header: ImageHeader, mapped_patient: str | None) -> dict:
     }
 
 
-def _report(left_out: list[dict], path: str | Path | None) -> str:
-    """Write the files that were left out to a CSV, warn about them, and return the summary in the warning."""
+def _doubts_about_areas(manifest: pd.DataFrame) -> list[str]:
+    """Return a sentence if masks cover more of their images than a pneumothorax can."""
+    large = manifest[manifest["area_px"] > _LARGEST_PART * manifest["rows"] * manifest["columns"]]
+    if large.empty:
+        return []
+    with_mask = int((manifest["area_px"] > 0).sum())
+    return [
+        f"{len(large)} of {with_mask} masks cover more than {_LARGEST_PART:.0%} of their images, the first: "
+        f"{large['image_id'].iloc[0]}: mask and background may be swapped, look at them with `pneumoseg show-masks`"
+    ]
+
+
+def _report(annotations: list[dict], images: list[dict], path: str | Path | None) -> str:
+    """Write the annotations and images left out to a CSV, warn about them, and return the summary in the warning."""
+    left_out = annotations + images
     table = pd.DataFrame(left_out, columns=["image_id", "path", "reason"])
     if path is not None:
         with atomic_write(path) as temporary:
@@ -360,5 +388,7 @@ def _report(left_out: list[dict], path: str | Path | None) -> str:
     summary = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     if left_out:
         where = f"listed in {path}" if path is not None else "pass rejected=PATH to list them"
-        warnings.warn(f"{len(left_out)} images left out ({where}): {summary}", stacklevel=3)
+        counts = {"images": len(images), "annotations": len(annotations)}
+        words = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+        warnings.warn(f"{words} left out ({where}): {summary}", stacklevel=3)
     return summary

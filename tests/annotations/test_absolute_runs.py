@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from pneumoseg.annotations import read_annotations
+from pneumoseg.data.index import index_dataset
+from tests.annotations.writers import write_images
 
 SHAPE = (4, 6)
 
@@ -81,3 +83,35 @@ def test_rows_of_one_image_are_joined_and_other_columns_ignored(tmp_path):
     entries = annotations.find({"a", "b"}).entries
     assert np.argwhere(annotations.read(entries["a"], SHAPE)).tolist() == [[0, 0], [1, 0], [2, 0]]
     assert not annotations.read(entries["b"], SHAPE).any()
+
+
+@pytest.mark.parametrize("format", ["csv", "absolute-csv", None])
+def test_rows_of_different_paths_with_one_name_are_refused(tmp_path, format):
+    path = tmp_path / "runs.csv"
+    path.write_text("path,rle\nx/a.png,1 2\ny/a.png,5 2\nx/b.png,1 2\nx/b.png,5 2\n")
+    annotations = read_annotations(path, format)
+    entries = annotations.find(set()).entries
+    with pytest.raises(
+        ValueError, match=r"has rows of 'x/a.png', 'y/a.png', which may be different images of the id a"
+    ):
+        annotations.read(entries["a"], SHAPE)
+    assert annotations.read(entries["b"], SHAPE).sum() == 4
+
+
+def test_refused_rows_stop_no_indexing(tmp_path):
+    write_images(tmp_path / "images", {"a": np.zeros(SHAPE, bool), "b": np.zeros(SHAPE, bool)})
+    (tmp_path / "runs.csv").write_text("path,rle\nx/a.png,1 2\ny/a.png,5 2\nx/b.png,1 2\n")
+    with pytest.warns(UserWarning, match="1 malformed annotation"):
+        manifest = index_dataset(tmp_path / "images", tmp_path / "runs.csv", unannotated_negative=True)
+    assert manifest["image_id"].tolist() == ["b"]
+
+
+def test_empty_cells_are_empty_masks_of_absolute_runs_alone(tmp_path):
+    """In relative runs, an empty cell may be a lost one, so the message says what to write."""
+    write_images(tmp_path / "images", {"a": np.zeros(SHAPE, bool), "b": np.zeros(SHAPE, bool)})
+    (tmp_path / "runs.csv").write_text("ImageId,EncodedPixels\na,\nb,1 2\n")
+    absolute = read_annotations(tmp_path / "runs.csv", "absolute-csv")
+    assert index_dataset(tmp_path / "images", absolute)["area_px"].tolist() == [0, 2]
+    with pytest.warns(UserWarning, match="1 malformed annotation"):
+        index_dataset(tmp_path / "images", tmp_path / "runs.csv", rejected=tmp_path / "rejected.csv")
+    assert "no runs: write -1 for an empty mask" in (tmp_path / "rejected.csv").read_text()

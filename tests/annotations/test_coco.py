@@ -113,6 +113,82 @@ def test_a_single_category_is_taken_and_logged(tmp_path, caplog):
     assert np.array_equal(annotations.read(annotations.find({"a"}).entries["a"], (6, 9)), MASK)
 
 
+def test_a_category_that_is_asked_for_must_exist(tmp_path):
+    path = write_coco(tmp_path / "coco.json", {"a": MASK}, counts, ("PTX",))
+    with pytest.raises(ValueError, match="no category 'Pneumothorax', only 'PTX': name one with --category"):
+        read_annotations(path, category="Pneumothorax")
+
+
+def changed(tmp_path, change, categories=("Pneumothorax",)):
+    """Return the area of each mask, or the reason why there is none, and the strays, of a file that was changed."""
+    path = write_coco(tmp_path / "coco.json", {"a": MASK, "b": MASK}, counts, categories)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    annotations = read_annotations(path)
+    found = annotations.find(set())
+    areas = {}
+    for image_id, entry in found.entries.items():
+        try:
+            areas[image_id] = int(annotations.read(entry, (6, 9)).sum())
+        except ValueError as error:
+            areas[image_id] = str(error)
+    return areas, [stray.reason for stray in found.strays]
+
+
+@pytest.mark.parametrize("value", ["1", 1.0, " 1"])
+def test_ids_may_be_numbers_or_texts(tmp_path, value):
+    def change(content):
+        content["annotations"][0]["category_id"] = value
+        content["annotations"][1]["image_id"] = "11"
+
+    assert changed(tmp_path, change) == ({"a": 9, "b": 9}, [])
+
+
+@pytest.mark.parametrize("second", ["Pneumothorax", "PNEUMOTHORAX"])
+def test_all_categories_of_a_name_are_taken(tmp_path, second):
+    def change(content):
+        content["annotations"][1]["category_id"] = 2
+
+    assert changed(tmp_path, change, ("Pneumothorax", second)) == ({"a": 9, "b": 9}, [])
+
+
+@pytest.mark.parametrize("value", [7, None])
+def test_images_with_annotations_of_unknown_categories_are_refused(tmp_path, value):
+    """They may show a pneumothorax, so they do not count as negative."""
+
+    def change(content):
+        content["annotations"][1]["category_id"] = value
+
+    areas, strays = changed(tmp_path, change)
+    assert areas["a"] == 9
+    assert areas["b"].endswith(f"annotation 1 has the category_id {value}, which is not among the categories")
+    assert strays == []
+
+
+def test_annotations_without_image_or_category_are_listed(tmp_path):
+    def change(content):
+        content["annotations"][0]["image_id"] = 99
+        content["annotations"][1].update(image_id=None, category_id=7)
+
+    areas, strays = changed(tmp_path, change)
+    assert areas == {"a": 0, "b": 0}
+    expected = "annotation of an image that is not listed: image_id {}, 1 annotations"
+    assert strays == [expected.format(99), expected.format(None)]
+
+
+@pytest.mark.parametrize("value", [10, None])
+def test_images_without_an_id_of_their_own_are_refused(tmp_path, value):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = value
+
+    areas, _ = changed(tmp_path, change)
+    assert [text.split(" lists ")[1] for text in areas.values()] == [
+        f"2 images with the id {value}: give each its own"
+    ] * 2
+
+
 def test_other_categories_are_listed(tmp_path):
     path = write_coco(tmp_path / "coco.json", {"a": MASK}, counts, ("PTX", "Effusion"))
     with pytest.raises(ValueError, match="no category 'pneumothorax', only 'Effusion', 'PTX': name one with"):
@@ -132,7 +208,7 @@ def test_what_cannot_be_used_is_listed_with_the_reason(tmp_path):
     content["annotations"].append({"id": 50, "image_id": 77, "category_id": 1, "segmentation": counts(MASK)})
     path.write_text(json.dumps(content))
     write_images(tmp_path / "images", masks)
-    with pytest.warns(UserWarning, match="6 images left out"):
+    with pytest.warns(UserWarning, match="4 images and 2 annotations left out"):
         manifest = index_dataset(tmp_path / "images", path, rejected=tmp_path / "rejected.csv")
     assert manifest["image_id"].tolist() == ["good"]
     rejected = (tmp_path / "rejected.csv").read_text()

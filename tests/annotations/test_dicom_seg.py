@@ -1,6 +1,7 @@
 """Tests of DICOM SEG objects."""
 
 import logging
+import os
 import sys
 
 import numpy as np
@@ -164,9 +165,9 @@ def test_files_that_highdicom_itself_refuses_are_read(tmp_path, uids):
 
 
 def test_fractional_objects_and_broken_files_are_listed(tmp_path, uids):
-    good = write_seg(tmp_path / "segs/good", [uids["a"]], MASKS["a"][None, ..., None])
-    write_seg(tmp_path / "segs/fractional", [uids["b"]], MASKS["b"][None, ..., None], kind="FRACTIONAL")
-    (tmp_path / "segs/cut").write_bytes(good.read_bytes()[:1000])
+    write_seg(tmp_path / "segs/good", [uids["a"]], MASKS["a"][None, ..., None])
+    other = write_seg(tmp_path / "segs/fractional", [uids["b"]], MASKS["b"][None, ..., None], kind="FRACTIONAL")
+    (tmp_path / "segs/cut").write_bytes(other.read_bytes()[:1000])
     change(write_seg(tmp_path / "segs/bare", [uids["c"]], MASKS["c"][None, ..., None]), SegmentSequence=None)
     (tmp_path / "segs/notes.txt").write_text("not a SEG object")
     with pytest.warns(UserWarning, match="3 unusable segmentation"):
@@ -176,8 +177,54 @@ def test_fractional_objects_and_broken_files_are_listed(tmp_path, uids):
     assert "unusable segmentation: SegmentationType is FRACTIONAL, expected BINARY or LABELMAP" in rejected
     assert "segs/cut,unusable segmentation" in rejected
     assert "segs/bare,unusable segmentation" in rejected
-    assert "b.dcm,no segmentation refers to it" in rejected
+    assert f"malformed annotation: {tmp_path}/segs/bare unusable segmentation" in rejected
     assert "notes.txt" not in rejected
+
+
+@pytest.mark.parametrize("fault", ["fractional", "bare", "cut"])
+def test_images_of_unusable_objects_are_not_negative(tmp_path, uids, fault):
+    kind = "FRACTIONAL" if fault == "fractional" else "BINARY"
+    path = write_seg(tmp_path / "segs/x", [uids["b"]], MASKS["b"][None, ..., None], kind=kind)
+    if fault == "bare":
+        change(path, SegmentSequence=None)
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    write_seg(tmp_path / "segs/good", [uids["a"], uids["b"]], np.stack([MASKS["a"], MASKS["b"]])[..., None])
+    with pytest.warns(UserWarning, match="1 unusable segmentation"):
+        manifest = index_dataset(
+            tmp_path / "images", tmp_path / "segs", unannotated_negative=True, rejected=tmp_path / "rejected.csv"
+        )
+    assert manifest["image_id"].tolist() == ["a", "c"]
+    assert manifest["has_pneumothorax"].tolist() == [True, False]
+    assert f"malformed annotation: {path} unusable segmentation" in (tmp_path / "rejected.csv").read_text()
+
+
+def test_files_that_cannot_be_read_are_listed(tmp_path, uids):
+    write_seg(tmp_path / "segs/x", [uids["a"]], MASKS["a"][None, ..., None])
+    (tmp_path / "segs/nowhere").symlink_to(tmp_path / "absent")
+    os.mkfifo(tmp_path / "segs/pipe")
+    with pytest.warns(UserWarning, match="2 cannot be opened"):
+        index_dataset(tmp_path / "images", tmp_path / "segs", rejected=tmp_path / "rejected.csv")
+    assert "segs/nowhere,cannot be opened: No such file" in (tmp_path / "rejected.csv").read_text()
+    (tmp_path / "segs/x").unlink()
+    with pytest.raises(FileNotFoundError, match=r"among 2 files, the first of 2 unreadable ones: .*segs/nowhere"):
+        read_annotations(tmp_path / "segs", "seg")
+
+
+def test_one_segment_of_a_label_map_of_two(tmp_path, uids):
+    left, right = MASKS["a"] & (np.arange(7) < 3), MASKS["a"] & (np.arange(7) > 3)
+    pair = np.stack([left, right], axis=-1)[None]
+    segments = (("left", LUNG), ("right", PNEUMOTHORAX))
+    path = write_seg(tmp_path / "segs/x", [uids["a"]], pair, kind="LABELMAP", segments=segments)
+    assert left.any()
+    assert np.array_equal(masks_in(path, uids)["a"], right)
+    assert np.array_equal(masks_in(path, uids, category="left")["a"], left)
+
+
+def test_a_segment_that_is_asked_for_must_exist(tmp_path, uids):
+    path = write_seg(tmp_path / "segs/x", [uids["a"]], MASKS["a"][None, ..., None], segments=(("lesion", LUNG),))
+    with pytest.raises(ValueError, match="no segment of the category: pneumothorax, only 'lesion', 'lung'"):
+        read_annotations(path, category="pneumothorax")
 
 
 def test_pixels_that_are_cut_short_are_listed(tmp_path, uids):

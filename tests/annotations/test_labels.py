@@ -55,6 +55,25 @@ def test_findings_of_nih(tmp_path):
         labels(tmp_path, content, category="Mass")
 
 
+@pytest.mark.parametrize("content", ["id,label\na,1\n", "id,answer\na,1\n", "id,has_pneumothorax\na,1\n"])
+def test_a_column_that_is_asked_for_must_exist(tmp_path, content):
+    assert labels(tmp_path, content) == {"a": True}
+    with pytest.raises(ValueError, match=r"no column effusion, found 'id', '\w+': name one with --category, or leave"):
+        labels(tmp_path, content, category="effusion")
+
+
+def test_a_column_may_be_named_for_what_an_image_has(tmp_path):
+    content = "id,label,has_effusion\na,1,0\n"
+    assert labels(tmp_path, content, category="Effusion") == {"a": False}
+    assert labels(tmp_path, content) == {"a": True}
+
+
+def test_rows_of_different_paths_with_one_name_are_refused(tmp_path):
+    found = labels(tmp_path, "path,label\nx/a.png,1\ny/a.png,1\nx/b.png,0\nx/b.png,0\n")
+    assert "has rows of 'x/a.png', 'y/a.png', which may be different images of the id a" in found["a"]
+    assert found["b"] is False
+
+
 def test_a_finding_is_not_part_of_another(tmp_path):
     found = labels(tmp_path, "Image Index,Finding Labels\na,Hydropneumothorax\nb,Pneumothorax\nc,\n")
     assert (found["a"], found["b"]) == (False, True)

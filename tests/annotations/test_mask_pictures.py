@@ -66,6 +66,23 @@ def test_palettes(tmp_path, foreground, background, colours):
     assert np.array_equal(read_mask_picture(path, MASK.shape), MASK)
 
 
+@pytest.mark.parametrize(
+    ("indices", "colours", "named"),
+    [
+        (MASK, [(0, 0, 0), (0, 0, 0)], "0, 1"),
+        (MASK, [(255, 0, 0), (255, 0, 0)], "0, 1"),
+        (MASK, [(0, 0, 0)], "0, 1"),
+        (MASK * 30, [(255, 0, 0), *[(1, 1, 1)] * 19], "0, 30"),  # the palette ends before 30
+        (np.array([[0, 1, 1], [0, 0, 2]]), [(0, 0, 0), (9, 9, 9), (9, 9, 9)], "0, 1, 2"),
+        (np.ones_like(MASK), [(255, 0, 0), (255, 0, 0)], "0, 1"),
+    ],
+)
+def test_palettes_that_do_not_tell_indices_apart_are_refused(tmp_path, indices, colours, named):
+    path = saved(tmp_path, palette_picture(indices, colours))
+    with pytest.raises(ValueError, match=f"too few colours for the indices {named}, expected one for each: save it in"):
+        read_mask_picture(path, MASK.shape)
+
+
 def test_empty_and_full_masks(tmp_path):
     for value in (0, 255):
         path = saved(tmp_path, Image.new("L", (3, 2), value))
@@ -157,8 +174,23 @@ def test_masks_are_named_like_images_or_with_mask_behind(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "pneumoseg"):
         assert found(tmp_path / "1", ["a.png", "deep/b.tif"], {"a", "b"}) == ({"a": ["a.png"], "b": ["deep/b.tif"]}, [])
         assert "named by the pattern {}\n" in caplog.text
-        assert found(tmp_path / "2", ["a_mask.png", "b.png"], {"a", "b"}) == ({"a": ["a_mask.png"]}, ["b.png"])
+        assert found(tmp_path / "2", ["a_mask.png", "b_mask.png"], {"a", "b"})[1] == []
         assert "named by the pattern {}_mask\n" in caplog.text
+
+
+def test_both_default_names_may_be_mixed(tmp_path, caplog):
+    names = ["a_mask.png", "b.png", "c.png", "x.png", "y_mask.png"]
+    with caplog.at_level(logging.INFO, "pneumoseg"):
+        masks, strays = found(tmp_path, names, {"a", "b", "c"})
+    expected = {"a": ["a_mask.png"], "b": ["b.png"], "c": ["c.png"], "x": ["x.png"], "y": ["y_mask.png"]}
+    assert (masks, strays) == (expected, [])
+    assert "named by the pattern {} (3) and {}_mask (2)\n" in caplog.text
+
+
+def test_an_image_with_both_default_names_has_the_longer_one(tmp_path, caplog):
+    masks, strays = found(tmp_path, ["a.png", "a_mask.png", "b.png"], {"a", "b"})
+    assert (masks, strays) == ({"a": ["a_mask.png"], "b": ["b.png"]}, ["a.png"])
+    assert "1 masks not used, because their images have masks named {}_mask" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -227,12 +259,46 @@ def test_images_and_masks_may_lie_in_one_folder(tmp_path):
         Image.fromarray(np.full(MASK.shape, number, np.uint8)).save(tmp_path / f"{name}.png")
     write_mask(tmp_path / "a_mask.png", MASK)
     write_mask(tmp_path / "z_mask.png", MASK)
-    with pytest.warns(UserWarning, match="1 images left out"):
+    with pytest.warns(UserWarning, match="1 annotations left out"):
         manifest = index_dataset(tmp_path, tmp_path, unannotated_negative=True, rejected=tmp_path / "out/rejected.csv")
     assert manifest["image_id"].tolist() == ["a", "b", "c"]
     assert manifest["rle"].tolist() == ["2 1 1 2", "-1", "-1"]
     rejected = (tmp_path / "out/rejected.csv").read_text().splitlines()[1:]
     assert rejected == [f"z,{tmp_path}/z_mask.png,annotated without a file"]
+
+
+@pytest.mark.parametrize("mask_name", [None, "{}_mask"])
+def test_pictures_in_a_folder_of_masks_are_not_images(tmp_path, mask_name):
+    """Misnamed masks below the images would otherwise become X-rays without a pneumothorax."""
+    for number, name in enumerate("abc"):
+        Image.fromarray(np.full(MASK.shape, number, np.uint8)).save(tmp_path / f"{name}.png")
+    for name in ("a_mask", "b_mask", "c-seg"):
+        write_mask(tmp_path / f"masks/{name}.png", MASK)
+    annotations = read_annotations(tmp_path / "masks", mask_name=mask_name)
+    with pytest.warns(UserWarning, match="left out"):
+        manifest = index_dataset(tmp_path, annotations, unannotated_negative=True, rejected=tmp_path / "rejected.csv")
+    assert manifest["image_id"].tolist() == ["a", "b", "c"]
+    assert manifest["has_pneumothorax"].tolist() == [True, True, False]
+    assert f"{tmp_path}/masks/c-seg.png," in (tmp_path / "rejected.csv").read_text()
+
+
+def test_a_linked_folder_of_masks_below_the_images_holds_no_images(tmp_path):
+    Image.fromarray(np.full(MASK.shape, 3, np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(write_mask(tmp_path / "images/a.png", MASK))
+    write_mask(tmp_path / "far/a_mask.png", MASK)
+    write_mask(tmp_path / "far/b-seg.png", MASK)
+    (tmp_path / "images/masks").symlink_to(tmp_path / "far")
+    with pytest.warns(UserWarning, match="left out"):
+        manifest = index_dataset(tmp_path / "images", tmp_path / "images/masks", unannotated_negative=True)
+    assert manifest["image_id"].tolist() == ["a"]
+
+
+def test_images_may_lie_below_the_masks(tmp_path):
+    Image.fromarray(np.full(MASK.shape, 3, np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(write_mask(tmp_path / "masks/images/a.png", MASK))
+    write_mask(tmp_path / "masks/a_mask.png", MASK)
+    manifest = index_dataset(tmp_path / "masks/images", tmp_path / "masks")
+    assert manifest["rle"].tolist() == ["2 1 1 2"]
 
 
 def test_a_folder_without_masks_of_its_own_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pneumoseg.annotations import read_annotations
-from pneumoseg.annotations.readings import RELATIVE, absolute, look_absolute, region_likeness
+from pneumoseg.annotations.readings import RELATIVE, absolute, doubts_about_runs, look_absolute, region_likeness
 from pneumoseg.data.index import index_dataset
 from tests.annotations.writers import absolute_text, relative_text, write_images
 
@@ -128,3 +128,29 @@ def test_the_right_reading_is_not_doubted(tmp_path):
 @pytest.mark.filterwarnings("error:.*look like noise:UserWarning")
 def test_generated_masks_are_not_doubted(generated):
     index_dataset(generated / "dicom-images-train", generated / "train-rle.csv", id_map=generated / "nih_id.csv")
+
+
+@pytest.mark.parametrize(("start", "doubted"), [(53, True), (54, False), (27, False)])
+def test_another_reading_must_be_clearly_better(start, doubted):
+    """Columns of 40 pixels with two runs of 20; absolute, the second overlaps the first by 7, 6 and 7 pixels of 20.
+
+    Relative, it overlaps by none if it starts at 53 or 54, and by 13 if it starts at 27.
+    """
+    texts = [f"0 20 {start} 20"]
+    doubts = doubts_about_runs(RELATIVE, [absolute("columns", 0)], [(texts, (40, 10))])
+    assert len(doubts) == doubted
+
+
+@pytest.mark.parametrize(("doubtful", "good", "doubted"), [(1, 1, False), (2, 1, True), (2, 2, False), (3, 2, True)])
+def test_most_masks_must_look_wrong(doubtful, good, doubted):
+    """Masks of one run tell nothing and do not count."""
+    rows = [["0 20 40 20"]] * doubtful + [["0 20 20 20"]] * good + [["0 20"], ["-1"]] * 5
+    doubts = doubts_about_runs(RELATIVE, [absolute("columns", 0)], [(texts, (40, 10)) for texts in rows])
+    assert [text.split(" look like noise")[0] for text in doubts] == [
+        f"{doubtful} of {doubtful + good} masks"
+    ] * doubted
+
+
+def test_masks_that_look_wrong_in_both_readings_do_not_count():
+    rows = [["0 20 40 20"]] * 2 + [["0 20 54 20"], ["0 20 20 20"]]  # clearly better twice, 0 against 0.3, and right
+    assert doubts_about_runs(RELATIVE, [absolute("columns", 0)], [(texts, (40, 10)) for texts in rows]) == []

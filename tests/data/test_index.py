@@ -32,8 +32,17 @@ def folder(tmp_path):
 
 
 def index(folder, **options):
-    with pytest.warns(UserWarning, match="5 images left out"):
+    with pytest.warns(UserWarning, match="4 images and 1 annotations left out"):
         return index_dataset(folder / "dicoms", folder / "rle.csv", rejected=folder / "rejected.csv", **options)
+
+
+def test_masks_of_most_of_an_image_are_doubted(folder):
+    """Swapped colours give such masks; 20 of 24 pixels are more than 80%, and 19 are not."""
+    (folder / "rle.csv").write_text("ImageId,EncodedPixels\na,0 20\nb,0 19\nmalformed,-1\n")
+    with pytest.warns(
+        UserWarning, match="1 of 2 masks cover more than 80% of their images, the first: a: mask and back"
+    ):
+        index_dataset(folder / "dicoms", folder / "rle.csv")
 
 
 def test_good_files_are_listed(folder):
@@ -115,7 +124,7 @@ def test_a_table_may_name_images_by_the_uid_in_their_headers(tmp_path):
     write_dicom(tmp_path / "images/1.2.3.4.6.dcm", image, SOPInstanceUID="1.2.3.4.7")
     write_dicom(tmp_path / "images/c.dcm", image, SOPInstanceUID="1.2.3.4.8")
     (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\n1.2.3.4.5,0 1\n1.2.3.4.6,0 2\n1.2.3.4.9,0 3\n")
-    with pytest.warns(UserWarning, match="2 images left out"):
+    with pytest.warns(UserWarning, match="1 images and 1 annotations left out"):
         manifest = index_dataset(tmp_path / "images", tmp_path / "rle.csv", rejected=tmp_path / "rejected.csv")
     assert manifest.set_index("image_id")["rle"].to_dict() == {"a": "0 1", "1.2.3.4.6": "0 2"}
     rejected = pd.read_csv(tmp_path / "rejected.csv").set_index("image_id")["reason"].to_dict()
@@ -149,7 +158,7 @@ def test_an_id_map_is_checked_after_images_were_found_by_their_uids(tmp_path):
 
 
 def test_images_without_an_annotation_may_count_as_negative(folder, caplog):
-    with pytest.warns(UserWarning, match="4 images left out"), caplog.at_level("INFO", "pneumoseg"):
+    with pytest.warns(UserWarning, match="3 images and 1 annotations left out"), caplog.at_level("INFO", "pneumoseg"):
         manifest = index_dataset(folder / "dicoms", folder / "rle.csv", unannotated_negative=True)
     assert manifest.set_index("image_id")["rle"].to_dict() == {"a": "0 5", "b": "-1", "unannotated": "-1"}
     assert "1 of 6 images have no annotation and count as negative" in caplog.text
