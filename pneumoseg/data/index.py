@@ -271,6 +271,8 @@ def _outcome(path: Path, join: _Join, patients: dict[str, str]) -> _Outcome:
     key = image_id if image_id in join.named else None
     if key is None and not join.uids and not join.unannotated_negative:
         return _Outcome(_left_out(image_id, path, join.source.absence))
+    if key is None and image_id.endswith("_mask") and image_id.removesuffix("_mask") in join.expected:
+        return _Outcome(_left_out(image_id, path, "named like the mask of another image"))
     try:
         state = file_state(path)
         image, header = read_with_header(path)

@@ -319,3 +319,12 @@ def test_names_that_match_nothing_are_shown_of_both_sides(tmp_path):
                 pytest.raises(ValueError, match=f"named like 'a', the annotations like '{example}'; give the pattern"),
             ):
                 index_dataset(tmp_path / "images", annotations, unannotated_negative=unannotated_negative)
+
+
+def test_an_image_named_like_a_mask_does_not_become_a_negative(tmp_path):
+    write_images(tmp_path / "images", dict.fromkeys(["a", "b", "a_mask", "c_mask"], np.zeros((8, 8), bool)))
+    write_mask(tmp_path / "masks/a.png", np.eye(8, dtype=bool))
+    with pytest.warns(UserWarning, match="1 named like the mask of another image"):
+        manifest = index_dataset(tmp_path / "images", tmp_path / "masks", unannotated_negative=True)
+    # No image is named c, so that c_mask may be an image.
+    assert manifest["image_id"].tolist() == ["a", "b", "c_mask"]
