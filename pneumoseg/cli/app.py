@@ -81,15 +81,14 @@ def changed_folder(ctx: typer.Context, path: Path) -> Path:
     return path
 
 
-def existing_pipeline(ctx: typer.Context, path: Path) -> Path:
-    """Check that a folder holds a pipeline before TensorFlow is loaded, which takes seconds; a callback of an option.
+def require_pipeline(path: Path) -> None:
+    """Check that a folder holds a pipeline before TensorFlow is loaded, which takes seconds.
 
     Raises:
         FileNotFoundError: If it does not.
     """
-    if not ctx.resilient_parsing and not (path / "pipeline.json").is_file():
+    if not (path / "pipeline.json").is_file():
         raise FileNotFoundError(f"{path}: no pipeline, it has no pipeline.json; make one with `pneumoseg assemble`")
-    return path
 
 
 def _require_writable(folder: Path, output: Path) -> None:
@@ -103,9 +102,7 @@ def _require_writable(folder: Path, output: Path) -> None:
 
 Manifest = Annotated[Path, typer.Option(metavar="CSV", help="Manifest made by `pneumoseg index`.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume a stopped run after its last finished epoch.")]
-PipelinePath = Annotated[
-    Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg assemble`.", callback=existing_pipeline)
-]
+PipelinePath = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg assemble`.")]
 TunedPipeline = Annotated[
     Path,
     typer.Option(metavar="DIR", help="Folder made by `pneumoseg assemble`; gets the rule.", callback=changed_folder),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoseg.cli.app import Assembled, BatchSize, PipelinePath, app, output_folder
+from pneumoseg.cli.app import Assembled, BatchSize, PipelinePath, app, output_folder, require_pipeline
 
 if TYPE_CHECKING:
     from pneumoseg.inference.row import ResultRow
@@ -49,6 +49,7 @@ def predict(
     from pneumoseg.data.files import find_images
 
     found = find_images(inputs)
+    require_pipeline(pipeline)
 
     from pneumoseg.inference import load_pipeline
     from pneumoseg.results import PAGE, result_rows, write_results

@@ -143,8 +143,8 @@ def _grouped_folds(manifest: pd.DataFrame, folds: int, seed: int) -> list[np.nda
     """Return the positions of each fold's validation images; no patient is in two folds."""
     if not has_known_patients(manifest):
         raise ValueError(
-            "cannot group by patient: apart from placeholders, no two images have the same patient id. Pictures hold "
-            "none, and the competition's DICOM headers hold another one for every image: index with an id map, or set "
+            "cannot group by patient: apart from placeholders, no two images have the same patient id; pictures hold "
+            "none, and the competition's DICOM headers hold another one for every image; index with an id map, or set "
             "group_by_patient: false"
         )
     patients = patient_groups(manifest)
