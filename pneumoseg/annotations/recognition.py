@@ -5,15 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pneumoseg.annotations.absolute_runs import AbsoluteRuns
 from pneumoseg.annotations.annotations import PNEUMOTHORAX, Annotations, Unusable, files_below
 from pneumoseg.annotations.coco import CocoSegmentations
 from pneumoseg.annotations.dicom_seg import DicomSegmentations, is_segmentation
 from pneumoseg.annotations.labels import Labels, label_column
 from pneumoseg.annotations.mask_pictures import SUFFIXES, MaskPictures
 from pneumoseg.annotations.readings import look_absolute
-from pneumoseg.annotations.relative_runs import RelativeRuns
-from pneumoseg.annotations.run_table import found_runs
+from pneumoseg.annotations.run_lengths import AbsoluteRuns, RelativeRuns, found_runs
 from pneumoseg.annotations.tables import no_column, read_table, run_column
 
 _log = logging.getLogger(__name__)
