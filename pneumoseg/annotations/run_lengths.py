@@ -1,4 +1,4 @@
-"""Annotations as tables of run-length codes: relative ones, as in the competition, or absolute ones, as usual on Kaggle."""
+"""Annotations as tables of run-length codes: relative ones, the competition's, or absolute ones, the usual form."""
 
 import os
 from collections.abc import Iterable

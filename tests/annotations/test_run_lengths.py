@@ -1,4 +1,4 @@
-"""Tests of absolute run-length codes."""
+"""Tests of tables of run-length codes, absolute ones above all."""
 
 import numpy as np
 import pytest
