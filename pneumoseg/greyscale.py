@@ -7,6 +7,7 @@ from pneumoseg.image_errors import UnsupportedError
 
 TOLERANCE = 2
 """Largest difference between the channels of a grey pixel, in grey levels of 255: rounding in JPEG's colour model."""
+_LUMA = (0.299, 0.587, 0.114)
 _REMEDY = "Export it as a greyscale image, without coloured marks or overlays"
 
 
@@ -35,6 +36,29 @@ def grey_of(path: str, rgb: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedi
         return np.ascontiguousarray(green)
     luma = 299 * red.astype(np.uint32) + 587 * green.astype(np.uint32) + 114 * blue.astype(np.uint32)
     return ((luma + 500) // 1000).astype(rgb.dtype)
+
+
+def grey_of_palette(path: str, palette: NDArray[np.uint8], indices: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
+    """Return the grey values of an image with a palette.
+
+    Args:
+        path: Path of the file, for messages.
+        palette: Colour of each index, uint8, (n, 3).
+        indices: Indices of the pixels, integer, (rows, columns).
+
+    Returns:
+        The grey values, uint8, (rows, columns): the luma of the colours, see `grey_of`.
+
+    Raises:
+        UnsupportedError: If a pixel has colour. Colours that no pixel uses do not count.
+
+    Example:
+        >>> palette = np.array([[7, 7, 7], [255, 0, 0], [9, 9, 9]], np.uint8)
+        >>> grey_of_palette("chest.png", palette, np.array([[0, 2]], np.uint8))
+        array([[7, 9]], dtype=uint8)
+    """
+    require_grey(path, np.ptp(palette, axis=1)[indices])
+    return np.rint(palette @ _LUMA).astype(np.uint8)[indices]
 
 
 def require_grey(path: str, spread: NDArray[np.unsignedinteger]) -> None:

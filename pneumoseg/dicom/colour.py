@@ -29,10 +29,9 @@ from pneumoseg.dicom.elements import Elements
 from pneumoseg.dicom.frames import find_frame
 from pneumoseg.dicom.gdcm_process import LOSSLESS
 from pneumoseg.dicom.header import PixelFormat
-from pneumoseg.greyscale import require_grey
+from pneumoseg.greyscale import grey_of_palette
 from pneumoseg.image_errors import DamagedError, UnsupportedError
 
-_LUMA = (0.299, 0.587, 0.114)
 _JPEG_LS = 0xF7
 _SCAN = 0xDA
 _NAMING_SEGMENTS = {(0xE0, b"JFIF\0"): 16, (0xEE, b"Adobe"): 14}
@@ -99,8 +98,7 @@ def display_palette(elements: Elements, pixels: PixelFormat, stored: NDArray[np.
     palette = np.rint(np.stack([levels for levels, _ in found], axis=-1) * (WHITE / white)).astype(np.uint8)
     # A padding value that the stored bits cannot hold is black.
     palette = np.append(palette, np.zeros((1, 3), np.uint8), axis=0)
-    require_grey(elements.path, np.ptp(palette, axis=1)[stored])
-    return np.rint(palette @ _LUMA).astype(np.uint8)[stored]
+    return grey_of_palette(elements.path, palette, stored)
 
 
 def _look_up_channel(

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from pneumoseg.dicom.codecs import MAX_SCANS
+from pneumoseg.dicom.display import WHITE
 from pneumoseg.dicom.header import MAX_PIXEL_BYTES
-from pneumoseg.greyscale import grey_of, require_grey
+from pneumoseg.greyscale import grey_of, grey_of_palette
 from pneumoseg.image_errors import DamagedError, ImageError, TooLargeError, UnsupportedError
 from pneumoseg.image_header import ImageHeader
 
-WHITE = 255
 _REMEDY = "Export it as a greyscale PNG of 8 or 16 bits"
 _OPENERS = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -218,10 +218,7 @@ def _look_up(path: str, picture: Image.Image, transparent: bytes | int | None) -
     elif transparent is not None:
         alpha[: len(transparent)] = np.frombuffer(transparent, np.uint8)[:256]
     palette = _blend(palette, alpha)
-    indices = np.asarray(picture)
-    require_grey(path, np.ptp(palette, axis=1)[indices])
-    luma = np.rint(palette @ [0.299, 0.587, 0.114]).astype(np.uint8)
-    return luma[indices]
+    return grey_of_palette(path, palette, np.asarray(picture))
 
 
 def _hide(
