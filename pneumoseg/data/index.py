@@ -115,7 +115,7 @@ def index_dataset(
         outcomes = list(track(waiting, "Indexing", len(paths), disable=not progress))
     accepted, left_out = _one_per_image(outcomes)
     matched = join.named | {outcome.key for outcome in outcomes if outcome.key is not None}
-    summary = _report(_without_image(join, matched, paths), left_out, rejected)
+    summary = _report(_without_image(join, matched), left_out, rejected)
     seen = ((join.entries[key], shape) for _, key, shape in outcomes if key is not None and shape is not None)
     doubts = source.doubts((entry, shape) for entry, shape in seen if not isinstance(entry, Unusable))
     if not matched:
@@ -315,7 +315,7 @@ def _one_per_image(outcomes: list[_Outcome]) -> tuple[dict[str, dict], list[dict
     return accepted, left_out
 
 
-def _without_image(join: _Join, matched: set[str], paths: list[Path]) -> list[dict]:
+def _without_image(join: _Join, matched: set[str]) -> list[dict]:
     """Return the annotations that belong to none of the images, as rows of the files that are left out."""
     unused = ((key, entry) for key, entry in join.entries.items() if key not in matched)
     return [_left_out(key, join.source.place(entry), "annotated without a file") for key, entry in unused] + join.strays
