@@ -1,10 +1,13 @@
 """Atomic writing: files that appear whole or not at all."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
 
 
 @contextmanager
@@ -33,6 +36,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporary_files(folder: str | Path) -> None:
+    """Remove the temporary files in a folder that `atomic_write` could not remove, because its process was killed.
+
+    No other process may be writing to the folder.
+
+    Args:
+        folder: Folder to clean, without the folders in it; nothing happens if it does not exist.
+    """
+    folder = Path(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

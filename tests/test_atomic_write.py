@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pneumoseg.atomic_write import atomic_write
+from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 
 
 def test_appears_when_written(tmp_path):
@@ -48,3 +48,15 @@ def test_an_error_leaves_the_old_file(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_files_that_a_killed_process_left_are_removed_and_no_others(tmp_path):
+    names = [".a.png.123.0123abcd", "a.png", ".hidden", ".a.png.123.xyz", "b.123.0123abcd"]
+    for name in names:
+        (tmp_path / name).write_text("x")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside/.a.png.123.0123abcd").write_text("x")
+    remove_temporary_files(tmp_path)
+    remove_temporary_files(tmp_path / "absent")
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], "inside"}
+    assert (tmp_path / "inside/.a.png.123.0123abcd").exists()

@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pneumoseg
-from pneumoseg.atomic_write import atomic_write
+from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 from pneumoseg.data.files import IN_RESULTS, JOURNAL, ImageFiles, absolute, file_state, find_images
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import image_id_of, is_hidden, is_utf8, printable
@@ -41,7 +40,6 @@ from pneumoseg.results.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 TABLE, PAGE, SKIPPED = "results.csv", "index.html", "skipped.csv"
-_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # what `atomic_write` leaves behind when its process is killed
 Inputs = str | Path | Iterable[str | Path] | ImageFiles
 
 
@@ -119,7 +117,8 @@ def write_results(
     found = _without_own(inputs if isinstance(inputs, ImageFiles) else find_images(inputs), folder)
     folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(folder, "written"):
-        _remove_temporary_files(folder)
+        for place in (folder, *(folder / kind for kind in KINDS)):
+            remove_temporary_files(place)
         run = _Run(pipeline, Journal(folder, _identity(pipeline, pictures)), pictures, found)
         run.predict_missing(progress=progress)
         run.finish(max_images)
@@ -270,14 +269,6 @@ def _require_results(folder: Path) -> None:
                 f"{folder} exists and holds something other than results, such as {printable(others[0])}: choose "
                 "another folder"
             )
-
-
-def _remove_temporary_files(folder: Path) -> None:
-    """Remove what a process left that was killed while it wrote a file."""
-    for place in (folder, *(folder / kind for kind in KINDS)):
-        for path in place.iterdir() if place.is_dir() else ():
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
 
 
 def _without_own(found: ImageFiles, folder: Path) -> ImageFiles:
