@@ -153,6 +153,24 @@ def unletterbox(prob_map: np.ndarray, rows: int, columns: int, pixel_aspect: flo
     return np.asarray(Image.fromarray(inside).resize((columns, rows), Image.Resampling.BILINEAR))
 
 
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the smallest box that holds all pixels of a mask.
+
+    Args:
+        mask: Mask, bool, (H, W).
+
+    Returns:
+        Slices of the rows and of the columns; both are empty for an empty mask.
+
+    Example:
+        >>> bounding_box(np.array([[False, False, False], [False, True, True]]))
+        (slice(1, 2, None), slice(1, 3, None))
+    """
+    sides = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
+    rows, columns = (slice(side[0], side[-1] + 1) if side else slice(0) for side in sides)
+    return rows, columns
+
+
 def scale_area(area: ArrayLike, pixels: ArrayLike) -> np.ndarray:
     """Convert areas given on a 1024 x 1024 grid to grids with another number of pixels.
 

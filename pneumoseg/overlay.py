@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pneumoseg.geometry import bounding_box
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -82,17 +84,12 @@ def draw_over(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if not mask.any():
         return image
     width = max(1, round(0.002 * max(mask.shape)))
-    box = tuple(slice(max(0, places[0] - width), places[-1] + width + 1) for places in _occupied(mask))
+    box = tuple(slice(max(0, side.start - width), side.stop + width) for side in bounding_box(mask))
     inside = mask[box]
     colours = np.repeat(image[..., None], 3, axis=2)
     rim = dilation(inside, disk(width)) & ~inside
     colours[box][rim] = [int(COLOURS["prediction"][place : place + 2], 16) for place in (1, 3, 5)]
     return colours
-
-
-def _occupied(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and the columns that hold a pixel of the mask."""
-    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
 
 
 def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:

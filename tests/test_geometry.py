@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumoseg.geometry import Letterbox, letterbox, scale_area, square_shape, unletterbox
+from pneumoseg.geometry import Letterbox, bounding_box, letterbox, scale_area, square_shape, unletterbox
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,10 @@ def test_unletterbox_keeps_float16_probabilities_within_their_range():
 def test_areas_are_scaled_by_the_number_of_pixels():
     assert scale_area(3500, 1024 * 1024) == 3500
     np.testing.assert_array_equal(scale_area([0, 3500, 2], [9, 512 * 512, 2048 * 2048]), [0, 875, 8])
+
+
+def test_bounding_box_holds_all_pixels_and_no_more():
+    mask = np.zeros((6, 9), bool)
+    mask[1, 4] = mask[4, 2] = mask[3, 7] = True
+    assert bounding_box(mask) == (slice(1, 5), slice(2, 8))
+    assert mask[bounding_box(np.zeros((6, 9), bool))].size == 0

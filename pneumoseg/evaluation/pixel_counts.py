@@ -15,7 +15,7 @@ from pneumoseg import rle
 from pneumoseg.data.masks import require_masks
 from pneumoseg.data.pixel_aspect import pixel_aspects
 from pneumoseg.decision import UpscaledMap
-from pneumoseg.geometry import letterbox, scale_area
+from pneumoseg.geometry import bounding_box, letterbox, scale_area
 from pneumoseg.predictions import Predictions
 
 _AT_ONCE = 32  # images in memory
@@ -121,7 +121,7 @@ def _components(
         image, and how many of the latter are true.
     """
     # In nearly every image most pixels are above no threshold.
-    box = np.s_[:, :] if enlarge else _bounding_box(upscaled.above(thresholds[0]))
+    box = np.s_[:, :] if enlarge else bounding_box(upscaled.above(thresholds[0]))
     true = true[box]
     for number, threshold in enumerate(thresholds):
         mask = upscaled.above(threshold, box)
@@ -140,12 +140,6 @@ def _remaining(components: np.ndarray, minimum_areas: np.ndarray) -> np.ndarray:
     removed = np.searchsorted(area, minimum_areas, "left")
     remaining = np.concatenate([np.cumsum(np.array(counted)[:, ::-1], axis=1)[:, ::-1], np.zeros((2, 1))], axis=1)
     return remaining[:, removed]
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    sides = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    rows, columns = (slice(side[0], side[-1] + 1) if side.size else slice(0) for side in sides)
-    return rows, columns
 
 
 def _enlarged(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

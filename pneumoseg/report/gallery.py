@@ -18,7 +18,7 @@ from skimage.measure import approximate_polygon, find_contours
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
 from pneumoseg.evaluation.cases import OUTCOMES
-from pneumoseg.geometry import square_shape
+from pneumoseg.geometry import bounding_box, square_shape
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_image
 from pneumoseg.predictions import Predictions
@@ -182,15 +182,15 @@ def outline_path(mask: np.ndarray, scale: np.ndarray) -> str:
     Returns:
         The `d` of an SVG path in the picture's pixels; empty for an empty mask.
     """
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
+    if not mask.any():
         return ""
-    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    rows, columns = box = bounding_box(mask)
+    inside = mask[box]
     parts = []
     contours = find_contours(np.pad(inside, 1).astype(np.uint8), 0.5)
     for contour in sorted(contours, key=len, reverse=True)[:_MOST_OUTLINES]:
         # The padding shifted everything by a pixel, and the centre of a pixel lies half a pixel from its edge.
-        corner = np.array([rows[0] - 0.5, columns[0] - 0.5])
+        corner = np.array([rows.start - 0.5, columns.start - 0.5])
         points = (approximate_polygon(contour, 0.5 / np.max(scale)) + corner) * scale
         parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for y, x in points[:-1]) + "Z")
     return "".join(parts)
