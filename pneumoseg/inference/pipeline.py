@@ -1,7 +1,10 @@
 """The staged pipeline: classify, segment positive images, upscale, remove small components (figure 1 of the paper)."""
 
+import functools
+import hashlib
 import html
 import itertools
+import json
 import logging
 import math
 import os
@@ -108,6 +111,14 @@ class Pipeline:
             raise result.error
         return result
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the networks, the rule and `flip`, in hexadecimal; '' for networks without a bundle."""
+        if not self.networks:
+            return ""
+        content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     @property
     def chunk_size(self) -> int:
         """Number of images that are read, and run through the networks, together; their results come together.
@@ -213,6 +224,7 @@ class Pipeline:
             read.spacing_source,
             read.pixel_aspect,
             kept_map,
+            self.digest,
         )
 
     def _classify(self, images: list["_LoadedImage"]) -> list[float]:

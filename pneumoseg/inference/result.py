@@ -37,6 +37,7 @@ class Result:
         pixel_aspect: Height of a pixel divided by its width.
         prob_map: float32, (size, size), the segmenter's probabilities; None unless they were asked for, see
             `Pipeline.predict_many`, and after an error.
+        pipeline_digest: Digest of the pipeline, see `Pipeline.digest`.
 
     Example:
         >>> result = Result("a", 0.9, "0 3 5 2", (4, 4), "mask")
@@ -55,6 +56,7 @@ class Result:
     spacing_source: str = ""
     pixel_aspect: float = 1.0
     prob_map: np.ndarray | None = field(default=None, repr=False, compare=False)
+    pipeline_digest: str = field(default="", repr=False, compare=False)
 
     @property
     def mask(self) -> np.ndarray:

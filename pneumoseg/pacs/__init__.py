@@ -1,0 +1,1 @@
+"""Results for a PACS: a folder of DICOM objects, and a service that receives images and sends results."""

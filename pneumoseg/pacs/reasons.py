@@ -1,0 +1,34 @@
+"""Reasons for failures without patient data, for logs and for lists that people share."""
+
+from pneumoseg.dicom_objects import RefusedError
+from pneumoseg.image_errors import (
+    DamagedError,
+    ImageError,
+    NoPixelsError,
+    NotAnImageError,
+    TooLargeError,
+    UnsupportedError,
+)
+
+_REASONS: dict[type[ImageError], str] = {
+    NotAnImageError: "is not a DICOM image",
+    NoPixelsError: "holds no pixels",
+    UnsupportedError: "is not a single frame of grey, or its codec is not supported",
+    DamagedError: "is cut short or contradicts itself",
+    TooLargeError: "exceeds the size limits",
+    ImageError: "cannot be opened",
+}
+
+
+def describe(error: BaseException) -> str:
+    """Return the class of an error and, if it is known, its reason, without any value from the file.
+
+    The text of other errors may quote names, UIDs and paths, so only their class is told.
+
+    Example:
+        >>> describe(DamagedError("doe.dcm", "NumberOfFrames is 'DOE^JANE'")), describe(KeyError("doe"))
+        ('DamagedError: is cut short or contradicts itself', 'KeyError')
+    """
+    name = type(error).__name__
+    reason = error.reason if isinstance(error, RefusedError) else _REASONS.get(type(error))  # type: ignore[arg-type]
+    return f"{name}: {reason}" if reason else name
