@@ -57,7 +57,7 @@ def make_report(identity: ObjectIdentity, finding: Finding) -> Dataset:
 
 
 def _observer(identity: ObjectIdentity) -> Any:
-    from highdicom.sr import DeviceObserverIdentifyingAttributes, ObservationContext, ObserverContext
+    from highdicom.sr import CodedConcept, DeviceObserverIdentifyingAttributes, ObservationContext, ObserverContext
 
     device = DeviceObserverIdentifyingAttributes(
         uid=identity.uid("device"),
@@ -66,20 +66,18 @@ def _observer(identity: ObjectIdentity) -> Any:
         model_name=MAKER,
         serial_number=identity.finding.pipeline_digest,
     )
-    return ObservationContext(ObserverContext(Code("121007", "DCM", "Device"), device))
+    return ObservationContext(ObserverContext(CodedConcept("121007", "DCM", "Device"), device))
 
 
 def _presence(identity: ObjectIdentity, finding: Finding, component: Component, number: int) -> Any:
     from highdicom.sr import ImageRegion, Measurement, PlanarROIMeasurementsAndQualitativeEvaluations
 
     believed = not math.isnan(finding.pixel_area_mm2)
-    area, unit = component.area_px, _PIXELS
-    if believed:
-        area, unit = component.area_px * finding.pixel_area_mm2, _MM2
+    area = component.area_px * (finding.pixel_area_mm2 if believed else 1)
     region = ImageRegion("POLYLINE", component.outline, _source_image(identity))
     group = PlanarROIMeasurementsAndQualitativeEvaluations(
         referenced_region=region,
-        measurements=[Measurement(_AREA, area, unit), *_certainty(finding)],
+        measurements=[Measurement(_AREA, area, _MM2 if believed else _PIXELS), *_certainty(finding)],
         **_facts(identity, _PRESENT, number),
     )
     magnified = believed and finding.spacing_source == "ImagerPixelSpacing"
