@@ -39,7 +39,7 @@ _SEXES = ("M", "F", "O")
 _IDENTIFIERS = frozenset({"AccessionNumber", "IssuerOfPatientID", "PatientID", "StudyID"})
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)
 _ORIENTATION = re.compile(r"[AFHLPR]{1,3}\\[AFHLPR]{1,3}")
-# Terms of View Position (PS3.3 section C.8.7.1.1.1), and what is written instead.
+# Terms of View Position (PS3.3 section C.8.7.1.1.1), and spellings that are used instead.
 _LATERAL_POSITIONS = frozenset({"LL", "RL", "LLD", "RLD", "LAT", "LATERAL", "LLAT", "RLAT"})
 # Lateral, left and right lateral, latero-medial, medio-lateral and sagittal projections of CID 4010, with the codes
 # of SNOMED RT that older files hold.

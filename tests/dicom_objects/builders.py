@@ -31,8 +31,8 @@ def radiograph(path: Path, pixels: np.ndarray | None = None, **attributes) -> Pa
     image = builders.dataset(pixels)
     uids = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES, "SOPInstanceUID": IMAGE}
     for keyword, value in (uids | attributes).items():
-        # Not validated, since many of these values break the standard on purpose. Text that is no number needs a VR of
-        # text to be written at all.
+        # Not validated, since many of these values break the standard on purpose. Text in place of a number
+        # can be written only with a VR of text.
         vr = dictionary_VR(keyword)
         image.add(DataElement(keyword, "LO" if vr == "DS" else vr, value, validation_mode=IGNORE))
     image.HighBit = image.BitsStored - 1
@@ -67,7 +67,7 @@ def errors(made: dict[str, Dataset], folder: Path) -> list[str]:
     for kind, dataset in made.items():
         dataset.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
         told = subprocess.run(["dciodvfy", folder / f"{kind}.dcm"], capture_output=True, text=True, check=False).stderr
-        # Each object is named, so that a validator that did not run is no success.
+        # Each object is named, so that a validator that did not run fails the test.
         assert IOD_NAMES[kind] in told.splitlines(), told
         lines += [f"{kind}: {line}" for line in told.splitlines() if line.startswith("Error")]
     return lines

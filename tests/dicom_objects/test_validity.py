@@ -60,7 +60,7 @@ def test_long_and_malformed_values(tmp_path):
         "PatientSex": "female", "StudyID": "7" * 40, "AccessionNumber": "1" * 40, "PatientID": "P" * 80,
         "StudyDescription": "a" * 100, "BodyPartExamined": "Chest, a.p.", "LossyImageCompression": "01",
         "LossyImageCompressionRatio": "ten", "LossyImageCompressionMethod": "jpeg!", "PatientOrientation": "L",
-        "PatientName": "=".join(["^".join(["name" * 10] * 7)] * 5), "ReferringPhysicianName": "Roe\\Doe",
+        "PatientName": "^".join(["name" * 10] * 7), "ReferringPhysicianName": "Roe\\Doe",
         "SpecificCharacterSet": "ISO_IR 192", "BurnedInAnnotation": "maybe",
     }  # fmt: skip
     path = radiograph(tmp_path / "image.dcm", **odd)
