@@ -228,7 +228,10 @@ def test_uids_follow_from_image_pipeline_version_and_kind(tmp_path, image, monke
     other_image = radiograph(tmp_path / "other.dcm", **HEADERS["type 2"] | {"SOPInstanceUID": "1.2.840.99.4"})
     device = set(first["sr"]) & set(made(other_image)["sr"])
     assert len(device) == 1
-    for others in (made(other_image), made(digest="f" * 64), made(strict=True)):
+    strict = made(strict=True)
+    assert (strict["sr"], strict["sc"]) == (first["sr"], first["sc"])
+    assert not set(strict["seg"]) & set(first["seg"])
+    for others in (made(other_image), made(digest="f" * 64)):
         assert not {uid for kind in others.values() for uid in kind} & (set(own) - device)
     monkeypatch.setattr(pneumoseg, "__version__", "9.9")
     assert not {uid for kind in made().values() for uid in kind} & set(own)
