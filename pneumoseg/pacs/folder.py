@@ -219,24 +219,25 @@ class _Run:
 
     def _finish(self, accepted: _Accepted, answer: Result | Exception) -> Outcome:
         """Write the objects of a result and return the outcome."""
-        error = answer if isinstance(answer, Exception) else answer.error
-        if error is None:
-            try:
-                objects = answer.to_dicom(self.settings["kinds"], strict=self.settings["strict"])
-                contents = {kind: _encode(dataset) for kind, dataset in objects.items()}
-            except Exception as unexpected:
-                error = unexpected
-        if error is not None:
+        try:
+            result = _require_result(answer)
+            datasets = result.to_dicom(self.settings["kinds"], strict=self.settings["strict"])
+            contents = {_describe_object(kind, dataset): _encode(dataset) for kind, dataset in datasets.items()}
+        except Exception as error:
             return self._without_result(accepted.path, error, accepted.sop_instance_uid)
-        written = [_describe_object(kind, dataset) for kind, dataset in objects.items()]
         with _writing(self._done, len(self._found.paths)):
-            for each in written:
-                with atomic_write(self._target / each.file) as temporary:
-                    temporary.write_bytes(contents[each.kind])
-        row = ResultRow.from_result(answer, "", "").as_dict()
+            for written, content in contents.items():
+                with atomic_write(self._target / written.file) as temporary:
+                    temporary.write_bytes(content)
+        row = ResultRow.from_result(result, "", "").as_dict()
         facts = {name: row[name] for name in _FACTS}
-        name = self._name(accepted.path)
-        return Outcome(name, "done", sop_instance_uid=accepted.sop_instance_uid, objects=tuple(written), **facts)
+        return Outcome(
+            self._name(accepted.path),
+            "done",
+            sop_instance_uid=accepted.sop_instance_uid,
+            objects=tuple(contents),
+            **facts,
+        )
 
     def _without_result(self, path: Path, error: Exception, instance: str | None = None) -> Outcome:
         # The class itself is for files that cannot be opened, which may pass.
@@ -292,6 +293,14 @@ def _writing(done: int = 0, total: int = 0) -> Iterator[None]:
             f"the output folder cannot be written ({error.strerror}), stopped after {done} of {total} files without a "
             f"{RESULT}: mend the cause and run the same command again"
         ) from error
+
+
+def _require_result(answer: Result | Exception) -> Result:
+    if isinstance(answer, Exception):
+        raise answer
+    if answer.error is not None:
+        raise answer.error
+    return answer
 
 
 def _encode(dataset: Dataset) -> bytes:

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
-import pneumoseg
 from pneumoseg.dicom_objects.maker import CAUTION
 
 _VERSION = 1
@@ -113,7 +113,7 @@ class FolderResult:
         return {
             "version": _VERSION,
             "note": CAUTION,
-            "pneumoseg": pneumoseg.__version__,
+            "pneumoseg": version("pneumoseg"),
             **self.settings,
             "complete": self.is_complete,
             "counts": self.counts,
