@@ -21,7 +21,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
-from pneumoseg.atomic_write import atomic_write, flush, remove_temporary_files
+from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 from pneumoseg.data.files import ImageFiles, absolute, search_images
 from pneumoseg.dicom_objects import KINDS, RefusedError, read_source
 from pneumoseg.dicom_objects.maker import MAKER
@@ -84,7 +84,7 @@ def process_folder(
     _require_settings(pipeline, kinds)
     require_folders(source, target)
     with hidden_messages() as hidden:
-        found = search_images([source])
+        found = _search(source)
         with _writing():
             target.mkdir(parents=True, exist_ok=True)
         with _locked(target):
@@ -93,7 +93,6 @@ def process_folder(
             outcomes = list(run.outcomes())
             result = FolderResult(run.settings, outcomes, run.skipped, len(found.unlisted), hidden)
             with _writing(len(outcomes), len(outcomes)):
-                flush(target)
                 with atomic_write(target / RESULT) as temporary:
                     temporary.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
     return result
@@ -135,7 +134,8 @@ class _Run:
             FileExistsError: If the output folder holds anything else.
             OSError: If a file cannot be removed.
         """
-        earlier = [path for path in self._target.iterdir() if not is_hidden(path.name)]
+        with _writing():
+            earlier = [path for path in self._target.iterdir() if not is_hidden(path.name)]
         objects = [path for path in earlier if path.name != RESULT]
         if others := sum(not _is_own(path) for path in objects):
             raise FileExistsError(
@@ -145,7 +145,6 @@ class _Run:
             self._require_same(self._target / RESULT)
         with _writing():
             (self._target / RESULT).unlink(missing_ok=True)
-            flush(self._target)
             for path in objects:
                 path.unlink()
             remove_temporary_files(self._target)
@@ -156,7 +155,7 @@ class _Run:
             self._done += 1
             if outcome.state != "done":
                 _log.warning(f"file {self._done} of {len(self._found.paths)} {outcome.state}: {outcome.reason}")
-            elif self._done % _SPAN == 0:
+            if self._done % _SPAN == 0:
                 _log.info(f"{self._done} of {len(self._found.paths)} files are done")
             yield outcome
 
@@ -229,8 +228,8 @@ class _Run:
             for written, content in contents.items():
                 with atomic_write(self._target / written.file) as temporary:
                     temporary.write_bytes(content)
-        row = ResultRow.from_result(result, "", "").as_dict()
-        facts = {name: row[name] for name in _FACTS}
+        row = ResultRow.from_result(result, "", "")
+        facts = {name: getattr(row, name) for name in _FACTS}
         return Outcome(
             self._name(accepted.path),
             "done",
@@ -272,6 +271,13 @@ def _require_settings(pipeline: Pipeline, kinds: Sequence[str]) -> None:
         raise ValueError(f"kinds are {', '.join(kinds) or 'none'}, expected some of {', '.join(KINDS)}")
 
 
+def _search(source: Path) -> ImageFiles:
+    try:
+        return search_images([source])
+    except OSError as error:
+        raise OSError(f"the input folder cannot be searched ({error.strerror}): check who may read it") from error
+
+
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Lock the output folder, without naming it in the error."""
@@ -280,6 +286,8 @@ def _locked(target: Path) -> Iterator[None]:
             stack.enter_context(locked_folder(target, "written"))
         except FileExistsError as error:
             raise FileExistsError("the output folder is being written by another process: wait for it") from error
+        except OSError as error:
+            raise OSError(f"the output folder cannot be locked ({error.strerror}): name another one") from error
         yield
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pneumoseg.dicom_objects.maker import CAUTION
 
-_VERSION = 1
+_SCHEMA = 1
+"""Number of the layout of `result.json`; it grows if a key goes or changes its meaning."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ class FolderResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the content of `result.json`: text, numbers, lists and None only."""
         return {
-            "version": _VERSION,
+            "schema": _SCHEMA,
             "note": CAUTION,
-            "pneumoseg": version("pneumoseg"),
+            "version": version("pneumoseg"),
             **self.settings,
             "complete": self.is_complete,
             "counts": self.counts,
