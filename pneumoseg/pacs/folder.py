@@ -4,7 +4,7 @@ The output folder holds:
 
 - `SERIES#INSTANCE.dcm`: one file per object, named after its Series Instance UID and its SOP Instance UID, as mercure
   names files.
-- `result.json`: what became of each file, see `FolderResult`. It is written last: where it is, all is done.
+- `result.json`: the outcome for each file, see `FolderResult`. It is written last: where it is, all is done.
 """
 
 import io
@@ -37,7 +37,7 @@ from pneumoseg.pacs.work_folders import require_folders
 
 _log = logging.getLogger(__name__)
 RESULT = "result.json"
-"""Name of the file that tells what became of each file."""
+"""Name of the file with the outcome for each file."""
 _FACTS = ("has_pneumothorax", "probability", "area_px", "area_mm2", "spacing_source", "stage")
 _NAME = re.compile(r"[\d.]+#[\d.]+\.dcm")
 _SPAN = 100
@@ -52,11 +52,11 @@ def process_folder(
     Files are recognized by their content, see `find_images`; those that are not images, such as `task.json` and
     `.tags` of mercure, are skipped and counted. An image that gets no objects, such as a lateral view, a picture
     without a study, an object of pneumoseg itself, or a second file with the same SOP Instance UID, is refused with a
-    reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder without images is
-    no error, because a router may send a series of reports.
+    reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder may hold no image,
+    because a router may send a series of reports.
 
     The same images and pipeline give the same names. The command may be run again with the same folders: it then
-    starts afresh, and replaces what it wrote before. Logs hold no path, and nothing from a header: a file is named by
+    starts again, and replaces the files of the run before. Logs hold no path, and nothing from a header: a file is named by
     its number in the order of `result.json`.
 
     Args:
@@ -67,7 +67,7 @@ def process_folder(
         strict: Whether segmentations lack the geometry that viewers want and radiographs have not, see `make_objects`.
 
     Returns:
-        What became of each file.
+        The outcome for each file.
 
     Raises:
         FileNotFoundError: If there is no input folder.
@@ -92,9 +92,8 @@ def process_folder(
             run.clear()
             outcomes = list(run.outcomes())
             result = FolderResult(run.settings, outcomes, run.skipped, len(found.unlisted), hidden)
-            with _writing(len(outcomes), len(outcomes)):
-                with atomic_write(target / RESULT) as temporary:
-                    temporary.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
+            with _writing(len(outcomes), len(outcomes)), atomic_write(target / RESULT) as temporary:
+                temporary.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
     return result
 
 
@@ -124,7 +123,7 @@ class _Run:
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """What was skipped, as paths below the input folder."""
+        """Skipped files and folders, as paths below the input folder, each with the reason."""
         return [(self._name(path), reason) for path, reason in self._found.skipped]
 
     def clear(self) -> None:
@@ -203,7 +202,7 @@ class _Run:
             return error
 
     def _accepted(self) -> Iterator[str]:
-        """Yield the files whose headers are accepted, and note for each file what is known before the networks run."""
+        """Yield the files whose headers are accepted, and queue for each file either itself or why it is none of them."""
         for path in self._found.paths:
             try:
                 instance = str(read_source(path).sop_instance_uid)
@@ -293,7 +292,12 @@ def _locked(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(done: int = 0, total: int = 0) -> Iterator[None]:
-    """Tell which error of the output folder stopped the run, and when, without naming a file."""
+    """Tell which error of the output folder stopped the run, and when, without naming a file.
+
+    Args:
+        done: Number of files with an outcome.
+        total: Number of files.
+    """
     try:
         yield
     except OSError as error:

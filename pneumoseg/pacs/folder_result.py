@@ -1,4 +1,4 @@
-"""What became of the files of a folder, and the JSON that tells it to machines."""
+"""Outcomes for the files of a folder, and the JSON that tells them to machines."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What became of the files of a folder.
+    """Outcomes for the files of a folder.
 
     Attributes:
         settings: What the objects depend on: `pipeline`, the digest; `kinds`; `strict`.
@@ -90,7 +90,7 @@ class FolderResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Numbers of files by what became of them, and the number of objects that were written."""
+        """Numbers of files by their outcome, and the number of objects that were written."""
         states = Counter(outcome.state for outcome in self.outcomes)
         findings = Counter(outcome.has_pneumothorax for outcome in self.outcomes)
         return {
