@@ -55,9 +55,9 @@ def process_folder(
     reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder may hold no image,
     because a router may send a series of reports.
 
-    The same images and pipeline give the same names. The command may be run again with the same folders: it then
-    starts again, and replaces the files of the run before. Logs hold no path, and nothing from a header: a file is named by
-    its number in the order of `result.json`.
+    The same images and pipeline give the same names. A run with the same folders starts again, and replaces the files
+    of the run before. Logs hold no path, and nothing from a header: a file is named by its number in the order of
+    `result.json`.
 
     Args:
         source: Folder to read; it may be read-only.
@@ -202,7 +202,7 @@ class _Run:
             return error
 
     def _accepted(self) -> Iterator[str]:
-        """Yield the files whose headers are accepted, and queue for each file either itself or why it is none of them."""
+        """Yield the files whose headers are accepted; in the queue, each file waits, or the outcome for it."""
         for path in self._found.paths:
             try:
                 instance = str(read_source(path).sop_instance_uid)
