@@ -70,8 +70,13 @@ def make_objects(
             elif kind == "sr":
                 made[kind] = make_report(identity, finding)
             else:
-                made[kind] = make_picture(identity, finding, decode_dicom(name, content)[0])
+                made[kind] = _picture(identity, finding, content)
     return made
+
+
+def _picture(identity: ObjectIdentity, finding: Finding, content: bytes) -> Dataset:
+    image, header = decode_dicom(identity.source.path, content)
+    return make_picture(identity, finding, image, header.pixel_aspect)
 
 
 def _require(finding: Finding, kinds: Sequence[str]) -> None:

@@ -46,7 +46,9 @@ def make_segmentation(identity: ObjectIdentity, finding: Finding, *, strict: boo
         **identity.arguments,
     )
     _name_dimension(segmentation, identity.uid("dimension"))
-    if not strict:
+    if strict:
+        segmentation.PatientOrientation = identity.source.depiction.PatientOrientation
+    else:
         _add_geometry(segmentation, finding)
     return identity.complete(segmentation)
 

@@ -45,7 +45,6 @@ class ObjectIdentity:
             setattr(header, keyword, "")
         header.SpecificCharacterSet = _CHARACTER_SET
         header.Modality = "OT"
-        header.PatientOrientation = ""
         header.Rows, header.Columns = self.source.shape
         header.SOPClassUID = self.source.sop_class_uid
         header.SOPInstanceUID = self.source.sop_instance_uid
