@@ -92,7 +92,7 @@ def process_folder(
             run.clear()
             outcomes = list(run.outcomes())
             result = FolderResult(run.settings, outcomes, run.skipped, len(found.unlisted), hidden)
-            with _writing(len(outcomes), len(outcomes)), atomic_write(target / RESULT) as temporary:
+            with _writing(run.progress), atomic_write(target / RESULT) as temporary:
                 temporary.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
     return result
 
@@ -125,6 +125,11 @@ class _Run:
     def skipped(self) -> list[tuple[str, str]]:
         """Skipped files and folders, as paths below the input folder, each with the reason."""
         return [(self._name(path), reason) for path, reason in self._found.skipped]
+
+    @property
+    def progress(self) -> str:
+        """Part of a sentence about how far the run is."""
+        return f"after {self._done} of {len(self._found.paths)} files"
 
     def clear(self) -> None:
         """Remove what an earlier run with the same folders wrote.
@@ -223,7 +228,7 @@ class _Run:
             contents = {_describe_object(kind, dataset): _encode(dataset) for kind, dataset in datasets.items()}
         except Exception as error:
             return self._without_result(accepted.path, error, accepted.sop_instance_uid)
-        with _writing(self._done, len(self._found.paths)):
+        with _writing(self.progress):
             for written, content in contents.items():
                 with atomic_write(self._target / written.file) as temporary:
                     temporary.write_bytes(content)
@@ -291,19 +296,14 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(done: int = 0, total: int = 0) -> Iterator[None]:
-    """Tell which error of the output folder stopped the run, and when, without naming a file.
-
-    Args:
-        done: Number of files with an outcome.
-        total: Number of files.
-    """
+def _writing(when: str = "before the first file") -> Iterator[None]:
+    """Tell which error of the output folder stopped the run, and when, without naming a file."""
     try:
         yield
     except OSError as error:
         raise OSError(
-            f"the output folder cannot be written ({error.strerror}), stopped after {done} of {total} files without a "
-            f"{RESULT}: mend the cause and run the same command again"
+            f"the output folder cannot be written ({error.strerror}), stopped {when} without a {RESULT}: mend the "
+            "cause and run the same command again"
         ) from error
 
 
