@@ -17,20 +17,20 @@ from pneumoseg.overlay import draw_over
 _LETTERS, _SMALLEST_LETTERS = 0.022, 12
 
 
-def make_picture(identity: ObjectIdentity, finding: Finding, image: np.ndarray, pixel_aspect: float) -> Dataset:
+def make_picture(identity: ObjectIdentity, image: np.ndarray, pixel_aspect: float) -> Dataset:
     """Return an 8-bit picture of the image as displayed, with the finding written below it.
 
     The outline is drawn around the mask in colour; without one the picture is grey. The text stands in a band below the
     image, so that it hides nothing and the image's pixels keep their places. The band is wider than a narrow image.
 
     Args:
-        identity: Identity of the object.
-        finding: Finding.
+        identity: Identity of the object, with the finding.
         image: Image as displayed, uint8, (H, W).
         pixel_aspect: Height of a pixel of the image divided by its width.
     """
     from highdicom.sc import SCImage
 
+    finding = identity.finding
     pixels = add_caption(draw_over(image, finding.mask), [*describe(finding), CAUTION])
     picture = SCImage(
         pixels,
@@ -39,7 +39,7 @@ def make_picture(identity: ObjectIdentity, finding: Finding, image: np.ndarray, 
         "PATIENT",
         study_instance_uid=identity.source.study_instance_uid,
         patient_orientation=("L", "F"),
-        **identity.arguments,
+        **identity.arguments("picture", 9003),
     )
     picture.ConversionType = "WSD"
     picture.DerivationDescription = f"Finding burnt in by {MAKER}"

@@ -28,7 +28,7 @@ _AT_DETECTOR = "The area is measured at the detector, where the patient appears 
 _CERTAINTY_NOTE = "The certainty of the finding is the probability of pneumothorax"
 
 
-def make_report(identity: ObjectIdentity, finding: Finding) -> Dataset:
+def make_report(identity: ObjectIdentity) -> Dataset:
     """Return a Comprehensive 3D SR of template TID 1500: complete, preliminary, unverified.
 
     A positive report has one measurement group per connected component, with its outer outline and its area: in mm2
@@ -38,21 +38,20 @@ def make_report(identity: ObjectIdentity, finding: Finding) -> Dataset:
     classifier's probability of pneumothorax, if there is one, as the certainty of the finding in percent.
 
     Args:
-        identity: Identity of the object.
-        finding: Finding.
+        identity: Identity of the object, with the finding.
     """
     from highdicom.sr import Comprehensive3DSR, MeasurementReport
 
-    components = find_components(finding.mask)
-    groups = [_presence(identity, finding, component, number) for number, component in enumerate(components, 1)]
-    content = MeasurementReport(_observer(identity), _CHEST_XRAY, groups or [_absence(identity, finding)])
+    components = find_components(identity.finding.mask)
+    groups = [_presence(identity, component, number) for number, component in enumerate(components, 1)]
+    content = MeasurementReport(_observer(identity), _CHEST_XRAY, groups or [_absence(identity)])
     report = Comprehensive3DSR(
         [identity.header],
         content[0],
         is_complete=True,
         is_final=False,
         is_verified=False,
-        **identity.arguments,
+        **identity.arguments("report", 9002),
     )
     return identity.complete(report)
 
@@ -70,9 +69,10 @@ def _observer(identity: ObjectIdentity) -> Any:
     return ObservationContext(ObserverContext(CodedConcept("121007", "DCM", "Device"), device))
 
 
-def _presence(identity: ObjectIdentity, finding: Finding, component: Component, number: int) -> Any:
+def _presence(identity: ObjectIdentity, component: Component, number: int) -> Any:
     from highdicom.sr import ImageRegion, Measurement, PlanarROIMeasurementsAndQualitativeEvaluations
 
+    finding = identity.finding
     believed = not math.isnan(finding.pixel_area_mm2)
     area = component.area_px * (finding.pixel_area_mm2 if believed else 1)
     region = ImageRegion("POLYLINE", component.outline, _source_image(identity))
@@ -85,16 +85,16 @@ def _presence(identity: ObjectIdentity, finding: Finding, component: Component, 
     return _commented(group, finding, [_AT_DETECTOR] if magnified else [])
 
 
-def _absence(identity: ObjectIdentity, finding: Finding) -> Any:
+def _absence(identity: ObjectIdentity) -> Any:
     from highdicom.sr import MeasurementsAndQualitativeEvaluations, SourceImageForMeasurementGroup
 
     source = identity.source
     group = MeasurementsAndQualitativeEvaluations(
-        measurements=_certainty(finding),
+        measurements=_certainty(identity.finding),
         source_images=[SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
         **_facts(identity, _ABSENT, 1),
     )
-    return _commented(group, finding, [])
+    return _commented(group, identity.finding, [])
 
 
 def _facts(identity: ObjectIdentity, verdict: Code, number: int) -> dict[str, Any]:

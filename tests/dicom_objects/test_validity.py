@@ -11,7 +11,7 @@ import pytest
 from pneumoseg.dicom import read_dicom
 from pneumoseg.dicom_objects import make_objects
 from pneumoseg.geometry import pixel_area_mm2
-from tests.dicom_objects.builders import DIGEST, HEADERS, NOTHING, SHAPE, errors, finding, needs_dciodvfy, radiograph
+from tests.dicom_objects.builders import HEADERS, NOTHING, SHAPE, errors, finding, needs_dciodvfy, radiograph
 
 TRAIN = Path(os.path.dirname(__file__), "../../../shared/siim-mini/dicom-images-train")
 SPACINGS = {
