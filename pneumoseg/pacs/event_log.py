@@ -5,6 +5,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -45,9 +46,9 @@ class EventLog(logging.Handler):
             logging.getLogger(name).handlers.clear()
         warnings.simplefilter("always")
         warnings.showwarning = self._count_warning
-        sys.excepthook = self._tell_class
-        threading.excepthook = lambda args: self._tell_class(args.exc_type)
-        sys.unraisablehook = lambda args: self._tell_class(args.exc_type)
+        sys.excepthook = self.tell_class
+        threading.excepthook = lambda args: self.tell_class(args.exc_type)
+        sys.unraisablehook = lambda args: self.tell_class(args.exc_type)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line of a discreet logger, without any traceback; count all others."""
@@ -55,11 +56,22 @@ class EventLog(logging.Handler):
             record.exc_info = record.exc_text = record.stack_info = None
             self._lines.handle(record)
         else:
-            self.hidden[record.name] += 1
+            self._hide(record.name)
 
-    def _count_warning(self, _message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-        self.hidden[category.__name__] += 1
+    def sum_up(self, counts: Mapping[str, int]) -> None:
+        """Write a line of counts, and how many messages were not shown."""
+        known = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no images"
+        _log.info(f"stopped: {known}; {sum(self.hidden.values())} messages and warnings not shown")
 
     @staticmethod
-    def _tell_class(error: type[BaseException], _value: Any = None, _traceback: TracebackType | None = None) -> None:
+    def tell_class(error: type[BaseException], _value: object = None, _traceback: TracebackType | None = None) -> None:
+        """Write a line about an error that was not caught; a hook of the interpreter."""
         _log.critical(f"an error was not expected: {error.__name__}")
+
+    def _hide(self, name: str) -> None:
+        if not self.hidden[name]:
+            _log.info(f"messages of {name} are not shown, because they may quote patient data")
+        self.hidden[name] += 1
+
+    def _count_warning(self, _message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        self._hide(category.__name__)
