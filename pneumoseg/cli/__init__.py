@@ -4,4 +4,4 @@
 from pneumoseg.cli import data, training, prediction, predict, pacs, listen, evaluation, reproduce  # isort: skip
 from pneumoseg.cli.app import app, main
 
-__all__ = ["app", "data", "evaluation", "main", "predict", "prediction", "reproduce", "training"]
+__all__ = ["app", "data", "evaluation", "listen", "main", "pacs", "predict", "prediction", "reproduce", "training"]
