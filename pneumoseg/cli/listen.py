@@ -63,9 +63,7 @@ def listen(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 11112,
     tls: Annotated[
         tuple[Path, Path, Path] | None,
-        typer.Option(
-            metavar="CERT KEY CA", help="Receive with TLS and client certificates only: files in PEM format."
-        ),
+        typer.Option(metavar="CERT KEY CA", help="Receive with TLS and client certificates only: files in PEM format."),
     ] = None,
     to_tls: Annotated[bool, typer.Option("--to-tls", help="Also send with TLS and these certificates.")] = False,
     unencrypted: Annotated[
@@ -105,13 +103,14 @@ def listen(
         queue, accept.split(","), aet, host, port, context, max_mb * 2**20, lambda key: service.notice(key)
     )
     sender = _sender(target, aet, tls)
+    log = EventLog()
+    log.install()
     with locked_folder(queue.folder, "served"):  # before the networks are loaded, which takes seconds
         networks = _load(pipeline, assembled=assembled)
 
     from pneumoseg.pacs.service import Service
 
     service = Service(queue, networks, receiver, sender, kinds, strict=strict)
-    log = EventLog()
     log.install()
     _run(
         service,
@@ -130,7 +129,7 @@ def queue(
 ) -> None:
     """Show the queue of `listen`: counts by state, and why images failed.
 
-    Works while the service runs. The exit status is 1 if an image to retry has not failed.
+    Works while the service runs. The exit status is 1 if there is no failed image with a KEY that is named.
     """
     if not (folder / "new").is_dir():
         raise FileNotFoundError(f"{folder} holds no queue: name the folder that `pneumoseg listen --spool` was given")
@@ -142,7 +141,7 @@ def queue(
     known = True
     if retry:
         failed = [failure.key for failure in spool.status().failures]
-        known = all([_retry(spool, key) for key in (failed if "all" in retry else retry)])
+        known = not [key for key in (failed if "all" in retry else retry) if not _retry(spool, key)]
     _show(spool.status())
     if not known:
         raise typer.Exit(1)
@@ -188,18 +187,18 @@ def _target(to: str | None, stow: str | None, *, to_tls: bool) -> Target:
         title, _, address = to.rpartition("@")
         parts = _ADDRESS.fullmatch(address)
         if not title or parts is None or not 1 <= int(parts["port"]) <= 65535:
-            raise ValueError(f"--to is {to!r}: expected AET@HOST:PORT, such as ORTHANC@127.0.0.1:4242 or ORTHANC@[::1]:104")
+            raise ValueError(f"--to is {to!r}: expected AET@HOST:PORT, such as PACS@127.0.0.1:104 or PACS@[::1]:104")
         return Target(to, title, parts["name"] or parts["number"], int(parts["port"]), to_tls)
     if to_tls:
         raise ValueError("--to-tls belongs to --to: name an https URL with --stow")
     url = urlsplit(str(stow))
     if url.scheme not in ("http", "https") or not url.hostname or url.username is not None:
-        raise ValueError(f"--stow names {url.scheme}://{url.hostname}: expected an http or https URL without a password")
+        raise ValueError("--stow: expected an http or https URL without a user in it")
     return Target(str(stow), "", url.hostname, 0, url.scheme == "https")
 
 
 def _require_encryption(host: str, target: Target, *, received_with_tls: bool) -> None:
-    """Refuse connections with other computers without TLS: AE titles are no authentication.
+    """Refuse connections with other computers without TLS: AE titles do not authenticate.
 
     Raises:
         ValueError: If there would be any.

@@ -7,7 +7,6 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 _DISCREET = ("pneumoseg.pacs", "pneumoseg.device")
 """Loggers whose lines hold no value from a file. All others may quote names, UIDs and paths."""
@@ -38,14 +37,17 @@ class EventLog(logging.Handler):
         self._lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def install(self) -> None:
-        """Let all logs, warnings and uncaught errors of the process end here."""
+        """Let all logs, warnings and uncaught errors of the process end here.
+
+        To be called again after libraries were imported that bring handlers of their own.
+        """
         logging.raiseExceptions = False  # a line that cannot be formatted would be shown with its values
         root = logging.getLogger()
         root.handlers[:] = [self]
         for name in list(logging.root.manager.loggerDict):
             logging.getLogger(name).handlers.clear()
         warnings.simplefilter("always")
-        warnings.showwarning = self._count_warning
+        warnings.showwarning = self._count_warning  # type: ignore[assignment]  # its names do not matter
         sys.excepthook = self.tell_class
         threading.excepthook = lambda args: self.tell_class(args.exc_type)
         sys.unraisablehook = lambda args: self.tell_class(args.exc_type)
@@ -73,5 +75,5 @@ class EventLog(logging.Handler):
             _log.info(f"messages of {name} are not shown, because they may quote patient data")
         self.hidden[name] += 1
 
-    def _count_warning(self, _message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    def _count_warning(self, _message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         self._hide(category.__name__)

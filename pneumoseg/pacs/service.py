@@ -13,12 +13,13 @@ from pydicom import Dataset
 from pneumoseg.dicom_objects import KINDS, read_source
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.pacs.reasons import describe
-from pneumoseg.pacs.sender import StoreSender, StowSender, UnreachableError
+from pneumoseg.pacs.sender import StoreSender, UnreachableError
 from pneumoseg.pacs.spool import Spool
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Pipeline
     from pneumoseg.pacs.receiver import Receiver
+    from pneumoseg.pacs.stow import StowSender
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +39,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 class Service:
     """Loop over a queue: images in, results out, nothing lost on the way.
 
-    The pipeline runs on one image at a time, so its results do not depend on what else waits. A thread sends them. A
-    receiver of results that cannot be reached, or a full disk, makes the service pause, not stop: pauses double from 1 s
-    to `LONGEST_PAUSE_S` or `LONGEST_DISK_PAUSE_S`. An image without results is put aside with a reason, as are results that the receiver refuses.
+    The pipeline runs on one image at a time, so its results do not depend on what else waits. A thread sends them.
+    While the receiver of the results cannot be reached, or the disk is full, the service pauses and tries again; pauses
+    double from 1 s to `LONGEST_PAUSE_S` or `LONGEST_DISK_PAUSE_S`. An image without results is put aside with a reason,
+    as are results that the receiver refuses.
 
     Logs tell the key of the image, its state, and classes of errors; never a name, an id, a UID, a path or the text of
     an error.
@@ -66,7 +68,7 @@ class Service:
         spool: Spool,
         pipeline: "Pipeline",
         receiver: "Receiver",
-        sender: StoreSender | StowSender,
+        sender: "StoreSender | StowSender",
         kinds: Sequence[str] = KINDS,
         *,
         strict: bool = False,
@@ -200,10 +202,10 @@ class Service:
             self._wait(self._made)
 
     def _send(self, key: str) -> None:
-        """Send the results of an image, and move what is left of it on.
+        """Send the results of an image, and move it on.
 
         Raises:
-            OSError: If the receiver cannot be reached, or the queue cannot be written; what was not delivered stays.
+            OSError: If the receiver cannot be reached, or the queue cannot be written; undelivered results stay.
         """
         files = self._spool.results(key)
         try:
