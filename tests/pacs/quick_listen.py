@@ -6,20 +6,24 @@ Arguments: the folder of the queue, the port of the service, the port of the arc
 
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from pneumoseg.cli.listen import serve
+from pneumoseg.dicom_objects import KINDS
 from pneumoseg.pacs.event_log import EventLog
 from pneumoseg.pacs.receiver import Receiver
 from pneumoseg.pacs.sender import StoreSender
 from pneumoseg.pacs.service import Service
 from pneumoseg.pacs.spool import Spool
-from tests.pacs.hospital import QuickPipeline
+from tests.pacs.hospital import QuickPipeline, write_radiograph
 
 
 def main(folder, port, archive_port):
-    import highdicom  # noqa: F401 - costs a second, which each process would need
-
+    with tempfile.TemporaryDirectory() as scratch:  # the first image imports libraries, which each process would repeat
+        image = write_radiograph(Path(scratch) / "image")
+        QuickPipeline().predict(image).to_dicom(KINDS, strict=False)
     while True:
         process = os.fork()
         if process == 0:

@@ -8,16 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pydicom
 import pytest
 from typer.testing import CliRunner
 
 from pneumoseg.cli import app
-from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference import assemble_pipeline
-from pneumoseg.pacs.spool import Added, Spool, key_of
+from pneumoseg.pacs.spool import Spool
 from tests.inference.test_folder import save_classifier, save_segmenter
 from tests.pacs.hospital import ROOT, Archive, send, study_of, wait_until, write_radiograph
 
