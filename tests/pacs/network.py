@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -133,9 +135,16 @@ class Archive:
         return self._answer(event) if self._answer else 0x0000
 
 
-def needs(command: str) -> pytest.MarkDecorator:
-    """Skip a test where a command is not installed."""
-    return pytest.mark.skipif(not shutil.which(command), reason=f"needs {command}")
+def find_tool(name: str) -> str | None:
+    """Return the path of a tool that is not Python's: pynetdicom installs commands with the names of DCMTK's."""
+    own = Path(sys.executable).parent
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != own]
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    """Skip a test where a tool is not installed."""
+    return pytest.mark.skipif(not find_tool(name), reason=f"needs {name}")
 
 
 class Certificates:
