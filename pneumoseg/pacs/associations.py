@@ -126,7 +126,8 @@ def end(association: Association, seconds: float = 1.0) -> None:
         association: Association of either side.
         seconds: Time that the other side is given to receive the abort.
     """
-    if association.dul.is_alive():
+    # pynetdicom's thread fails if it is told to abort what is not established.
+    if association.is_established:
         association.abort(block=False)
         association.dul.join(seconds)
     disconnect(association)

@@ -20,6 +20,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoseg.dicom.codecs import ENCAPSULATED_UNCOMPRESSED
 from pneumoseg.pacs.receiver import Receiver
@@ -119,9 +120,11 @@ class Archive:
 
     def __enter__(self) -> "Archive":
         handlers = [(evt.EVT_C_STORE, self._store)]
-        self._server = self._entity.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=self._tls
+        self._server = self._entity.make_server(
+            ("127.0.0.1", 0), evt_handlers=handlers, ssl_context=self._tls, server_class=ThreadedAssociationServer
         )
+        self._entity._servers.append(self._server)
+        threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
         self.port = self._server.server_address[1]
         return self
 

@@ -392,6 +392,15 @@ def test_rejects_the_fifth_association_for_now(inbox, tmp_path):
         association.release()
 
 
+def test_counts_no_connection_that_was_closed(inbox, tmp_path):
+    """Monitors connect and close, more often than an association may be waited for."""
+    for _ in range(8):
+        socket.create_connection(("127.0.0.1", inbox.receiver.port)).close()
+    wait_until(lambda: not inbox.associations())
+    source = image_file(tmp_path / "image.dcm")
+    assert inbox.send(source) == ([source], [])
+
+
 def test_receives_from_four_senders_at_once(inbox, tmp_path):
     files = [image_file(tmp_path / f"{number}.dcm", instance=f"1.2.{number}") for number in range(1, 41)]
     threads = [threading.Thread(target=inbox.send, args=files[start::4]) for start in range(4)]
@@ -445,6 +454,16 @@ def test_aborts_associations_that_outlive_its_stop(tmp_path, monkeypatch):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", box.receiver.port))
     box.receiver.stop()
+
+
+def test_stops_while_a_client_has_not_asked_yet(inbox, monkeypatch):
+    monkeypatch.setattr(receiver, "STOP_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", inbox.receiver.port)) as connection:
+        wait_until(inbox.associations)
+        inbox.receiver.stop()
+        connection.settimeout(10)
+        assert connection.recv(1) == b""
+    wait_until(lambda: not inbox.associations())
 
 
 def test_says_which_port_is_taken(inbox, tmp_path):
