@@ -29,7 +29,7 @@ def hidden_messages() -> Iterator[Counter[str]]:
     """
     hidden: Counter[str] = Counter()
 
-    def count(_message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    def count(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
         hidden[category.__name__] += 1
 
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in _INDISCREET}

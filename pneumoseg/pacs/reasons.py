@@ -12,7 +12,7 @@ from pneumoseg.image_errors import (
     UnsupportedError,
 )
 
-_REASONS: dict[type[ImageError], str] = {
+_REASONS: dict[type[BaseException], str] = {
     NotAnImageError: "is not a DICOM image",
     NoPixelsError: "holds no pixels",
     UnsupportedError: "is not a single frame of grey, or its codec is not supported",
@@ -33,7 +33,7 @@ def describe(error: BaseException) -> str:
         ('DamagedError: is cut short or contradicts itself', 'KeyError')
     """
     name = type(error).__name__
-    reason = _REASONS.get(type(error), "")  # type: ignore[call-overload]
+    reason = _REASONS.get(type(error), "")
     if isinstance(error, RefusedError):
         reason = error.reason
     elif isinstance(error, OSError) and type(error.errno) is int:
