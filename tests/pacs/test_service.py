@@ -303,6 +303,20 @@ def test_a_full_disk_makes_the_service_pause(spool, step, monkeypatch, caplog):
     assert {failure.key for failure in spool.status().failures} < keys
 
 
+def test_a_disk_that_fills_up_within_the_pipeline_is_not_the_images_fault(spool):
+    seen = []
+
+    def fill(path):
+        seen.append(path)
+        if len(seen) <= 5:
+            no_space()
+
+    add(spool)
+    assert len(serve(spool, QuickPipeline(fill)).sent) == 3
+    assert len(seen) == 6
+    assert spool.status() == (0, 0, 1, [], 0)
+
+
 CRASH = """
 import os, sys
 from pneumoseg.pacs.service import Service
