@@ -136,6 +136,12 @@ def test_only_the_kinds_that_are_asked_for_are_sent(spool):
     assert [sent[:2] for sent in serve(spool, kinds=["sr"]).sent] == [(key, "sr")]
 
 
+def test_an_image_without_any_object_is_done(spool):
+    add(spool)
+    assert serve(spool, kinds=[]).attempts == 0
+    assert spool.status() == (0, 0, 1, [], 0)
+
+
 @pytest.mark.parametrize(
     ("elements", "reason"),
     [
