@@ -190,7 +190,7 @@ class Service:
                 return
             self._spool.keep_results(key, objects)
         self._count(event)
-        _log.info(f"{key} out: {event}, {', '.join(objects) or 'no results'}")
+        _log.info(f"{key} out: {', '.join(objects) or f'nothing, {event}'}")
         self._made.set()
 
     def _objects(self, path: Path) -> dict[str, Dataset]:
