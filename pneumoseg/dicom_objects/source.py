@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    RE_VALID_UID,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    UID_dictionary,
-)
+from pydicom.uid import RE_VALID_UID, JPEGBaseline8Bit, JPEGExtended12Bit, UID_dictionary
 
 from pneumoseg.dicom.elements import MAX_TEXT_BYTES, Elements, find_elements, read_file
 from pneumoseg.dicom.header import read_format
