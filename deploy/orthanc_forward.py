@@ -226,7 +226,7 @@ def run_once(forwarder: Forwarder) -> str:
 def main() -> int:
     """Forward until the process is ended; with --once until nothing more can be sent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path, help="file that remembers how far the script came; made if it does not exist")
+    parser.add_argument("state", type=Path, help="file that remembers how far the script came; made if there is none")
     parser.add_argument("--orthanc", default="http://127.0.0.1:8042", help="address of Orthanc")
     parser.add_argument("--modality", default="pneumoseg", help="name of the listener in Orthanc's DicomModalities")
     parser.add_argument("--seconds", type=float, default=2.0, help="time between two looks at Orthanc")
