@@ -52,6 +52,11 @@ _KEYWORDS = """
     LUTDescriptor LUTData RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor
     BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableData
     BluePaletteColorLookupTableData FloatPixelData DoubleFloatPixelData PixelData
+    SpecificCharacterSet StudyInstanceUID SeriesInstanceUID StudyDate StudyTime StudyID AccessionNumber
+    ReferringPhysicianName StudyDescription PatientName IssuerOfPatientID PatientBirthDate PatientIdentityRemoved
+    DeidentificationMethod Manufacturer ManufacturerModelName SeriesDescription DerivationDescription PatientOrientation
+    BodyPartExamined Laterality ViewCodeSequence CodeValue BurnedInAnnotation LossyImageCompression
+    LossyImageCompressionRatio LossyImageCompressionMethod
 """
 _KEYWORD_OF = {tag_for_keyword(keyword): keyword for keyword in _KEYWORDS.split()}
 _BINARY = {b"FD": "f8", b"FL": "f4", b"SL": "i4", b"SS": "i2", b"UL": "u4", b"US": "u2"}

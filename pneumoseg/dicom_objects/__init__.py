@@ -1,6 +1,8 @@
 """Results as standard DICOM objects of the image's study: a segmentation, a report and a picture."""
 
 from pneumoseg.dicom_objects.finding import Finding
+from pneumoseg.dicom_objects.objects import KINDS, make_objects
 from pneumoseg.dicom_objects.refusal import RefusedError
+from pneumoseg.dicom_objects.source import SourceHeader, read_source
 
-__all__ = ["Finding", "RefusedError"]
+__all__ = ["KINDS", "Finding", "RefusedError", "SourceHeader", "make_objects", "read_source"]

@@ -1,6 +1,7 @@
 """The pipeline's result for one image."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pneumoseg.overlay import draw_outlines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pydicom.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,48 @@ class Result:
         image = self.source if isinstance(self.source, np.ndarray) else read_image(self.source)
         title = f"{self.image_id}  {self._summary()}".strip()
         return draw_outlines(image, {"prediction": self.mask}, title, self.pixel_aspect)
+
+    def to_dicom(
+        self, kinds: Sequence[str] = ("seg", "sr", "sc"), *, strict: bool = False
+    ) -> dict[str, "Dataset"]:
+        """Return the result as DICOM objects of the image's study.
+
+        A positive result gives a segmentation (SEG), a structured report (SR) and a picture with the outline (SC); a
+        negative one gives SR and SC. The UIDs follow from the image, the pipeline, the version and the kind of object;
+        the times do not, so keep the objects rather than make them again.
+
+        Args:
+            kinds: Kinds of objects to make: some of "seg", "sr" and "sc".
+            strict: Whether the segmentation leaves out the geometry that viewers need and a radiograph does not have.
+
+        Returns:
+            pydicom data sets by kind; no "seg" for an empty mask.
+
+        Raises:
+            ImageError: If the image could not be read, is not DICOM, is a lateral view, lacks the UIDs of its study,
+                or was itself made by pneumoseg.
+            ValueError: If the result is that of an array, or of networks without a bundle, a kind is unknown, or
+                highdicom is not installed.
+
+        Example:
+            >>> for kind, dataset in result.to_dicom().items():  # doctest: +SKIP
+            ...     dataset.save_as(f"{kind}.dcm")
+        """
+        from pneumoseg.dicom_objects import Finding, make_objects
+
+        if self.error is not None:
+            raise self.error
+        if isinstance(self.source, np.ndarray):
+            raise ValueError("DICOM objects belong to the study of a DICOM file: predict from its path, not an array")
+        finding = Finding(
+            self.mask,
+            self.probability,
+            pixel_area_mm2(self.shape, self.pixel_spacing),
+            self.spacing_source,
+            self.pixel_spacing,
+            self.pipeline_digest,
+        )
+        return make_objects(self.source, finding, kinds, strict=strict)
 
     def _repr_png_(self) -> bytes | None:
         """Return the picture that Jupyter shows, or None after an error: then Jupyter shows the text."""

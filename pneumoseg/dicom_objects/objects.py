@@ -1,0 +1,96 @@
+"""The objects of one image."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+from pydicom.dataset import Dataset
+
+from pneumoseg.dicom import decode_dicom
+from pneumoseg.dicom.elements import read_file
+from pneumoseg.dicom_objects.finding import Finding
+from pneumoseg.dicom_objects.picture import make_picture
+from pneumoseg.dicom_objects.report import make_report
+from pneumoseg.dicom_objects.segmentation import make_segmentation
+from pneumoseg.dicom_objects.source import parse_source
+from pneumoseg.dicom_objects.study import ObjectIdentity
+
+KINDS = ("seg", "sr", "sc")
+"""Kinds of objects: segmentation, structured report, Secondary Capture."""
+
+_TITLES = {"seg": "segmentation", "sr": "report", "sc": "picture"}
+_FIRST_SERIES = 9001
+_logging = threading.Lock()
+
+
+def make_objects(
+    path: str | os.PathLike[str], finding: Finding, kinds: Sequence[str] = KINDS, *, strict: bool = False
+) -> dict[str, Dataset]:
+    """Return the finding on an image as DICOM objects of the image's study. The file is not changed.
+
+    The UIDs follow from the image, the pipeline, the version and the kind of object; the times do not, so keep the
+    objects rather than make them again.
+
+    Args:
+        path: Path of the image's DICOM file.
+        finding: Finding on it.
+        kinds: Kinds of objects to make, see `KINDS`.
+        strict: Whether the segmentation leaves out the geometry that viewers need and a radiograph does not have.
+
+    Returns:
+        Data sets by kind, in the order of `KINDS`; none of kind "seg" for an empty mask. Save them with
+        `save_as(path, enforce_file_format=True)`.
+
+    Raises:
+        ValueError: If a kind is unknown, the mask is not of the image's shape, the pipeline has no digest, or highdicom
+            is not installed.
+        ImageError: If the file gives no image, or is refused, see `read_source`.
+
+    Example:
+        >>> for kind, dataset in make_objects("chest.dcm", finding).items():  # doctest: +SKIP
+        ...     dataset.save_as(f"{kind}.dcm", enforce_file_format=True)
+    """
+    _require(finding, kinds)
+    name = os.fsdecode(path)
+    content = read_file(name)
+    source = parse_source(name, content)
+    if source.shape != finding.mask.shape:
+        raise ValueError(f"{name}: the mask is {finding.mask.shape}, expected the image's {source.shape}")
+    made = {}
+    with _quiet():
+        for number, kind in enumerate(KINDS, _FIRST_SERIES):
+            identity = ObjectIdentity(source, finding, kind + "-strict" * strict, _TITLES[kind], number)
+            if kind not in kinds or (kind == "seg" and not finding.mask.any()):
+                continue
+            if kind == "seg":
+                made[kind] = make_segmentation(identity, finding, strict=strict)
+            elif kind == "sr":
+                made[kind] = make_report(identity, finding)
+            else:
+                made[kind] = make_picture(identity, finding, decode_dicom(name, content)[0])
+    return made
+
+
+def _require(finding: Finding, kinds: Sequence[str]) -> None:
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"unknown kinds {unknown}, expected some of {', '.join(KINDS)}")
+    if not finding.pipeline_digest:
+        raise ValueError("the pipeline has no digest: load it from a folder with load_pipeline")
+    if importlib.util.find_spec("highdicom") is None:
+        raise ValueError("DICOM objects need highdicom, which is not installed: pip install 'pneumoseg[dicom]'")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep highdicom from logging UIDs, one thread at a time so that each restores the level that it found."""
+    logger = logging.getLogger("highdicom")
+    with _logging:
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,71 @@
+"""The mask as a DICOM Segmentation object."""
+
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DSfloat
+
+import pneumoseg
+from pneumoseg.dicom_objects.finding import Finding
+from pneumoseg.dicom_objects.maker import MAKER
+from pneumoseg.dicom_objects.study import ObjectIdentity
+
+
+def make_segmentation(identity: ObjectIdentity, finding: Finding, *, strict: bool) -> Dataset:
+    """Return a BINARY segmentation with one segment.
+
+    Viewers need a geometry, which a radiograph does not have: unless `strict`, the object holds Pixel Spacing, or 1
+    mm if the file does not give it, and a plane at the origin.
+
+    Args:
+        identity: Identity of the object.
+        finding: Finding with a mask that is not empty.
+        strict: Whether the geometry is left out.
+    """
+    import highdicom
+    from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    segment = SegmentDescription(
+        segment_number=1,
+        segment_label="Pneumothorax",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Pneumothorax,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=MAKER, version=pneumoseg.__version__, family=codes.cid7162.ArtificialIntelligence
+        ),
+        tracking_id=f"{MAKER} pneumothorax",
+        tracking_uid=identity.uid("tracking"),
+    )
+    segmentation = Segmentation(
+        [identity.header],
+        finding.mask[None],
+        SegmentationTypeValues.BINARY,
+        [segment],
+        content_label="PNEUMOTHORAX",
+        content_description="Outline of a pneumothorax, research only",
+        **identity.arguments,
+    )
+    _name_dimension(segmentation, identity.uid("dimension"))
+    if not strict:
+        _add_geometry(segmentation, finding)
+    return identity.complete(segmentation)
+
+
+def _name_dimension(segmentation: Dataset, uid: str) -> None:
+    """Replace the UID that highdicom draws at random."""
+    segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
+    for index in segmentation.DimensionIndexSequence:
+        index.DimensionOrganizationUID = uid
+
+
+def _add_geometry(segmentation: Dataset, finding: Finding) -> None:
+    known = finding.pixel_spacing if finding.spacing_source == "PixelSpacing" else None
+    measures, orientation, position = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = [DSfloat(side, auto_format=True) for side in known or (1.0, 1.0)]
+    measures.SliceThickness = 1
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    position.ImagePositionPatient = [0, 0, 0]
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence = [position]

@@ -1,0 +1,190 @@
+"""Sender of results by C-STORE, and the outcomes that all senders share."""
+
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydicom.filereader import read_file_meta_info
+from pynetdicom import AE, build_context, evt
+from pynetdicom.association import Association
+
+from pneumoseg.pacs import associations
+
+CONNECT_SECONDS = 10.0
+"""Longest time that a connection may take."""
+SLOWEST_BYTES_PER_SECOND = 2**17
+"""Slowest transfer that is waited for; an answer may come that much later."""
+
+_DUPLICATE = 0x0111
+_WARNINGS = (0x0001, 0x0107, 0x0116)
+
+
+class Refusal(NamedTuple):
+    """A file that the receiver refused for good.
+
+    Attributes:
+        path: Path of the file.
+        reason: Why, without patient data.
+    """
+
+    path: Path
+    reason: str
+
+
+class UnreachableError(OSError):
+    """Error of results that cannot be delivered now, though perhaps later. Its text holds no patient data.
+
+    Example:
+        >>> print(UnreachableError("the receiver does not answer"))
+        the receiver does not answer
+    """
+
+
+class _Kind(NamedTuple):
+    """UIDs of the SOP class and of the transfer syntax of a file."""
+
+    sop_class: str
+    syntax: str
+
+
+class StoreSender:
+    """Sender of DICOM files by C-STORE to one application entity.
+
+    Files are sent as they are: for each SOP class and transfer syntax of them a presentation context is proposed, and
+    nothing is encoded again.
+
+    A file is delivered with status 0x0000; with a warning (0xBxxx, 0x0001, 0x0107, 0x0116), because the object is
+    stored then; and with 0x0111, which says that the receiver had it before. It is refused without a presentation
+    context, and with a status of 0x01xx, 0xA9xx or 0xCxxx. Everything else may pass: no connection, a rejected or
+    aborted association, an AE title that is not recognised and may be entered yet, no answer, other statuses such as
+    0xA7xx (out of resources).
+
+    Args:
+        aet_to: AE title of the receiver.
+        host: Name or address of the receiver.
+        port: Port of the receiver.
+        aet: AE title of the sender.
+        tls: Context from `tls.client_context`; None for connections that are not encrypted.
+
+    Raises:
+        ValueError: If an AE title is not one.
+
+    Example:
+        >>> sender = StoreSender("ORTHANC", "127.0.0.1", 4242)
+        >>> sender.send([Path("result.dcm")], delivered=Path.unlink)  # doctest: +SKIP
+        []
+    """
+
+    def __init__(
+        self, aet_to: str, host: str, port: int, aet: str = "PNEUMOSEG", tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Check the AE titles; no connection is made yet."""
+        self._aet_to, self._aet = associations.require_aet(aet_to), associations.require_aet(aet)
+        self._host, self._port, self._tls = host, port, tls
+        self._association: Association | None = None
+        self._closed = False
+
+    def send(self, files: Sequence[Path], delivered: Callable[[Path], None]) -> list[Refusal]:
+        """Send files in one association.
+
+        Args:
+            files: Paths of DICOM files.
+            delivered: Function that is called with the path of each file as soon as the receiver has confirmed it.
+
+        Returns:
+            The files that were refused for good.
+
+        Raises:
+            UnreachableError: If a file could not be sent; the files after it were not sent either.
+        """
+        kinds = {path: _read_kind(path) for path in files}
+        refusals = [Refusal(path, kind) for path, kind in kinds.items() if isinstance(kind, str)]
+        sound = {path: kind for path, kind in kinds.items() if not isinstance(kind, str)}
+        if not sound:
+            return refusals
+        association = self._associate(sorted(set(sound.values())))
+        try:
+            accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in association.accepted_contexts}
+            for path, kind in sound.items():
+                reason = _store(association, path) if kind in accepted else "the receiver does not accept its kind"
+                if reason:
+                    refusals.append(Refusal(path, reason))
+                else:
+                    delivered(path)
+        finally:
+            self._association = None
+            association.release()
+        return refusals
+
+    def close(self) -> None:
+        """End a running `send` from another thread, by an `UnreachableError` in it, and all later ones."""
+        self._closed = True
+        if self._association is not None:
+            associations.disconnect(self._association)
+
+    def _associate(self, kinds: Sequence[_Kind]) -> Association:
+        """Return an association that the receiver answered, though it may have accepted none of the contexts."""
+        entity = AE(self._aet)
+        entity.connection_timeout = CONNECT_SECONDS
+        entity.acse_timeout = entity.dimse_timeout = associations.ANSWER_SECONDS
+        entity.network_timeout = associations.NETWORK_SECONDS
+        contexts = [build_context(kind.sop_class, [kind.syntax]) for kind in kinds]
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, self._connected)]
+        tls = (self._tls, self._host) if self._tls else None
+        try:
+            association = entity.associate(
+                self._host, self._port, contexts, self._aet_to, tls_args=tls, evt_handlers=handlers
+            )
+        except OSError as error:
+            raise UnreachableError(f"the address of the receiver is not known ({type(error).__name__})") from None
+        if association.is_rejected:
+            reason = association.acceptor.primitive.reason_str  # type: ignore[union-attr]
+            raise UnreachableError(f"the receiver rejected the association: {reason}")
+        if not association.is_established and not association.rejected_contexts:
+            raise UnreachableError("the receiver cannot be connected to, or does not answer")
+        return association
+
+    def _connected(self, event: evt.Event) -> None:
+        associations.limit(event.assoc)
+        self._association = event.assoc
+        if self._closed:
+            associations.disconnect(event.assoc)
+
+
+def _read_kind(path: Path) -> _Kind | str:
+    """Return the kind of a file, or why it has none."""
+    try:
+        meta = read_file_meta_info(path)
+        return _Kind(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+    except Exception as error:  # whatever a malformed file makes pydicom raise
+        return f"is not a DICOM file that can be read ({type(error).__name__})"
+
+
+def _store(association: Association, path: Path) -> str:
+    """Send a file and return why it was refused; '' if it was delivered.
+
+    Raises:
+        UnreachableError: If neither can be said.
+    """
+    try:
+        association.dimse_timeout = associations.ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+        answer = association.send_c_store(path)
+    except (OSError, RuntimeError) as error:  # the latter if the association ended since the last file
+        raise UnreachableError(f"the association failed ({type(error).__name__})") from None
+    if "Status" not in answer:
+        raise UnreachableError("the receiver ended the association, or does not answer")
+    return _judge(answer.Status)
+
+
+def _judge(status: int) -> str:
+    """Return why a status refuses an object; '' if it does not.
+
+    Raises:
+        UnreachableError: If another attempt may succeed.
+    """
+    if status in (0, _DUPLICATE, *_WARNINGS) or status & 0xF000 == 0xB000:
+        return ""
+    if status & 0xFF00 in (0x0100, 0xA900) or status & 0xF000 == 0xC000:
+        return f"the receiver answered status 0x{status:04X}"
+    raise UnreachableError(f"the receiver answered status 0x{status:04X}")

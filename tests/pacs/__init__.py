@@ -1,0 +1,1 @@
+"""Tests of the service and the folder command for a PACS."""
