@@ -79,6 +79,27 @@ def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
         (41, [(PosixPath('/data/ward/notes.txt'), 'is not an image')])
     """
     given = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(each) for each in inputs]
+    found = search_images(given)
+    _report(found, given)
+    return found
+
+
+def search_images(inputs: Iterable[Path]) -> ImageFiles:
+    """Find image files as `find_images` does, without naming any in the log; there may be none.
+
+    Args:
+        inputs: Files and folders.
+
+    Returns:
+        The image files, and those that were skipped.
+
+    Raises:
+        FileNotFoundError: If an input does not exist.
+
+    Warns:
+        UserWarning: If folders cannot be listed.
+    """
+    given = list(inputs)
     for path in given:
         if not os.path.lexists(path):
             raise FileNotFoundError(f"{printable(path)}: no such folder or file, expected images or a folder of images")
@@ -93,9 +114,7 @@ def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
             skipped.append((path, reason))
         else:
             paths.append(path)
-    found = ImageFiles(sorted(paths), sorted(skipped))
-    _report(found, given)
-    return found
+    return ImageFiles(sorted(paths), sorted(skipped))
 
 
 def choose_one_per_id(paths: Iterable[Path]) -> tuple[list[Path], list[tuple[str, str]]]:

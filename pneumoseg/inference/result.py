@@ -90,9 +90,7 @@ class Result:
         title = f"{self.image_id}  {self._summary()}".strip()
         return draw_outlines(image, {"prediction": self.mask}, title, self.pixel_aspect)
 
-    def to_dicom(
-        self, kinds: Sequence[str] = ("seg", "sr", "sc"), *, strict: bool = False
-    ) -> dict[str, "Dataset"]:
+    def to_dicom(self, kinds: Sequence[str] = ("seg", "sr", "sc"), *, strict: bool = False) -> dict[str, "Dataset"]:
         """Return the result as DICOM objects of the image's study.
 
         A positive result gives a segmentation (SEG), a structured report (SR) and a picture with the outline (SC); a

@@ -1,5 +1,7 @@
 """Reasons for failures without patient data, for logs and for lists that people share."""
 
+import os
+
 from pneumoseg.dicom_objects import RefusedError
 from pneumoseg.image_errors import (
     DamagedError,
@@ -10,7 +12,7 @@ from pneumoseg.image_errors import (
     UnsupportedError,
 )
 
-_REASONS: dict[type[ImageError], str] = {
+_REASONS: dict[type[BaseException], str] = {
     NotAnImageError: "is not a DICOM image",
     NoPixelsError: "holds no pixels",
     UnsupportedError: "is not a single frame of grey, or its codec is not supported",
@@ -23,12 +25,17 @@ _REASONS: dict[type[ImageError], str] = {
 def describe(error: BaseException) -> str:
     """Return the class of an error and, if it is known, its reason, without any value from the file.
 
-    The text of other errors may quote names, UIDs and paths, so only their class is told.
+    The text of other errors may quote names, UIDs and paths, so only their class is told, and for an error of the
+    operating system its number's meaning.
 
     Example:
         >>> describe(DamagedError("doe.dcm", "NumberOfFrames is 'DOE^JANE'")), describe(KeyError("doe"))
         ('DamagedError: is cut short or contradicts itself', 'KeyError')
     """
     name = type(error).__name__
-    reason = error.reason if isinstance(error, RefusedError) else _REASONS.get(type(error))  # type: ignore[arg-type]
+    reason = _REASONS.get(type(error), "")
+    if isinstance(error, RefusedError):
+        reason = error.reason
+    elif isinstance(error, OSError) and type(error.errno) is int:
+        reason = os.strerror(error.errno)
     return f"{name}: {reason}" if reason else name
