@@ -5,8 +5,8 @@ import sys
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 _DISCREET = ("pneumoseg.pacs", "pneumoseg.device")
 """Loggers whose lines hold no value from a file. All others may quote names, UIDs and paths."""
@@ -37,17 +37,20 @@ class EventLog(logging.Handler):
         self._lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def install(self) -> None:
-        """Let all logs, warnings and uncaught errors of the process end here."""
+        """Let all logs, warnings and uncaught errors of the process end here.
+
+        To be called again after libraries were imported that bring handlers of their own.
+        """
         logging.raiseExceptions = False  # a line that cannot be formatted would be shown with its values
         root = logging.getLogger()
         root.handlers[:] = [self]
         for name in list(logging.root.manager.loggerDict):
             logging.getLogger(name).handlers.clear()
         warnings.simplefilter("always")
-        warnings.showwarning = self._count_warning
-        sys.excepthook = self._tell_class
-        threading.excepthook = lambda args: self._tell_class(args.exc_type)
-        sys.unraisablehook = lambda args: self._tell_class(args.exc_type)
+        warnings.showwarning = self._count_warning  # type: ignore[assignment]  # its names do not matter
+        sys.excepthook = self.tell_class
+        threading.excepthook = lambda args: self.tell_class(args.exc_type)
+        sys.unraisablehook = lambda args: self.tell_class(args.exc_type)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line of a discreet logger, without any traceback; count all others."""
@@ -55,11 +58,22 @@ class EventLog(logging.Handler):
             record.exc_info = record.exc_text = record.stack_info = None
             self._lines.handle(record)
         else:
-            self.hidden[record.name] += 1
+            self._hide(record.name)
 
-    def _count_warning(self, _message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-        self.hidden[category.__name__] += 1
+    def sum_up(self, counts: Mapping[str, int]) -> None:
+        """Write a line of counts, and how many messages were not shown."""
+        known = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no images"
+        _log.info(f"stopped: {known}; {sum(self.hidden.values())} messages and warnings not shown")
 
     @staticmethod
-    def _tell_class(error: type[BaseException], _value: Any = None, _traceback: TracebackType | None = None) -> None:
+    def tell_class(error: type[BaseException], _value: object = None, _traceback: TracebackType | None = None) -> None:
+        """Write a line about an error that was not caught; a hook of the interpreter."""
         _log.critical(f"an error was not expected: {error.__name__}")
+
+    def _hide(self, name: str) -> None:
+        if not self.hidden[name]:
+            _log.info(f"messages of {name} are not shown, because they may quote patient data")
+        self.hidden[name] += 1
+
+    def _count_warning(self, _message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        self._hide(category.__name__)

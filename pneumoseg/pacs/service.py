@@ -26,7 +26,9 @@ _log = logging.getLogger(__name__)
 MOST_ATTEMPTS = 3
 """Number of times that the process may end while it works on an image, before the image counts as failed."""
 LONGEST_PAUSE_S = 300.0
-"""Longest pause before the next attempt to reach the receiver of the results, or to write to a full disk."""
+"""Longest pause before the next attempt to reach the receiver of the results."""
+LONGEST_DISK_PAUSE_S = 30.0
+"""Longest pause before the next attempt to write to a full disk."""
 MARKER_DAYS = 365.0
 """Number of days for which the service knows an image that it was sent before."""
 _POLL_S = 1.0
@@ -37,9 +39,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 class Service:
     """Loop over a queue: images in, results out, nothing lost on the way.
 
-    The pipeline runs on one image at a time, so its results do not depend on what else waits. A thread sends them. A
-    receiver of results that cannot be reached, or a full disk, makes the service pause, not stop: pauses grow from 1 s
-    to `LONGEST_PAUSE_S`. An image without results is put aside with a reason, as are results that the receiver refuses.
+    The pipeline runs on one image at a time, so its results do not depend on what else waits. A thread sends them.
+    While the receiver of the results cannot be reached, or the disk is full, the service pauses and tries again; pauses
+    double from 1 s to `LONGEST_PAUSE_S` or `LONGEST_DISK_PAUSE_S`. An image without results is put aside with a reason,
+    as are results that the receiver refuses.
 
     Logs tell the key of the image, its state, and classes of errors; never a name, an id, a UID, a path or the text of
     an error.
@@ -75,6 +78,7 @@ class Service:
         self._spool, self._pipeline, self._receiver, self._sender = spool, pipeline, receiver, sender
         self._kinds, self._strict = kinds, strict
         self._arrived, self._made, self._stopping = threading.Event(), threading.Event(), threading.Event()
+        self._counting = threading.Lock()
         self._fault: Exception | None = None
 
     def run(self, started: Callable[[], None] = lambda: None) -> None:
@@ -115,7 +119,7 @@ class Service:
 
     def notice(self, key: str) -> None:
         """Take notice of a new image; without it the service finds the image within a second or so."""
-        self.counts["received"] += 1
+        self._count("received")
         self._arrived.set()
 
     def _recover(self) -> None:
@@ -140,7 +144,7 @@ class Service:
         return run
 
     def _predict_all(self) -> None:
-        pauses = _Pauses(self._stopping)
+        pauses = _Pauses(self._stopping, LONGEST_DISK_PAUSE_S)
         while not self._stopping.is_set():
             self._arrived.clear()
             for key in self._spool.waiting():
@@ -172,7 +176,7 @@ class Service:
                 self._fail(key, describe(error))
                 return
             self._spool.keep_results(key, objects)
-        self.counts["predicted"] += 1
+        self._count("predicted")
         _log.info(f"{key} out: {', '.join(objects)}")
         self._made.set()
 
@@ -181,7 +185,7 @@ class Service:
         return self._pipeline.predict(path).to_dicom(self._kinds, strict=self._strict)
 
     def _send_all(self) -> None:
-        pauses = _Pauses(self._stopping)
+        pauses = _Pauses(self._stopping, LONGEST_PAUSE_S)
         while not self._stopping.is_set():
             self._made.clear()
             for key in self._spool.unsent():
@@ -198,10 +202,10 @@ class Service:
             self._wait(self._made)
 
     def _send(self, key: str) -> None:
-        """Send the results of an image, and move what is left of it on.
+        """Send the results of an image, and move it on.
 
         Raises:
-            OSError: If the receiver cannot be reached, or the queue cannot be written; what was not delivered stays.
+            OSError: If the receiver cannot be reached, or the queue cannot be written; undelivered results stay.
         """
         files = self._spool.results(key)
         try:
@@ -214,14 +218,20 @@ class Service:
         if refusals:
             self._fail(key, "; ".join(sorted(f"{refusal.path.stem}: {refusal.reason}" for refusal in refusals)))
             return
+        if self._spool.results(key):
+            raise UnreachableError("results were not confirmed")
         self._spool.finish(key)
-        self.counts["delivered"] += 1
+        self._count("delivered")
         _log.info(f"{key} done")
 
     def _fail(self, key: str, reason: str) -> None:
         self._spool.fail(key, reason)
-        self.counts["failed"] += 1
+        self._count("failed")
         _log.warning(f"{key} failed: {reason}")
+
+    def _count(self, event: str) -> None:
+        with self._counting:
+            self.counts[event] += 1
 
     def _wait(self, event: threading.Event) -> None:
         """Wait for an event, or for a second: another process may have put an image back into the queue."""
@@ -229,11 +239,11 @@ class Service:
 
 
 class _Pauses:
-    """Pauses that grow from 1 s to `LONGEST_PAUSE_S`, and end at once when the service stops."""
+    """Pauses that double from 1 s on, and end at once when the service stops."""
 
-    def __init__(self, stopping: threading.Event) -> None:
+    def __init__(self, stopping: threading.Event, longest_s: float) -> None:
         self.next_s = 1.0
-        self._stopping = stopping
+        self._stopping, self._longest_s = stopping, longest_s
 
     def reset(self) -> None:
         """Begin with 1 s again."""
@@ -242,7 +252,7 @@ class _Pauses:
     def wait(self) -> None:
         """Pause, and let the next pause be longer."""
         self._stopping.wait(self.next_s)
-        self.next_s = min(LONGEST_PAUSE_S, 2 * self.next_s)
+        self.next_s = min(self._longest_s, 2 * self.next_s)
 
 
 def _name(error: OSError) -> str:

@@ -172,9 +172,8 @@ class Spool:
             OSError: If the attempt cannot be recorded.
         """
         path = self._attempts(key)
-        with open(path, "ab") as file:
+        with open(path, "ab", buffering=0) as file:
             file.write(b"x")
-            file.flush()
             os.fsync(file.fileno())
             number = file.tell()
         flush(self._new)
