@@ -9,7 +9,7 @@ from pydicom.uid import UID, UID_dictionary
 
 from pneumoseg.dicom.elements import MAX_TEXT_BYTES, Elements, find_elements, read_file
 from pneumoseg.dicom_objects.maker import MAKER
-from pneumoseg.dicom_objects.refusal import RefusedError
+from pneumoseg.dicom_objects.refusal import OwnObjectError, RefusedError
 from pneumoseg.dicom_objects.repair import decode_text, repair_value
 from pneumoseg.image_errors import NotAnImageError
 from pneumoseg.images.formats import HEAD_BYTES, recognize
@@ -134,7 +134,7 @@ def _refuse(elements: Elements) -> None:
         if not UID(elements.text(keyword)).is_valid:
             raise RefusedError(elements.path, f"has no valid {name}")
     if _is_own(elements):
-        raise RefusedError(elements.path, "was made by pneumoseg itself", "Send original images only")
+        raise OwnObjectError(elements.path, "was made by pneumoseg itself")
     if _is_lateral(elements):
         raise RefusedError(elements.path, "is a lateral view")
 

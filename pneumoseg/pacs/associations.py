@@ -58,7 +58,8 @@ def limit(association: Association, max_bytes: int = MAX_PDU_BYTES) -> None:
         max_bytes: Largest data set of a message that is received, in bytes.
     """
     connection = association.dul.socket
-    assert connection is not None and connection.socket is not None
+    assert connection is not None
+    assert connection.socket is not None
     # Otherwise the process's default timeout counts, or none.
     connection.socket.settimeout(NETWORK_SECONDS)
     connection.recv = lambda length: _receive(connection.socket, length)  # type: ignore[method-assign, arg-type]

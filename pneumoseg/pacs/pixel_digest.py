@@ -7,6 +7,8 @@ from typing import BinaryIO
 import pydicom
 
 _CHUNK = 1 << 20
+_TAGS = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
+"""Tag of Pixel Data, (7FE0,0010), in both byte orders."""
 
 
 def pixel_digest(path: str | Path) -> str:
@@ -44,7 +46,7 @@ def _start_of_pixels(file: BinaryIO) -> int:
     except Exception:  # whatever a malformed file makes pydicom raise
         return 0
     start, header = file.tell(), file.read(8)
-    if len(header) < 8:
+    if header[:4] not in _TAGS:
         return 0
     # The tag is followed by a VR, "OB" or "OW", or in implicit VR by the length: even, unlike the code of an O.
     return start + (12 if header[4:5] == b"O" else 8)

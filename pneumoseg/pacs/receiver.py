@@ -12,16 +12,19 @@ import uuid
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from socketserver import BaseServer
+from typing import Any, cast
 
 from pydicom import uid
 from pydicom.filereader import read_dataset
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-from pneumoseg.dicom import TRANSFER_SYNTAXES
+from pneumoseg.dicom import TRANSFER_SYNTAXES, ImageError
+from pneumoseg.dicom_objects import OwnObjectError, read_source
 from pneumoseg.pacs import associations
 from pneumoseg.pacs.associations import require_aet
 from pneumoseg.pacs.spool import Added, Spool, key_of
@@ -103,6 +106,7 @@ class Receiver:
         for sop_class in SOP_CLASSES:
             self._entity.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         self._server: _Server | None = None
+        self._own = 0
 
     def start(self) -> None:
         """Listen for images, in threads of the receiver.
@@ -113,16 +117,18 @@ class Receiver:
         entity = self._entity
         entity.acse_timeout = entity.dimse_timeout = associations.ANSWER_SECONDS
         entity.network_timeout = associations.NETWORK_SECONDS
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, self._bound), (evt.EVT_C_STORE, self._store)]
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, self._limit),
+            (evt.EVT_REJECTED, _log_rejection),
+            (evt.EVT_C_STORE, self._store),
+        ]
+        address, contexts = (self._host, self.port), entity.supported_contexts
         try:
-            server = entity.make_server(
-                (self._host, self.port), ssl_context=self._tls, evt_handlers=handlers, server_class=_Server
-            )
+            server = _Server(entity, address, entity.ae_title, contexts, self._tls, evt_handlers=handlers)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OSError(error.errno, f"cannot listen on {self._host} port {self.port}: {reason}") from error
         self.port = server.server_address[1]
-        entity._servers.append(server)
         self._server = server
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
@@ -134,14 +140,15 @@ class Receiver:
         server, self._server = self._server, None
         if server is None:
             return
-        server.shutdown()
+        BaseServer.shutdown(server)
+        server.server_close()
         deadline = time.monotonic() + STOP_SECONDS
         for association in server.active_associations:
             association.join(max(0.0, deadline - time.monotonic()))
         for association in server.active_associations:
             associations.end(association)
 
-    def _bound(self, event: evt.Event) -> None:
+    def _limit(self, event: evt.Event) -> None:
         associations.limit(event.assoc, self._max_bytes)
 
     def _store(self, event: evt.Event) -> int:
@@ -149,7 +156,9 @@ class Receiver:
         try:
             return self._keep(event)
         except OSError as error:
-            _LOG.error("An image cannot be stored (%s, errno %s), its sender keeps it", type(error).__name__, error.errno)
+            _LOG.error(
+                "An image cannot be stored (%s, errno %s), its sender keeps it", type(error).__name__, error.errno
+            )
             return OUT_OF_RESOURCES
         except Exception as error:
             _LOG.error("An image cannot be understood (%s), its sender keeps it", type(error).__name__)
@@ -157,14 +166,18 @@ class Receiver:
 
     def _keep(self, event: evt.Event) -> int:
         """Put a received image into the queue and return the status to answer."""
-        instance = str(event.request.AffectedSOPInstanceUID)
-        data = event.request.DataSet.getbuffer()
+        request = cast(C_STORE, event.request)
+        instance, data = str(request.AffectedSOPInstanceUID or ""), cast(io.BytesIO, request.DataSet).getbuffer()
         if not instance or _read_instance(data, uid.UID(event.context.transfer_syntax)) != instance:
             _LOG.warning("An image is refused: its SOP Instance UID is missing, or differs from that of the request")
             return MISMATCH
         file = self._spool.temporary / f"{uuid.uuid4().hex}.dcm"
         try:
             _write(file, bytes(128) + b"DICM" + encode_file_meta(event.file_meta), data)
+            if request.AffectedSOPClassUID == uid.SecondaryCaptureImageStorage and _is_own(file):
+                self._own += 1
+                _LOG.warning("A result of pneumoseg itself came back and is dropped, %d so far", self._own)
+                return SUCCESS
             added = self._spool.add(file, instance)
         finally:
             file.unlink(missing_ok=True)
@@ -186,6 +199,25 @@ def _read_instance(data: memoryview, syntax: uid.UID) -> str:
     # The raw value: pydicom would quote a malformed one in a warning.
     element = dataset.get_item(_INSTANCE)
     return (element.value or b"").decode("ascii", "replace").strip("\0 ") if element else ""
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether pneumoseg made an image: routed back, its pictures would be read and answered by more of them."""
+    try:
+        read_source(path)
+    except OwnObjectError:
+        return True
+    except ImageError:
+        pass  # the image fails when its turn comes, with the reason
+    return False
+
+
+def _log_rejection(event: evt.Event) -> None:
+    request = event.assoc.requestor.primitive
+    titles = (request.calling_ae_title, request.called_ae_title) if request else ()
+    _LOG.warning(
+        "An association was rejected: calling and called AE title %s, at most %d at a time", titles, MAX_ASSOCIATIONS
+    )
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

@@ -1,4 +1,4 @@
-"""Sender of results by C-STORE, and the outcomes that all senders share."""
+"""Senders of results: C-STORE here, STOW-RS in `stow`."""
 
 import ssl
 from collections.abc import Callable, Sequence
@@ -10,35 +10,17 @@ from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 
 from pneumoseg.pacs import associations
+from pneumoseg.pacs.delivery import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    SLOWEST_BYTES_PER_SECOND,
+    Refusal,
+    UnreachableError,
+    judge,
+)
+from pneumoseg.pacs.stow import StowSender
 
-CONNECT_SECONDS = 10.0
-"""Longest time that a connection may take."""
-SLOWEST_BYTES_PER_SECOND = 2**17
-"""Slowest transfer that is waited for; an answer may come that much later."""
-
-_DUPLICATE = 0x0111
-_WARNINGS = (0x0001, 0x0107, 0x0116)
-
-
-class Refusal(NamedTuple):
-    """A file that the receiver refused for good.
-
-    Attributes:
-        path: Path of the file.
-        reason: Why, without patient data.
-    """
-
-    path: Path
-    reason: str
-
-
-class UnreachableError(OSError):
-    """Error of results that cannot be delivered now, though perhaps later. Its text holds no patient data.
-
-    Example:
-        >>> print(UnreachableError("the receiver does not answer"))
-        the receiver does not answer
-    """
+__all__ = ["Refusal", "StoreSender", "StowSender", "UnreachableError"]
 
 
 class _Kind(NamedTuple):
@@ -54,11 +36,9 @@ class StoreSender:
     Files are sent as they are: for each SOP class and transfer syntax of them a presentation context is proposed, and
     nothing is encoded again.
 
-    A file is delivered with status 0x0000; with a warning (0xBxxx, 0x0001, 0x0107, 0x0116), because the object is
-    stored then; and with 0x0111, which says that the receiver had it before. It is refused without a presentation
-    context, and with a status of 0x01xx, 0xA9xx or 0xCxxx. Everything else may pass: no connection, a rejected or
-    aborted association, an AE title that is not recognised and may be entered yet, no answer, other statuses such as
-    0xA7xx (out of resources).
+    A file is delivered or refused by its status, see `delivery.judge`, and refused without a presentation context.
+    Everything else may pass: no connection, a rejected or aborted association, an AE title that is not recognised and
+    may be entered yet, no answer, other statuses.
 
     Args:
         aet_to: AE title of the receiver.
@@ -127,7 +107,7 @@ class StoreSender:
         """Return an association that the receiver answered, though it may have accepted none of the contexts."""
         entity = AE(self._aet)
         entity.connection_timeout = CONNECT_SECONDS
-        entity.acse_timeout = entity.dimse_timeout = associations.ANSWER_SECONDS
+        entity.acse_timeout = entity.dimse_timeout = ANSWER_SECONDS
         entity.network_timeout = associations.NETWORK_SECONDS
         contexts = [build_context(kind.sop_class, [kind.syntax]) for kind in kinds]
         handlers: list[Any] = [(evt.EVT_CONN_OPEN, self._connected)]
@@ -168,23 +148,10 @@ def _store(association: Association, path: Path) -> str:
         UnreachableError: If neither can be said.
     """
     try:
-        association.dimse_timeout = associations.ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+        association.dimse_timeout = ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
         answer = association.send_c_store(path)
     except (OSError, RuntimeError) as error:  # the latter if the association ended since the last file
         raise UnreachableError(f"the association failed ({type(error).__name__})") from None
     if "Status" not in answer:
         raise UnreachableError("the receiver ended the association, or does not answer")
-    return _judge(answer.Status)
-
-
-def _judge(status: int) -> str:
-    """Return why a status refuses an object; '' if it does not.
-
-    Raises:
-        UnreachableError: If another attempt may succeed.
-    """
-    if status in (0, _DUPLICATE, *_WARNINGS) or status & 0xF000 == 0xB000:
-        return ""
-    if status & 0xFF00 in (0x0100, 0xA900) or status & 0xF000 == 0xC000:
-        return f"the receiver answered status 0x{status:04X}"
-    raise UnreachableError(f"the receiver answered status 0x{status:04X}")
+    return judge(answer.Status)
