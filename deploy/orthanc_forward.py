@@ -37,7 +37,7 @@ DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # raw data of the detector
 OUR_MANUFACTURER = "pneumoseg"  # results must not be routed back: that would be an endless loop
 
 SECONDS_UNTIL_RETRY = 60.0
-UNREACHABLE = (OSError, http.client.HTTPException)  # urllib's errors are OSErrors
+NO_ANSWER = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException)
 
 
 def is_wanted(tags: dict[str, Any]) -> bool:
@@ -98,6 +98,14 @@ def _authorization(host: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{entry[0]}:{entry[2]}".encode()).decode()}
 
 
+def _read_state(file: Path) -> tuple[int, list[str]]:
+    try:
+        state = json.loads(file.read_text())
+        return int(state["since"]), list(state["waiting"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} holds no state of this script: delete it, and all images are sent again") from error
+
+
 class Forwarder:
     """Forwarder with a memory: how far it has read Orthanc's changes, and which images still have to be sent.
 
@@ -106,16 +114,19 @@ class Forwarder:
         modality: Name of the listener in Orthanc's `DicomModalities`.
         file: File of the state.
         new_only: Whether to start with the images that come from now on, if there is no such file yet.
+
+    Raises:
+        ValueError: If the file holds something else.
     """
 
     def __init__(self, orthanc: Orthanc, modality: str, file: Path, new_only: bool = False) -> None:
         self.orthanc = orthanc
         self.modality = modality
         self.file = file
-        first = {"since": None if new_only else 0, "waiting": []}
-        state = json.loads(file.read_text()) if file.exists() else first
-        self.since: int | None = state["since"]
-        self.waiting: list[str] = state["waiting"]
+        self.since: int | None = None if new_only else 0
+        self.waiting: list[str] = []
+        if file.exists():
+            self.since, self.waiting = _read_state(file)
         self._not_before: dict[str, float] = {}
 
     def collect(self) -> None:
@@ -208,7 +219,9 @@ def explain(error: Exception) -> str:
         if error.code == 404:
             return "Orthanc does not know the modality: name it in DicomModalities of its configuration"
         return f"the listener does not answer (HTTP {error.code} from Orthanc): is `pneumoseg listen` running?"
-    return f"Orthanc does not answer ({type(error).__name__}): is it running?"
+    if isinstance(error, NO_ANSWER):
+        return f"Orthanc does not answer ({type(error).__name__}): is it running?"
+    return f"the state cannot be written ({error}): make room, or name another file"
 
 
 def run_once(forwarder: Forwarder) -> str:
@@ -216,7 +229,7 @@ def run_once(forwarder: Forwarder) -> str:
     try:
         forwarder.collect()
         sent = forwarder.send()
-    except UNREACHABLE as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"{len(forwarder.waiting)} images wait: {explain(error)}"
     if sent:
         log.info("%d images sent", sent)
@@ -234,7 +247,10 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="look once; exit status 1 if images wait")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    forwarder = Forwarder(Orthanc(arguments.orthanc), arguments.modality, arguments.state, arguments.new_only)
+    try:
+        forwarder = Forwarder(Orthanc(arguments.orthanc), arguments.modality, arguments.state, arguments.new_only)
+    except ValueError as error:
+        parser.error(str(error))
     told = ""
     while True:
         message = run_once(forwarder)
