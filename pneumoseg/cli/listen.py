@@ -80,7 +80,6 @@ def listen(
     DICOM objects. Nothing is lost over a restart, a full disk, or a receiver that is down; see `pneumoseg queue`. Ends
     on SIGTERM or Ctrl-C within 30 seconds. Logs hold no patient data. For research; not for diagnosis.
     """
-    signal.signal(signal.SIGTERM, _leave)
     kinds, target = parse_kinds(objects), _target(to, stow, to_tls=to_tls)
     require_extra("pacs", "pynetdicom", "dicomweb_client", "highdicom")
     if to_tls and tls is None:
@@ -88,12 +87,9 @@ def listen(
     if not unencrypted:
         _require_encryption(host, target, received_with_tls=tls is not None)
     require_pipeline(pipeline)
-    keep_keras_from_writing()
-    os.umask(0o077)
-    socket.setdefaulttimeout(None)  # the command line sets one for downloads
 
-    from pneumoseg.pacs.event_log import EventLog
     from pneumoseg.pacs.receiver import Receiver
+    from pneumoseg.pacs.service import Service
     from pneumoseg.pacs.spool import Spool
     from pneumoseg.pacs.tls import server_context
 
@@ -103,16 +99,12 @@ def listen(
         queue, accept.split(","), aet, host, port, context, max_mb * 2**20, lambda key: service.notice(key)
     )
     sender = _sender(target, aet, tls)
-    log = EventLog()
-    log.install()
     with locked_folder(queue.folder, "served"):  # before the networks are loaded, which takes seconds
+        log = _prepare_process()
         networks = _load(pipeline, assembled=assembled)
-
-    from pneumoseg.pacs.service import Service
-
+        log.install()
     service = Service(queue, networks, receiver, sender, kinds, strict=strict)
-    log.install()
-    _run(
+    serve(
         service,
         log,
         lambda: typer.echo(f"listening as {aet} on {host} port {receiver.port}, results go to {target.text}"),
@@ -228,6 +220,19 @@ def _sender(target: Target, aet: str, tls: tuple[Path, Path, Path] | None) -> "S
     return StowSender(target.text, context)
 
 
+def _prepare_process() -> "EventLog":
+    """Keep other users from the files of this process, and patient data from its log, which is returned."""
+    from pneumoseg.pacs.event_log import EventLog
+
+    signal.signal(signal.SIGTERM, _leave)
+    os.umask(0o077)
+    socket.setdefaulttimeout(None)  # the command line sets one for downloads
+    keep_keras_from_writing()
+    log = EventLog()
+    log.install()
+    return log
+
+
 def _load(folder: Path, *, assembled: bool) -> "Pipeline":
     """Load the networks, and run each once: the first run takes seconds."""
     import numpy as np
@@ -239,7 +244,7 @@ def _load(folder: Path, *, assembled: bool) -> "Pipeline":
     return networks
 
 
-def _run(service: "Service", log: "EventLog", started: Callable[[], None]) -> None:
+def serve(service: "Service", log: "EventLog", started: Callable[[], None]) -> None:
     """Serve until a signal, in a thread, so that signals are handled at once whatever the networks do.
 
     Raises:

@@ -44,6 +44,7 @@ class EventLog(logging.Handler):
         logging.raiseExceptions = False  # a line that cannot be formatted would be shown with its values
         root = logging.getLogger()
         root.handlers[:] = [self]
+        logging.getLogger("pneumoseg").setLevel(logging.INFO)
         for name in list(logging.root.manager.loggerDict):
             logging.getLogger(name).handlers.clear()
         warnings.simplefilter("always")

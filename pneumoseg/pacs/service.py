@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 
-from pneumoseg.dicom_objects import KINDS, read_source
+from pneumoseg.dicom_objects import KINDS, OwnObjectError, read_source
 from pneumoseg.folder_lock import locked_folder
+from pneumoseg.pacs.delivery import UnreachableError
 from pneumoseg.pacs.reasons import describe
-from pneumoseg.pacs.sender import StoreSender, UnreachableError
 from pneumoseg.pacs.spool import Spool
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Pipeline
     from pneumoseg.pacs.receiver import Receiver
-    from pneumoseg.pacs.stow import StowSender
+    from pneumoseg.pacs.sender import StoreSender, StowSender
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ LONGEST_DISK_PAUSE_S = 30.0
 MARKER_DAYS = 365.0
 """Number of days for which the service knows an image that it was sent before."""
 _POLL_S = 1.0
+_FIRST_PAUSE_S = 1.0
 _SEND_GRACE_S = 10.0
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -170,6 +171,8 @@ class Service:
                 return
             try:
                 objects = self._objects(self._spool.image(key))
+            except OwnObjectError:
+                objects = {}  # a result that was routed back, which is nobody's fault and needs no attention
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _FULL:
                     raise
@@ -177,7 +180,7 @@ class Service:
                 return
             self._spool.keep_results(key, objects)
         self._count("predicted")
-        _log.info(f"{key} out: {', '.join(objects)}")
+        _log.info(f"{key} out: {', '.join(objects) or 'nothing, was made by pneumoseg itself'}")
         self._made.set()
 
     def _objects(self, path: Path) -> dict[str, Dataset]:
@@ -239,15 +242,15 @@ class Service:
 
 
 class _Pauses:
-    """Pauses that double from 1 s on, and end at once when the service stops."""
+    """Pauses that double, and end at once when the service stops."""
 
     def __init__(self, stopping: threading.Event, longest_s: float) -> None:
-        self.next_s = 1.0
+        self.next_s = _FIRST_PAUSE_S
         self._stopping, self._longest_s = stopping, longest_s
 
     def reset(self) -> None:
-        """Begin with 1 s again."""
-        self.next_s = 1.0
+        """Begin with the shortest pause again."""
+        self.next_s = _FIRST_PAUSE_S
 
     def wait(self) -> None:
         """Pause, and let the next pause be longer."""
