@@ -81,7 +81,7 @@ def listen(
     on SIGTERM or Ctrl-C within 30 seconds. Logs hold no patient data. For research; not for diagnosis.
     """
     kinds, target = parse_kinds(objects), _target(to, stow, to_tls=to_tls)
-    require_extra("pacs", "pynetdicom", "dicomweb_client", "highdicom")
+    require_extra("pacs", "pynetdicom", "requests", "highdicom")
     if to_tls and tls is None:
         raise ValueError("--to-tls sends with the certificates of --tls: name them")
     if not unencrypted:

@@ -1,5 +1,6 @@
 """Associations whose waits and sizes are bounded, and settings of pynetdicom that keep patient data out of logs."""
 
+import functools
 import logging
 import socket
 import time
@@ -54,7 +55,7 @@ def limit(association: Association, max_bytes: int = MAX_PDU_BYTES) -> None:
     thread with a traceback if a message is malformed.
 
     Args:
-        association: Association whose connection is open and whose threads do not run yet.
+        association: Association whose connection has just been opened.
         max_bytes: Largest data set of a message that is received, in bytes.
     """
     connection = association.dul.socket
@@ -62,7 +63,8 @@ def limit(association: Association, max_bytes: int = MAX_PDU_BYTES) -> None:
     assert connection.socket is not None
     # Otherwise the process's default timeout counts, or none.
     connection.socket.settimeout(NETWORK_SECONDS)
-    connection.recv = lambda length: _receive(connection.socket, length)  # type: ignore[method-assign, arg-type]
+    receive = functools.partial(_receive, connection.socket)
+    connection.recv = receive  # type: ignore[method-assign]
     association.dimse = _BoundedMessages(association, max_bytes)
 
 
@@ -124,7 +126,8 @@ def end(association: Association, seconds: float = 1.0) -> None:
         association: Association of either side.
         seconds: Time that the other side is given to receive the abort.
     """
-    if association.dul.is_alive():
+    # pynetdicom's thread fails if it is told to abort what is not established.
+    if association.is_established:
         association.abort(block=False)
         association.dul.join(seconds)
     disconnect(association)

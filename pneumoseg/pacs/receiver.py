@@ -119,6 +119,7 @@ class Receiver:
         entity.network_timeout = associations.NETWORK_SECONDS
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._limit),
+            (evt.EVT_CONN_CLOSE, _forget),
             (evt.EVT_REJECTED, _log_rejection),
             (evt.EVT_C_STORE, self._store),
         ]
@@ -210,6 +211,12 @@ def _is_own(path: Path) -> bool:
     except ImageError:
         pass  # the image fails when its turn comes, with the reason
     return False
+
+
+def _forget(event: evt.Event) -> None:
+    """End the wait of a closed connection for a request, during which it would count as an association."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
 
 
 def _log_rejection(event: evt.Event) -> None:

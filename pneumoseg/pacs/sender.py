@@ -105,6 +105,8 @@ class StoreSender:
 
     def _associate(self, kinds: Sequence[_Kind]) -> Association:
         """Return an association that the receiver answered, though it may have accepted none of the contexts."""
+        if self._closed:
+            raise UnreachableError("the sender was closed")
         entity = AE(self._aet)
         entity.connection_timeout = CONNECT_SECONDS
         entity.acse_timeout = entity.dimse_timeout = ANSWER_SECONDS

@@ -123,7 +123,8 @@ class StowSender:
 
     def _request(self, contents: Sequence[bytes]) -> _Response:
         """Post files, in a thread that may outlive its use: requests cannot be interrupted."""
-        self._outcome = outcome = queue.SimpleQueue()
+        outcome: queue.SimpleQueue[_Response | UnreachableError] = queue.SimpleQueue()
+        self._outcome = outcome
         if self._closed:
             raise UnreachableError("the sender was closed")
         threading.Thread(target=lambda: outcome.put(self._post(contents)), daemon=True).start()
