@@ -41,16 +41,18 @@ def dicom(
     end. Without IN and OUT, takes the folders from the environment: MERCURE_IN_DIR and MERCURE_OUT_DIR,
     HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH, or MONAI_INPUTPATH and MONAI_OUTPUTPATH.
 
-    Images that cannot be read, or have no study, are refused with a reason. Names files by their numbers in
-    result.json, because paths may hold names and UIDs. The exit status is 1 if a file failed unexpectedly, or a folder
-    could not be listed, and 2 if the results cannot be written.
+    Images that cannot be read, or have no study, are refused with a reason; other files are skipped. The folder may
+    hold no image at all. Messages name files by their numbers in result.json, because paths may hold names and UIDs.
+    After a stop, run the same command again: it starts again. The exit status is 1 after an unexpected failure of a
+    file, and if a folder could not be listed; it is 2 if the results cannot be written.
     """
     kinds = parse_kinds(objects)
     require_extra("dicom", "highdicom")
     folders = choose_folders(source, target, os.environ)
     require_folders(folders.source, folders.target)
     require_pipeline(pipeline)
-    typer.echo(f"Folders: {folders.origin}", err=True)
+    if folders.variables:
+        typer.echo(f"Folders: {folders.variables}", err=True)
     keep_keras_from_writing()
 
     from pneumoseg.inference import load_pipeline

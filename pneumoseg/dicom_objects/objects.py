@@ -1,6 +1,7 @@
 """The objects of one image."""
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
@@ -21,8 +22,6 @@ from pneumoseg.dicom_objects.study import ObjectIdentity
 KINDS = ("seg", "sr", "sc")
 """Kinds of objects: segmentation, structured report, Secondary Capture."""
 
-_TITLES = {"seg": "segmentation", "sr": "report", "sc": "picture"}
-_FIRST_SERIES = 9001
 _logging = threading.Lock()
 
 
@@ -59,18 +58,16 @@ def make_objects(
     source = parse_source(name, content)
     if source.shape != finding.mask.shape:
         raise ValueError(f"{name}: the mask is {finding.mask.shape}, expected the image's {source.shape}")
-    made = {}
+    image, header = decode_dicom(name, content) if "sc" in kinds else (None, None)
+    identify = functools.partial(ObjectIdentity, source, finding)
+    made: dict[str, Dataset] = {}
     with _quiet():
-        for number, kind in enumerate(KINDS, _FIRST_SERIES):
-            identity = ObjectIdentity(source, finding, kind + "-strict" * strict, _TITLES[kind], number)
-            if kind not in kinds or (kind == "seg" and not finding.mask.any()):
-                continue
-            if kind == "seg":
-                made[kind] = make_segmentation(identity, finding, strict=strict)
-            elif kind == "sr":
-                made[kind] = make_report(identity, finding)
-            else:
-                made[kind] = make_picture(identity, finding, decode_dicom(name, content)[0])
+        if "seg" in kinds and finding.mask.any():
+            made["seg"] = make_segmentation(identify("seg-strict" if strict else "seg"), strict=strict)
+        if "sr" in kinds:
+            made["sr"] = make_report(identify("sr"))
+        if image is not None and header is not None:
+            made["sc"] = make_picture(identify("sc"), image, header.pixel_aspect)
     return made
 
 

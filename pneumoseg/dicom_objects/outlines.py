@@ -38,7 +38,7 @@ def find_components(mask: np.ndarray) -> list[Component]:
 
     Example:
         >>> find_components(np.array([[False, True]]))[0].outline.tolist()
-        [[1.5, 1.0], [2.0, 0.5], [1.5, 0.0], [1.0, 0.5], [1.5, 1.0]]
+        [[1.5, 1.0], [1.0, 0.5], [1.5, 0.0], [2.0, 0.5], [1.5, 1.0]]
     """
     from skimage.measure import label, regionprops
 

@@ -1,10 +1,11 @@
 """Values of a header, repaired where they break the standard, so that they may be written into other objects."""
 
+import contextlib
 import datetime
 import re
 import unicodedata
 
-from pydicom.charset import CODES_TO_ENCODINGS, ESC, handled_encodings, python_encoding
+from pydicom.charset import CODES_TO_ENCODINGS, ESC, default_encoding, handled_encodings, python_encoding
 
 _AGE = re.compile(r"\d{3}[DWMY]")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -30,33 +31,36 @@ def decode_text(value: bytes, character_set: str) -> str:
         >>> decode_text(b"M\\xfcller", ""), decode_text(b"M\\xc3\\xbcller", "ISO_IR 192")
         ('Müller', 'Müller')
     """
-    encoding = python_encoding.get(character_set.split("\\")[0].strip() or "", "ascii")
+    name = re.sub(r"^ISO[-_ ]?IR[-_ ]?", "ISO_IR ", character_set.split("\\")[0].strip().upper())
+    encoding = python_encoding.get(name, default_encoding)
     if ESC in value:
         return "".join(_decode_fragment(fragment, encoding) for fragment in _FRAGMENT.findall(value))
-    for attempt in ("ascii", encoding if character_set else "ascii", "utf-8"):
-        try:
+    # ASCII is what a header without a character set claims to be, whatever its texts are.
+    for attempt in ("utf-8",) if encoding == default_encoding else (encoding, "utf-8"):
+        with contextlib.suppress(UnicodeDecodeError):
             return value.decode(attempt)
-        except (UnicodeDecodeError, LookupError):
-            continue
     return value.decode("latin-1")
 
 
-def repair_value(text: str, vr: str) -> str:
+def repair_value(text: str, vr: str, *, may_cut: bool = True) -> str:
     r"""Return the first value of a text, valid for its value representation; '' if it cannot be repaired.
 
     Control characters go. Dates, times, ages, numbers and codes that are not valid become empty, except that the
-    separators of old dates and times are removed. Texts and names that are too long are cut.
+    separators of old dates and times are removed. Texts and names that are too long are cut or become empty.
 
     Args:
         text: Value, decoded.
         vr: Value representation: AS, CS, DA, DS, LO, PN, SH or TM.
+        may_cut: Whether a text that is too long is cut.
 
     Example:
         >>> repair_value("2019.09.04", "DA"), repair_value("38", "AS"), repair_value("f ", "CS")
         ('20190904', '', 'F')
     """
     first = "".join(letter for letter in text.split("\\")[0] if unicodedata.category(letter) != "Cc").strip()
-    return _REPAIRS[vr](first) if vr in _REPAIRS else first[: _LENGTHS[vr]].strip()
+    if vr in _REPAIRS:
+        return _REPAIRS[vr](first)
+    return first[: _LENGTHS[vr]].strip() if may_cut or len(first) <= _LENGTHS[vr] else ""
 
 
 def _decode_fragment(fragment: bytes, encoding: str) -> str:

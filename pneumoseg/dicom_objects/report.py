@@ -8,7 +8,7 @@ from pydicom.sr.coding import Code
 
 import pneumoseg
 from pneumoseg.dicom_objects.finding import Finding
-from pneumoseg.dicom_objects.maker import CAUTION, MAKER
+from pneumoseg.dicom_objects.maker import CAUTION, MAKER, derive_uid
 from pneumoseg.dicom_objects.outlines import Component, find_components
 from pneumoseg.dicom_objects.study import ObjectIdentity
 
@@ -25,9 +25,10 @@ _MM2, _PIXELS, _PERCENT = (
 )
 _COMMENT = Code("121106", "DCM", "Comment")
 _AT_DETECTOR = "The area is measured at the detector, where the patient appears magnified"
+_CERTAINTY_NOTE = "The certainty of the finding is the probability of pneumothorax"
 
 
-def make_report(identity: ObjectIdentity, finding: Finding) -> Dataset:
+def make_report(identity: ObjectIdentity) -> Dataset:
     """Return a Comprehensive 3D SR of template TID 1500: complete, preliminary, unverified.
 
     A positive report has one measurement group per connected component, with its outer outline and its area: in mm2
@@ -37,65 +38,63 @@ def make_report(identity: ObjectIdentity, finding: Finding) -> Dataset:
     classifier's probability of pneumothorax, if there is one, as the certainty of the finding in percent.
 
     Args:
-        identity: Identity of the object.
-        finding: Finding.
+        identity: Identity of the object, with the finding.
     """
     from highdicom.sr import Comprehensive3DSR, MeasurementReport
 
-    components = find_components(finding.mask)
-    groups = [_presence(identity, finding, component, number) for number, component in enumerate(components, 1)]
-    content = MeasurementReport(_observer(identity), _CHEST_XRAY, groups or [_absence(identity, finding)])
+    components = find_components(identity.finding.mask)
+    groups = [_presence(identity, component, number) for number, component in enumerate(components, 1)]
+    content = MeasurementReport(_observer(identity), _CHEST_XRAY, groups or [_absence(identity)])
     report = Comprehensive3DSR(
         [identity.header],
         content[0],
         is_complete=True,
         is_final=False,
         is_verified=False,
-        **identity.arguments,
+        **identity.arguments("report", 9002),
     )
     return identity.complete(report)
 
 
 def _observer(identity: ObjectIdentity) -> Any:
-    from highdicom.sr import DeviceObserverIdentifyingAttributes, ObservationContext, ObserverContext
+    from highdicom.sr import CodedConcept, DeviceObserverIdentifyingAttributes, ObservationContext, ObserverContext
 
     device = DeviceObserverIdentifyingAttributes(
-        uid=identity.uid("device"),
+        uid=derive_uid(identity.finding.pipeline_digest, pneumoseg.__version__, "device"),
         name=MAKER,
         manufacturer_name=MAKER,
         model_name=MAKER,
         serial_number=identity.finding.pipeline_digest,
     )
-    return ObservationContext(ObserverContext(Code("121007", "DCM", "Device"), device))
+    return ObservationContext(ObserverContext(CodedConcept("121007", "DCM", "Device"), device))
 
 
-def _presence(identity: ObjectIdentity, finding: Finding, component: Component, number: int) -> Any:
+def _presence(identity: ObjectIdentity, component: Component, number: int) -> Any:
     from highdicom.sr import ImageRegion, Measurement, PlanarROIMeasurementsAndQualitativeEvaluations
 
+    finding = identity.finding
     believed = not math.isnan(finding.pixel_area_mm2)
-    area, unit = component.area_px, _PIXELS
-    if believed:
-        area, unit = component.area_px * finding.pixel_area_mm2, _MM2
+    area = component.area_px * (finding.pixel_area_mm2 if believed else 1)
     region = ImageRegion("POLYLINE", component.outline, _source_image(identity))
     group = PlanarROIMeasurementsAndQualitativeEvaluations(
         referenced_region=region,
-        measurements=[Measurement(_AREA, area, unit), *_certainty(finding)],
+        measurements=[Measurement(_AREA, area, _MM2 if believed else _PIXELS), *_certainty(finding)],
         **_facts(identity, _PRESENT, number),
     )
     magnified = believed and finding.spacing_source == "ImagerPixelSpacing"
-    return _commented(group, f"{CAUTION}. {_AT_DETECTOR}" if magnified else CAUTION)
+    return _commented(group, finding, [_AT_DETECTOR] if magnified else [])
 
 
-def _absence(identity: ObjectIdentity, finding: Finding) -> Any:
+def _absence(identity: ObjectIdentity) -> Any:
     from highdicom.sr import MeasurementsAndQualitativeEvaluations, SourceImageForMeasurementGroup
 
     source = identity.source
     group = MeasurementsAndQualitativeEvaluations(
-        measurements=_certainty(finding),
+        measurements=_certainty(identity.finding),
         source_images=[SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
         **_facts(identity, _ABSENT, 1),
     )
-    return _commented(group, CAUTION)
+    return _commented(group, identity.finding, [])
 
 
 def _facts(identity: ObjectIdentity, verdict: Code, number: int) -> dict[str, Any]:
@@ -128,8 +127,10 @@ def _source_image(identity: ObjectIdentity) -> Any:
     return SourceImageForRegion(identity.source.sop_class_uid, identity.source.sop_instance_uid)
 
 
-def _commented(group: Any, text: str) -> Any:
+def _commented(group: Any, finding: Finding, notes: list[str]) -> Any:
     from highdicom.sr import TextContentItem
 
+    certainty = [] if math.isnan(finding.probability) else [_CERTAINTY_NOTE]
+    text = ". ".join([CAUTION, *certainty, *notes])
     group[0].ContentSequence.append(TextContentItem(_COMMENT, text, "CONTAINS"))
     return group

@@ -9,15 +9,14 @@ from pneumoseg.dicom_objects.maker import MAKER
 from pneumoseg.dicom_objects.study import ObjectIdentity
 
 
-def make_segmentation(identity: ObjectIdentity, finding: Finding, *, strict: bool) -> Dataset:
+def make_segmentation(identity: ObjectIdentity, *, strict: bool) -> Dataset:
     """Return a BINARY segmentation with one segment.
 
     Viewers need a geometry, which a radiograph does not have: unless `strict`, the object holds Pixel Spacing, or 1
     mm if the file does not give it, and a plane at the origin.
 
     Args:
-        identity: Identity of the object.
-        finding: Finding with a mask that is not empty.
+        identity: Identity of the object, with a mask that is not empty.
         strict: Whether the geometry is left out.
     """
     import highdicom
@@ -38,16 +37,18 @@ def make_segmentation(identity: ObjectIdentity, finding: Finding, *, strict: boo
     )
     segmentation = Segmentation(
         [identity.header],
-        finding.mask[None],
+        identity.finding.mask[None],
         SegmentationTypeValues.BINARY,
         [segment],
         content_label="PNEUMOTHORAX",
         content_description="Outline of a pneumothorax, research only",
-        **identity.arguments,
+        **identity.arguments("segmentation", 9001),
     )
     _name_dimension(segmentation, identity.uid("dimension"))
-    if not strict:
-        _add_geometry(segmentation, finding)
+    if strict:
+        segmentation.PatientOrientation = identity.source.depiction.PatientOrientation
+    else:
+        _add_geometry(segmentation, identity.finding)
     return identity.complete(segmentation)
 
 

@@ -1,13 +1,20 @@
 """Header of an image, read for the objects that refer to it: checked, and repaired on a copy."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, UID_dictionary
+from pydicom.uid import (
+    RE_VALID_UID,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    UID_dictionary,
+)
 
 from pneumoseg.dicom.elements import MAX_TEXT_BYTES, Elements, find_elements, read_file
+from pneumoseg.dicom.header import read_format
 from pneumoseg.dicom_objects.maker import MAKER
 from pneumoseg.dicom_objects.refusal import OwnObjectError, RefusedError
 from pneumoseg.dicom_objects.repair import decode_text, repair_value
@@ -18,18 +25,27 @@ _UIDS = {
     "StudyInstanceUID": "Study Instance UID",
     "SeriesInstanceUID": "Series Instance UID",
     "SOPInstanceUID": "SOP Instance UID",
+    "SOPClassUID": "SOP Class UID",
 }
+# Image classes of the standard; those of DICOS (501) and of material testing (601) are not for patients.
+_IMAGE_CLASS = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?!501|601)[.\d]+")
 # Required in each object, empty if unknown (Type 2), and optional.
 _REQUIRED = (
     "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID",
     "PatientBirthDate", "PatientSex",
 )  # fmt: skip
 _OPTIONAL = ("StudyDescription", "IssuerOfPatientID", "PatientAge")
-_PICTURED = ("BodyPartExamined", "Laterality", "ViewPosition", "BurnedInAnnotation")
+_SEXES = ("M", "F", "O")
+_IDENTIFIERS = frozenset({"AccessionNumber", "IssuerOfPatientID", "PatientID", "StudyID"})
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)
+_ORIENTATION = re.compile(r"[AFHLPR]{1,3}\\[AFHLPR]{1,3}")
+# Terms of View Position (PS3.3 section C.8.7.1.1.1), and spellings that are used instead.
 _LATERAL_POSITIONS = frozenset({"LL", "RL", "LLD", "RLD", "LAT", "LATERAL", "LLAT", "RLAT"})
+# Lateral, left and right lateral, latero-medial, medio-lateral and sagittal projections of CID 4010, with the codes
+# of SNOMED RT that older files hold.
 _LATERAL_CODES = frozenset({
-    "399067008", "399173006", "399198007", "399118008", "399297009", "399352003", "399260004", "30730003",
-    "R-10228", "R-10236", "R-10232", "R-10238",
+    "399067008", "399173006", "399118008", "399198007", "399297009", "399352003", "399260004", "30730003",
+    "R-102CD", "R-10236", "R-10232", "R-10228", "R-10224", "G-A145",
 })  # fmt: skip
 
 
@@ -97,44 +113,79 @@ def parse_source(path: str, content: bytes) -> SourceHeader:
     if (file_format := recognize(content[:HEAD_BYTES])) not in ("", "DICOM"):
         raise NotAnImageError(path, f"is a {file_format} file, not DICOM", "Give a DICOM file")
     elements, syntax, _ = find_elements(path, content)
-    values = {keyword: _value(elements, keyword) for keyword in (*_REQUIRED, *_OPTIONAL, *_PICTURED)}
+    pixels = read_format(elements)
     _refuse(elements)
-    identity, depiction = Dataset(), Dataset()
-    for keyword in (*_REQUIRED, *_OPTIONAL):
-        if values[keyword] or keyword in _REQUIRED:
-            setattr(identity, keyword, values[keyword])
-    for keyword in _PICTURED:
-        if values[keyword]:
-            setattr(depiction, keyword, values[keyword])
-    if depiction.get("BodyPartExamined") == "CHEST":
-        depiction.pop("Laterality", None)
-    else:
-        depiction.pop("BodyPartExamined", None)
-        depiction.Laterality = values["Laterality"]
-    rows, columns = (elements.integers(keyword)[0] for keyword in ("Rows", "Columns"))
     return SourceHeader(
         path,
         elements.text("SOPClassUID"),
         elements.text("SOPInstanceUID"),
         elements.text("SeriesInstanceUID"),
         elements.text("StudyInstanceUID"),
-        (rows, columns),
-        identity,
-        depiction,
+        (pixels.rows, pixels.columns),
+        _identity(elements),
+        _depiction(elements, syntax),
     )
 
 
+def _identity(elements: Elements) -> Dataset:
+    identity = Dataset()
+    for keyword in (*_REQUIRED, *_OPTIONAL):
+        value = _value(elements, keyword)
+        if value or keyword in _REQUIRED:
+            setattr(identity, keyword, value)
+    if identity.PatientSex not in _SEXES:
+        identity.PatientSex = ""
+    method = _value(elements, "DeidentificationMethod")
+    if method and _value(elements, "PatientIdentityRemoved") == "YES":
+        identity.PatientIdentityRemoved, identity.DeidentificationMethod = "YES", method
+    return identity
+
+
+def _depiction(elements: Elements, syntax: str) -> Dataset:
+    depiction = Dataset()
+    # The chest has no laterality; for any other body part the object must say that it is not known.
+    if _value(elements, "BodyPartExamined") == "CHEST":
+        depiction.BodyPartExamined = "CHEST"
+    else:
+        depiction.Laterality = ""
+    if (burnt_in := _value(elements, "BurnedInAnnotation")) in ("YES", "NO"):
+        depiction.BurnedInAnnotation = burnt_in
+    orientation = elements.text("PatientOrientation")
+    depiction.PatientOrientation = orientation.split("\\") if _ORIENTATION.fullmatch(orientation) else ""
+    if _value(elements, "LossyImageCompression") == "01" or syntax in _LOSSY:
+        depiction.LossyImageCompression = "01"
+        _add_compressions(depiction, elements)
+    return depiction
+
+
+def _add_compressions(depiction: Dataset, elements: Elements) -> None:
+    """Copy the ratio and the method of each lossy compression, if both are valid and there is one of each."""
+    ratios, methods = (
+        [repair_value(text, vr) for text in elements.text(keyword).split("\\")]
+        for keyword, vr in (("LossyImageCompressionRatio", "DS"), ("LossyImageCompressionMethod", "CS"))
+    )
+    if all(methods):
+        depiction.LossyImageCompressionMethod = methods
+        if all(ratios) and len(ratios) == len(methods):
+            depiction.LossyImageCompressionRatio = ratios
+
+
 def _value(elements: Elements, keyword: str) -> str:
-    value = elements.value(keyword)[:MAX_TEXT_BYTES]
-    return repair_value(decode_text(value, elements.text("SpecificCharacterSet")), dictionary_VR(keyword))
+    """Return an element's first value, valid; an identifier that is too long becomes empty: its part is another one."""
+    text = decode_text(elements.value(keyword)[:MAX_TEXT_BYTES], elements.text("SpecificCharacterSet"))
+    return repair_value(text, dictionary_VR(keyword), may_cut=keyword not in _IDENTIFIERS)
 
 
 def _refuse(elements: Elements) -> None:
     for keyword, name in _UIDS.items():
-        if not UID(elements.text(keyword)).is_valid:
+        uid = elements.text(keyword)
+        if len(uid) > 64 or not re.fullmatch(RE_VALID_UID, uid):
             raise RefusedError(elements.path, f"has no valid {name}")
+    uid = elements.text("SOPClassUID")
+    if not _IMAGE_CLASS.fullmatch(uid) or UID_dictionary.get(uid, ("", "", "", "Retired"))[3] == "Retired":
+        raise RefusedError(elements.path, "is of a private, retired or unknown SOP Class")
     if _is_own(elements):
-        raise OwnObjectError(elements.path, "was made by pneumoseg itself")
+        raise OwnObjectError(elements.path, f"was made by {MAKER} itself")
     if _is_lateral(elements):
         raise RefusedError(elements.path, "is a lateral view")
 
@@ -147,7 +198,10 @@ def _is_own(elements: Elements) -> bool:
 
 
 def _is_lateral(elements: Elements) -> bool:
-    if elements.text("ViewPosition").upper() in _LATERAL_POSITIONS:
-        return True
-    view = elements.first_item("ViewCodeSequence")
-    return view is not None and view.text("CodeValue") in _LATERAL_CODES
+    """Return whether View Position or View Code Sequence name a lateral view; only without them, the orientation."""
+    position, view = elements.text("ViewPosition").upper(), elements.first_item("ViewCodeSequence")
+    code = view.text("CodeValue") if view is not None else ""
+    if position or code:
+        return position in _LATERAL_POSITIONS or code in _LATERAL_CODES
+    # The rows or the columns run from front to back.
+    return any(direction[:1] in ("A", "P") for direction in elements.text("PatientOrientation").upper().split("\\"))

@@ -21,15 +21,11 @@ class ObjectIdentity:
         source: Header of the image.
         finding: Finding on it.
         kind: Kind of object, such as "seg"; another kind has other UIDs.
-        title: Name of the kind, for people.
-        number: Number of its series.
     """
 
     source: SourceHeader
     finding: Finding
     kind: str
-    title: str
-    number: int
 
     def uid(self, *purpose: str) -> str:
         """Return the UID of the object, or of a thing in it."""
@@ -45,7 +41,6 @@ class ObjectIdentity:
             setattr(header, keyword, "")
         header.SpecificCharacterSet = _CHARACTER_SET
         header.Modality = "OT"
-        header.PatientOrientation = ""
         header.Rows, header.Columns = self.source.shape
         header.SOPClassUID = self.source.sop_class_uid
         header.SOPInstanceUID = self.source.sop_instance_uid
@@ -53,19 +48,23 @@ class ObjectIdentity:
         header.StudyInstanceUID = self.source.study_instance_uid
         return header
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments that highdicom's objects share."""
+    def arguments(self, title: str, series_number: int) -> dict[str, Any]:
+        """Return the arguments that highdicom's objects share.
+
+        Args:
+            title: Name of the kind of object, for people.
+            series_number: Number of its series.
+        """
         return {
             "series_instance_uid": self.uid("series"),
-            "series_number": self.number,
-            "series_description": f"Research only: {self.title} by {MAKER}",
+            "series_number": series_number,
+            "series_description": f"Research only: {title} by {MAKER}",
             "sop_instance_uid": self.uid(),
             "instance_number": 1,
             "manufacturer": MAKER,
             "manufacturer_model_name": MAKER,
             "software_versions": pneumoseg.__version__,
-            "device_serial_number": self.finding.pipeline_digest[:64],
+            "device_serial_number": self.finding.pipeline_digest,
         }
 
     def complete(self, made: Dataset) -> Dataset:

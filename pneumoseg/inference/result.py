@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pneumoseg import rle
+from pneumoseg.dicom_objects import KINDS, Finding, make_objects
 from pneumoseg.geometry import pixel_area_mm2
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_image
@@ -90,7 +91,7 @@ class Result:
         title = f"{self.image_id}  {self._summary()}".strip()
         return draw_outlines(image, {"prediction": self.mask}, title, self.pixel_aspect)
 
-    def to_dicom(self, kinds: Sequence[str] = ("seg", "sr", "sc"), *, strict: bool = False) -> dict[str, "Dataset"]:
+    def to_dicom(self, kinds: Sequence[str] = KINDS, *, strict: bool = False) -> dict[str, "Dataset"]:
         """Return the result as DICOM objects of the image's study.
 
         A positive result gives a segmentation (SEG), a structured report (SR) and a picture with the outline (SC); a
@@ -114,8 +115,6 @@ class Result:
             >>> for kind, dataset in result.to_dicom().items():  # doctest: +SKIP
             ...     dataset.save_as(f"{kind}.dcm")
         """
-        from pneumoseg.dicom_objects import Finding, make_objects
-
         if self.error is not None:
             raise self.error
         if isinstance(self.source, np.ndarray):

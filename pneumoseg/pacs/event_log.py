@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 
-_DISCREET = ("pneumoseg.pacs", "pneumoseg.device")
+_DISCREET = ("pneumoseg.pacs.", "pneumoseg.device.", "pneumoseg.inference.folder.")
 """Loggers whose lines hold no value from a file. All others may quote names, UIDs and paths."""
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class EventLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line of a discreet logger, without any traceback; count all others."""
-        if record.name.startswith(_DISCREET):
+        if f"{record.name}.".startswith(_DISCREET):
             record.exc_info = record.exc_text = record.stack_info = None
             self._lines.handle(record)
         else:

@@ -4,7 +4,7 @@ The output folder holds:
 
 - `SERIES#INSTANCE.dcm`: one file per object, named after its Series Instance UID and its SOP Instance UID, as mercure
   names files.
-- `result.json`: what became of each file, see `FolderResult`. It is written last: where it is, all is done.
+- `result.json`: the outcome for each file, see `FolderResult`. It is written last: where it is, all is done.
 """
 
 import io
@@ -21,7 +21,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
-from pneumoseg.atomic_write import atomic_write, flush, remove_temporary_files
+from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 from pneumoseg.data.files import ImageFiles, absolute, search_images
 from pneumoseg.dicom_objects import KINDS, RefusedError, read_source
 from pneumoseg.dicom_objects.maker import MAKER
@@ -37,7 +37,7 @@ from pneumoseg.pacs.work_folders import require_folders
 
 _log = logging.getLogger(__name__)
 RESULT = "result.json"
-"""Name of the file that tells what became of each file."""
+"""Name of the file with the outcome for each file."""
 _FACTS = ("has_pneumothorax", "probability", "area_px", "area_mm2", "spacing_source", "stage")
 _NAME = re.compile(r"[\d.]+#[\d.]+\.dcm")
 _SPAN = 100
@@ -52,12 +52,12 @@ def process_folder(
     Files are recognized by their content, see `find_images`; those that are not images, such as `task.json` and
     `.tags` of mercure, are skipped and counted. An image that gets no objects, such as a lateral view, a picture
     without a study, an object of pneumoseg itself, or a second file with the same SOP Instance UID, is refused with a
-    reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder without images is
-    no error, because a router may send a series of reports.
+    reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder may hold no image,
+    because a router may send a series of reports.
 
-    The same images and pipeline give the same names. The command may be run again with the same folders: it then
-    starts afresh, and replaces what it wrote before. Logs hold no path, and nothing from a header: a file is named by
-    its number in the order of `result.json`.
+    The same images and pipeline give the same names. A run with the same folders starts again, and replaces the files
+    of the run before. Logs hold no path, and nothing from a header: a file is named by its number in the order of
+    `result.json`.
 
     Args:
         source: Folder to read; it may be read-only.
@@ -67,7 +67,7 @@ def process_folder(
         strict: Whether segmentations lack the geometry that viewers want and radiographs have not, see `make_objects`.
 
     Returns:
-        What became of each file.
+        The outcome for each file.
 
     Raises:
         FileNotFoundError: If there is no input folder.
@@ -84,7 +84,7 @@ def process_folder(
     _require_settings(pipeline, kinds)
     require_folders(source, target)
     with hidden_messages() as hidden:
-        found = search_images([source])
+        found = _search(source)
         with _writing():
             target.mkdir(parents=True, exist_ok=True)
         with _locked(target):
@@ -92,10 +92,8 @@ def process_folder(
             run.clear()
             outcomes = list(run.outcomes())
             result = FolderResult(run.settings, outcomes, run.skipped, len(found.unlisted), hidden)
-            with _writing(len(outcomes), len(outcomes)):
-                flush(target)
-                with atomic_write(target / RESULT) as temporary:
-                    temporary.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
+            with _writing(run.progress), atomic_write(target / RESULT) as temporary:
+                temporary.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
     return result
 
 
@@ -125,8 +123,13 @@ class _Run:
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """What was skipped, as paths below the input folder."""
+        """Skipped files and folders, as paths below the input folder, each with the reason."""
         return [(self._name(path), reason) for path, reason in self._found.skipped]
+
+    @property
+    def progress(self) -> str:
+        """Part of a sentence about how far the run is."""
+        return f"after {self._done} of {len(self._found.paths)} files"
 
     def clear(self) -> None:
         """Remove what an earlier run with the same folders wrote.
@@ -135,7 +138,8 @@ class _Run:
             FileExistsError: If the output folder holds anything else.
             OSError: If a file cannot be removed.
         """
-        earlier = [path for path in self._target.iterdir() if not is_hidden(path.name)]
+        with _writing():
+            earlier = [path for path in self._target.iterdir() if not is_hidden(path.name)]
         objects = [path for path in earlier if path.name != RESULT]
         if others := sum(not _is_own(path) for path in objects):
             raise FileExistsError(
@@ -145,7 +149,6 @@ class _Run:
             self._require_same(self._target / RESULT)
         with _writing():
             (self._target / RESULT).unlink(missing_ok=True)
-            flush(self._target)
             for path in objects:
                 path.unlink()
             remove_temporary_files(self._target)
@@ -156,7 +159,7 @@ class _Run:
             self._done += 1
             if outcome.state != "done":
                 _log.warning(f"file {self._done} of {len(self._found.paths)} {outcome.state}: {outcome.reason}")
-            elif self._done % _SPAN == 0:
+            if self._done % _SPAN == 0:
                 _log.info(f"{self._done} of {len(self._found.paths)} files are done")
             yield outcome
 
@@ -204,7 +207,7 @@ class _Run:
             return error
 
     def _accepted(self) -> Iterator[str]:
-        """Yield the files whose headers are accepted, and note for each file what is known before the networks run."""
+        """Yield the files whose headers are accepted; in the queue, each file waits, or the outcome for it."""
         for path in self._found.paths:
             try:
                 instance = str(read_source(path).sop_instance_uid)
@@ -225,12 +228,12 @@ class _Run:
             contents = {_describe_object(kind, dataset): _encode(dataset) for kind, dataset in datasets.items()}
         except Exception as error:
             return self._without_result(accepted.path, error, accepted.sop_instance_uid)
-        with _writing(self._done, len(self._found.paths)):
+        with _writing(self.progress):
             for written, content in contents.items():
                 with atomic_write(self._target / written.file) as temporary:
                     temporary.write_bytes(content)
-        row = ResultRow.from_result(result, "", "").as_dict()
-        facts = {name: row[name] for name in _FACTS}
+        row = ResultRow.from_result(result, "", "")
+        facts = {name: getattr(row, name) for name in _FACTS}
         return Outcome(
             self._name(accepted.path),
             "done",
@@ -272,6 +275,13 @@ def _require_settings(pipeline: Pipeline, kinds: Sequence[str]) -> None:
         raise ValueError(f"kinds are {', '.join(kinds) or 'none'}, expected some of {', '.join(KINDS)}")
 
 
+def _search(source: Path) -> ImageFiles:
+    try:
+        return search_images([source])
+    except OSError as error:
+        raise OSError(f"the input folder cannot be searched ({error.strerror}): check who may read it") from error
+
+
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Lock the output folder, without naming it in the error."""
@@ -280,18 +290,20 @@ def _locked(target: Path) -> Iterator[None]:
             stack.enter_context(locked_folder(target, "written"))
         except FileExistsError as error:
             raise FileExistsError("the output folder is being written by another process: wait for it") from error
+        except OSError as error:
+            raise OSError(f"the output folder cannot be locked ({error.strerror}): name another one") from error
         yield
 
 
 @contextmanager
-def _writing(done: int = 0, total: int = 0) -> Iterator[None]:
+def _writing(when: str = "before the first file") -> Iterator[None]:
     """Tell which error of the output folder stopped the run, and when, without naming a file."""
     try:
         yield
     except OSError as error:
         raise OSError(
-            f"the output folder cannot be written ({error.strerror}), stopped after {done} of {total} files without a "
-            f"{RESULT}: mend the cause and run the same command again"
+            f"the output folder cannot be written ({error.strerror}), stopped {when} without a {RESULT}: mend the "
+            "cause and run the same command again"
         ) from error
 
 

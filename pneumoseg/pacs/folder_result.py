@@ -1,4 +1,4 @@
-"""What became of the files of a folder, and the JSON that tells it to machines."""
+"""Outcomes for the files of a folder, and the JSON that tells them to machines."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Any
 
 from pneumoseg.dicom_objects.maker import CAUTION
 
-_VERSION = 1
+_SCHEMA = 1
+"""Number of the layout of `result.json`; it grows if a key goes or changes its meaning."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What became of the files of a folder.
+    """Outcomes for the files of a folder.
 
     Attributes:
         settings: What the objects depend on: `pipeline`, the digest; `kinds`; `strict`.
@@ -89,7 +90,7 @@ class FolderResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Numbers of files by what became of them, and the number of objects that were written."""
+        """Numbers of files by their outcome, and the number of objects that were written."""
         states = Counter(outcome.state for outcome in self.outcomes)
         findings = Counter(outcome.has_pneumothorax for outcome in self.outcomes)
         return {
@@ -111,9 +112,9 @@ class FolderResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the content of `result.json`: text, numbers, lists and None only."""
         return {
-            "version": _VERSION,
+            "schema": _SCHEMA,
             "note": CAUTION,
-            "pneumoseg": version("pneumoseg"),
+            "version": version("pneumoseg"),
             **self.settings,
             "complete": self.is_complete,
             "counts": self.counts,

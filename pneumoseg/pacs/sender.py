@@ -1,5 +1,6 @@
 """Senders of results: C-STORE here, STOW-RS in `stow`."""
 
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,6 +108,7 @@ class StoreSender:
         """Return an association that the receiver answered, though it may have accepted none of the contexts."""
         if self._closed:
             raise UnreachableError("the sender was closed")
+        self._association = None
         entity = AE(self._aet)
         entity.connection_timeout = CONNECT_SECONDS
         entity.acse_timeout = entity.dimse_timeout = ANSWER_SECONDS
@@ -123,8 +125,12 @@ class StoreSender:
         if association.is_rejected:
             reason = association.acceptor.primitive.reason_str  # type: ignore[union-attr]
             raise UnreachableError(f"the receiver rejected the association: {reason}")
+        if self._association is None:
+            raise UnreachableError(
+                f"the receiver cannot be connected to: {_explain(self._host, self._port, self._tls)}"
+            )
         if not association.is_established and not association.rejected_contexts:
-            raise UnreachableError("the receiver cannot be connected to, or does not answer")
+            raise UnreachableError("the receiver ended the connection, or does not answer")
         return association
 
     def _connected(self, event: evt.Event) -> None:
@@ -132,6 +138,19 @@ class StoreSender:
         self._association = event.assoc
         if self._closed:
             associations.disconnect(event.assoc)
+
+
+def _explain(host: str, port: int, tls: ssl.SSLContext | None) -> str:
+    """Return why a connection fails, which pynetdicom does not tell, by making one more."""
+    try:
+        with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
+            if tls:
+                tls.wrap_socket(connection, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as error:
+        return f"its certificate is not accepted ({error.verify_message})"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return "the attempt failed, though another one succeeded"
 
 
 def _read_kind(path: Path) -> _Kind | str:

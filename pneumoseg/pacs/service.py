@@ -3,6 +3,7 @@
 import errno
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pneumoseg.dicom_objects import KINDS, OwnObjectError, read_source
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.pacs.delivery import UnreachableError
 from pneumoseg.pacs.reasons import describe
-from pneumoseg.pacs.spool import Spool
+from pneumoseg.pacs.spool import RESERVED_BYTES, Spool
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Pipeline
@@ -79,7 +80,7 @@ class Service:
         self._spool, self._pipeline, self._receiver, self._sender = spool, pipeline, receiver, sender
         self._kinds, self._strict = kinds, strict
         self._arrived, self._made, self._stopping = threading.Event(), threading.Event(), threading.Event()
-        self._counting = threading.Lock()
+        self._counting, self._prune_at = threading.Lock(), 0.0
         self._fault: Exception | None = None
 
     def run(self, started: Callable[[], None] = lambda: None) -> None:
@@ -124,13 +125,20 @@ class Service:
         self._arrived.set()
 
     def _recover(self) -> None:
-        twice = self._spool.recover()
-        pruned = self._spool.prune(MARKER_DAYS)
-        status = self._spool.status()
+        twice, status = self._spool.recover(), self._spool.status()
         _log.info(
             f"queue: {status.new} new, {status.out} out, {status.done} done, {len(status.failures)} failed; "
-            f"{twice} images were in two states, {pruned} old markers removed"
+            f"{twice} images were in two states"
         )
+        if not self._spool.has_space():
+            _log.error(f"less than {RESERVED_BYTES >> 20} MiB are free for the queue: no image is accepted")
+
+    def _prune(self) -> None:
+        """Remove old markers, once a day."""
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + 86400
+            if pruned := self._spool.prune(MARKER_DAYS):
+                _log.info(f"{pruned} markers of images removed that were done {MARKER_DAYS:g} days ago")
 
     def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
         """Return a function that runs a loop, and after an error that nobody foresaw stops the service."""
@@ -147,6 +155,7 @@ class Service:
     def _predict_all(self) -> None:
         pauses = _Pauses(self._stopping, LONGEST_DISK_PAUSE_S)
         while not self._stopping.is_set():
+            self._prune()
             self._arrived.clear()
             for key in self._spool.waiting():
                 if self._stopping.is_set():
@@ -155,7 +164,7 @@ class Service:
                     self._predict(key)
                     pauses.reset()
                 except OSError as error:
-                    _log.error(f"{key} stays new: the queue cannot be written ({_name(error)})")
+                    _log.error(f"{key} stays new, pause of {pauses.next_s:g} s: {_describe(error)}")
                     pauses.wait()
             self._wait(self._arrived)
 
@@ -200,7 +209,7 @@ class Service:
                 except OSError as error:
                     # The next attempt takes the next image, in case it is this one that the receiver stumbles over.
                     if not self._stopping.is_set():
-                        _log.warning(f"{key} stays out ({_name(error)}), pause of {pauses.next_s:g} s")
+                        _log.warning(f"{key} stays out, pause of {pauses.next_s:g} s: {_describe(error)}")
                     pauses.wait()
             self._wait(self._made)
 
@@ -258,7 +267,8 @@ class _Pauses:
         self.next_s = min(self._longest_s, 2 * self.next_s)
 
 
-def _name(error: OSError) -> str:
-    """Return the class of an error and the name of its number, without its text, which may hold a path."""
-    code = errno.errorcode.get(error.errno or 0, "")
-    return f"{type(error).__name__} {code}".strip()
+def _describe(error: OSError) -> str:
+    """Return the text of an error if it is known to be free of patient data, else its class and number."""
+    if isinstance(error, UnreachableError):
+        return str(error)
+    return f"{type(error).__name__} {errno.errorcode.get(error.errno or 0, '')}".strip()

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ from pydicom import Dataset
 from pneumoseg.atomic_write import flush
 from pneumoseg.pacs.pixel_digest import pixel_digest
 
+RESERVED_BYTES = 128 * 2**20
+"""Free space below which no image is accepted, so that the disk holds the results of those that are in the queue."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 _STATES = "new", "out", "done", "failed"
 _IMAGE, _DIGEST, _REASON = "image.dcm", "digest", "reason.json"
@@ -131,13 +134,15 @@ class Spool:
             Whether the image is new. If its UID is known, the first image stays, whatever became of it.
 
         Raises:
-            OSError: If the image cannot be stored, because the disk is full or broken.
+            OSError: If the image cannot be stored, because the disk is broken or less than `RESERVED_BYTES` are free.
         """
         key = key_of(sop_instance_uid)
         try:
             with self._adding:
                 known = self._known_digest(key)
                 if known is None:
+                    if not self.has_space():
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     file.chmod(0o600)
                     flush(file)
                     self._move(file, self._new / key)
@@ -145,6 +150,10 @@ class Spool:
             return Added.DUPLICATE if pixel_digest(file) == known else Added.OTHER_PIXELS
         finally:
             file.unlink(missing_ok=True)
+
+    def has_space(self) -> bool:
+        """Return whether the disk has room for more images, see `RESERVED_BYTES`."""
+        return shutil.disk_usage(self.folder).free >= RESERVED_BYTES
 
     def waiting(self) -> list[str]:
         """Return the keys of the images that wait for the networks, in the order of their arrival."""

@@ -149,10 +149,14 @@ class StowSender:
 
 def _require_url(url: str, tls: ssl.SSLContext | None) -> None:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{url} is not the address of a DICOMweb service, such as https://pacs.example/dicom-web")
     if "@" in parts.netloc:
         raise ValueError("the address of the DICOMweb service holds a user: put it and the password into ~/.netrc")
+    try:
+        named = parts.hostname and parts.port != 0
+    except ValueError:  # the port is not a number
+        named = False
+    if not named or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        raise ValueError(f"{url} is not the address of a DICOMweb service, such as https://pacs.example/dicom-web")
     if tls and parts.scheme == "http":
         raise ValueError(f"{url} is not encrypted, so certificates have no use: give an https address")
 

@@ -1,5 +1,6 @@
 """Input and output folder of a run: named as arguments or by the environment, and checked."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +18,16 @@ class WorkFolders(NamedTuple):
     Attributes:
         source: Folder to read.
         target: Folder to write.
-        origin: Origin of both, for messages: "IN and OUT", or the names of two environment variables.
+        variables: Names of the environment variables that name them; '' if they were given.
 
     Example:
-        >>> WorkFolders(Path("in"), Path("out"), "IN and OUT").target.name
+        >>> WorkFolders(Path("in"), Path("out"), "").target.name
         'out'
     """
 
     source: Path
     target: Path
-    origin: str
+    variables: str
 
 
 def choose_folders(source: Path | None, target: Path | None, environment: Mapping[str, str]) -> WorkFolders:
@@ -44,11 +45,11 @@ def choose_folders(source: Path | None, target: Path | None, environment: Mappin
         ValueError: If one folder of a pair is missing, or both of each pair.
 
     Example:
-        >>> choose_folders(None, None, {"MONAI_INPUTPATH": "in", "MONAI_OUTPUTPATH": "out"}).origin
+        >>> choose_folders(None, None, {"MONAI_INPUTPATH": "in", "MONAI_OUTPUTPATH": "out"}).variables
         'MONAI_INPUTPATH and MONAI_OUTPUTPATH'
     """
     if source is not None and target is not None:
-        return WorkFolders(source, target, "IN and OUT")
+        return WorkFolders(source, target, "")
     if source is not None or target is not None:
         raise ValueError("got one folder, expected two: IN and OUT, or neither to take them from the environment")
     for pair in _PAIRS:
@@ -72,9 +73,9 @@ def require_folders(source: Path, target: Path) -> None:
         FileExistsError: If the output folder is a file.
         ValueError: If the output folder is the input folder or lies in it.
     """
-    if not source.is_dir():
+    if not os.path.isdir(source):  # unlike Path.is_dir, raises no error that names the path
         raise FileNotFoundError("the input folder does not exist or is not a folder: name a folder with DICOM files")
-    if target.exists() and not target.is_dir():
+    if os.path.exists(target) and not os.path.isdir(target):
         raise FileExistsError("the output folder is a file: name a folder to write")
-    if target.resolve().is_relative_to(source.resolve()):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise ValueError("the output folder is the input folder or lies in it: name one elsewhere")

@@ -171,7 +171,7 @@ def test_raises_if_nobody_listens(tmp_path):
     source = image_file(tmp_path / "image.dcm")
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        with pytest.raises(UnreachableError, match="cannot be connected to"):
+        with pytest.raises(UnreachableError, match="the receiver cannot be connected to: Connection refused"):
             send(bound.getsockname()[1], source)
     with pytest.raises(UnreachableError, match="the address of the receiver is not known"):
         send(11112, source, host="pacs.invalid")

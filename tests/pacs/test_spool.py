@@ -220,6 +220,17 @@ def test_an_image_that_cannot_be_stored_is_removed_and_may_come_again(spool, mon
     assert add(spool) is Added.NEW
 
 
+def test_images_leave_room_for_results(spool, monkeypatch):
+    add(spool, "1.2.4")
+    monkeypatch.setattr(spool_module, "RESERVED_BYTES", shutil.disk_usage(spool.folder).free + 2**40)
+    with pytest.raises(OSError, match="No space") as error:
+        add(spool)
+    assert error.value.errno == errno.ENOSPC
+    assert states(spool) == [f"new/{key_of('1.2.4')}"]
+    move_to_out(spool, key_of("1.2.4"))
+    assert add(spool, "1.2.4") is Added.DUPLICATE
+
+
 def test_a_failed_image_is_kept_with_its_reason_and_can_be_retried(spool):
     add(spool)
     spool.fail(KEY, "RefusedError: is a lateral view")

@@ -1,0 +1,233 @@
+import copy
+import os
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from pneumoseg.dicom_objects import RefusedError, make_objects, read_source
+from pneumoseg.image_errors import DamagedError, ImageError, NotAnImageError, UnsupportedError
+from tests.dicom import builders
+from tests.dicom_objects.builders import HEADERS, IMAGE, SERIES, SHAPE, STUDY, finding, radiograph
+
+TEST = Path(os.path.dirname(__file__), "../../../shared/siim-mini/dicom-images-test")
+
+NAMES = {
+    "StudyInstanceUID": "Study Instance UID",
+    "SeriesInstanceUID": "Series Instance UID",
+    "SOPInstanceUID": "SOP Instance UID",
+    "SOPClassUID": "SOP Class UID",
+}
+
+
+def view_code(value):
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "SCT", "a view"
+    return [code]
+
+
+def test_a_header_is_read(tmp_path):
+    source = read_source(radiograph(tmp_path / "a.dcm", **HEADERS["type 2"]))
+    assert (source.study_instance_uid, source.series_instance_uid) == (STUDY, SERIES)
+    assert (source.sop_instance_uid, source.sop_class_uid) == (IMAGE, uid.SecondaryCaptureImageStorage)
+    assert source.shape == SHAPE
+    assert {element.keyword: str(element.value) for element in source.identity} == {
+        "StudyDate": "20190904",
+        "StudyTime": "101112",
+        "StudyID": "7",
+        "AccessionNumber": "A1",
+        "ReferringPhysicianName": "Roe^Richard",
+        "StudyDescription": "Chest",
+        "PatientName": "Doe^Jane",
+        "PatientID": "P1",
+        "PatientBirthDate": "19610305",
+        "PatientSex": "F",
+        "PatientAge": "058Y",
+    }
+
+
+def test_a_bare_header_gets_empty_elements(tmp_path):
+    identity = read_source(radiograph(tmp_path / "a.dcm")).identity
+    assert len(identity) == 9
+    assert {str(element.value) for element in identity} == {""}
+
+
+def test_the_file_is_not_changed(tmp_path):
+    path = radiograph(tmp_path / "a.dcm", **HEADERS["type 2"])
+    before = path.read_bytes()
+    path.chmod(0o400)
+    make_objects(path, finding())
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.dcm"]
+
+
+@pytest.mark.parametrize("keyword", NAMES)
+@pytest.mark.parametrize("value", ["ID_6d73626ed", "1.2.03", "1..2", "1.2.", "1." + "2" * 63])
+def test_malformed_uids_are_refused(tmp_path, keyword, value):
+    path = radiograph(tmp_path / "a.dcm", **{keyword: value})
+    with pytest.raises(RefusedError) as caught:
+        read_source(path)
+    assert caught.value.reason == f"has no valid {NAMES[keyword]}"
+
+
+@pytest.mark.parametrize("keyword", NAMES)
+def test_absent_uids_are_refused(tmp_path, keyword):
+    image = pydicom.dcmread(radiograph(tmp_path / "a.dcm"))
+    delattr(image, keyword)
+    image.save_as(tmp_path / "a.dcm", enforce_file_format=False)
+    with pytest.raises(RefusedError) as caught:
+        read_source(tmp_path / "a.dcm")
+    assert caught.value.reason == f"has no valid {NAMES[keyword]}"
+
+
+@pytest.mark.parametrize("value", ["1.2.392.200036.9125.1.1.2", "1.2.840.10008.5.1.4.1.1.6", uid.CTImageStorage + "9"])
+def test_unknown_classes_are_refused(tmp_path, value):
+    with pytest.raises(RefusedError, match="is of a private, retired or unknown SOP Class"):
+        read_source(radiograph(tmp_path / "a.dcm", SOPClassUID=value))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        *({"ViewPosition": view} for view in ("LL", "RL", "LLD", "RLD", "LATERAL", "lat")),
+        {"ViewCodeSequence": view_code("399067008")},
+        {"ViewCodeSequence": view_code("399173006")},
+        {"ViewCodeSequence": view_code("R-10232"), "PatientOrientation": ["L", "F"]},
+        {"ViewPosition": "PA", "ViewCodeSequence": view_code("399198007")},
+        {"PatientOrientation": ["A", "F"]},
+        {"PatientOrientation": ["F", "PR"]},
+    ],
+)
+def test_lateral_views_are_refused(tmp_path, attributes):
+    with pytest.raises(RefusedError) as caught:
+        read_source(radiograph(tmp_path / "a.dcm", **attributes))
+    assert caught.value.reason == "is a lateral view"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"ViewPosition": "PA"},
+        {"ViewPosition": "AP", "PatientOrientation": ["A", "F"]},
+        {"ViewCodeSequence": view_code("272479007")},
+        {"ViewCodeSequence": []},
+        {"PatientOrientation": ["L", "F"]},
+        {"SeriesDescription": "LATERAL"},
+    ],
+)
+def test_other_views_are_not_refused(tmp_path, attributes):
+    assert read_source(radiograph(tmp_path / "a.dcm", **attributes)).shape == SHAPE
+
+
+def test_own_pictures_are_refused(tmp_path):
+    picture = make_objects(radiograph(tmp_path / "a.dcm"), finding(), ["sc"])["sc"]
+    marks = ["Manufacturer", "ManufacturerModelName", "SeriesDescription", "DerivationDescription"]
+    # An archive may rewrite all but one of them.
+    for kept in marks:
+        rewritten = copy.deepcopy(picture)
+        for mark in set(marks) - {kept}:
+            setattr(rewritten, mark, "Archive")
+        rewritten.SOPInstanceUID = IMAGE
+        rewritten.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+        with pytest.raises(RefusedError, match="was made by pneumoseg itself"):
+            read_source(tmp_path / "b.dcm")
+
+
+def test_pictures_and_other_files_are_not_images(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(NotAnImageError, match="is a PNG file, not DICOM"):
+        read_source(tmp_path / "a.png")
+    (tmp_path / "b").write_text("image_id,label\n" * 50)
+    with pytest.raises(NotAnImageError):
+        read_source(tmp_path / "b")
+    with pytest.raises(ImageError, match="cannot be opened"):
+        read_source(tmp_path / "c")
+
+
+def test_several_frames_are_not_supported(tmp_path):
+    with pytest.raises(UnsupportedError):
+        read_source(radiograph(tmp_path / "a.dcm", np.zeros((4, 4), np.uint8), NumberOfFrames="2", Rows=2))
+
+
+def test_files_without_preamble_and_meta_information(tmp_path):
+    path = radiograph(tmp_path / "a.dcm", **HEADERS["type 2"])
+    content = path.read_bytes()
+    (length,) = struct.unpack_from("<L", content, 140)
+    path.write_bytes(content[144 + length :])
+    assert read_source(path).identity.PatientName == "Doe^Jane"
+    assert list(make_objects(path, finding())) == ["seg", "sr", "sc"]
+
+
+@pytest.mark.parametrize("syntax", builders.NATIVE)
+def test_other_encodings(tmp_path, syntax):
+    path = radiograph(tmp_path / "a.dcm", **HEADERS["type 2"])
+    image = pydicom.dcmread(path)
+    image.file_meta.TransferSyntaxUID = builders.NATIVE[syntax]
+    little = syntax != "big endian"
+    pydicom.dcmwrite(path, image, little_endian=little, implicit_vr=syntax == "implicit", enforce_file_format=True)
+    assert read_source(path).identity.PatientName == "Doe^Jane"
+
+
+def test_truncated_files_raise_nothing_but_image_errors(tmp_path):
+    path = radiograph(
+        tmp_path / "a.dcm", np.zeros((8, 8), np.uint8), ViewCodeSequence=view_code("1"), **HEADERS["type 2"]
+    )
+    content = path.read_bytes()
+    mask = np.zeros((8, 8), bool)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ImageError):
+            make_objects(path, finding(mask), ["sc"])
+
+
+def test_damaged_files_raise_nothing_but_image_errors(tmp_path):
+    path = radiograph(
+        tmp_path / "a.dcm", np.zeros((8, 8), np.uint8), ViewCodeSequence=view_code("1"), **HEADERS["type 2"]
+    )
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    generator = np.random.default_rng(5)
+    mask = np.zeros((8, 8), bool)
+    mask[2:5, 3] = True
+    made = 0
+    for _ in range(150):
+        damaged = content.copy()
+        damaged[generator.integers(132, len(content), 4)] = generator.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                shape = read_source(path).shape
+                made += shape == (8, 8) and len(make_objects(path, finding(mask), ["sr"]))
+            except ImageError:
+                continue
+    assert made > 10
+
+
+def test_deep_sequences_end_in_no_recursion(tmp_path):
+    # 100,000 sequences of undefined length in one another, in the private group 0009.
+    deep = struct.pack("<HH2sHLHHL", 0x0009, 0x1000, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * 100_000
+    content = radiograph(tmp_path / "a.dcm").read_bytes()
+    place = content.index(struct.pack("<HH2s", 0x0020, 0x000D, b"UI"))
+    (tmp_path / "b.dcm").write_bytes(content[:place] + deep + content[place:])
+    with pytest.raises(DamagedError):
+        read_source(tmp_path / "b.dcm")
+    closed = struct.pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0) * 100_000
+    (tmp_path / "b.dcm").write_bytes(content[:place] + deep + closed + content[place:])
+    assert read_source(tmp_path / "b.dcm").sop_instance_uid == IMAGE
+
+
+@pytest.mark.skipif(not TEST.is_dir(), reason="siim-mini is not there")
+def test_test_images_of_the_competition_are_refused():
+    files = sorted(TEST.rglob("*.dcm"))
+    assert len(files) == 105
+    for path in files:
+        with pytest.raises(RefusedError) as caught:
+            read_source(path)
+        assert caught.value.reason == "has no valid Study Instance UID"
