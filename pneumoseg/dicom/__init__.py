@@ -7,6 +7,7 @@ module keeps state or changes settings of pydicom, so any number of threads and 
 warnings are about a VOI LUT that contradicts itself and about pixels that are far from square; they name the file.
 """
 
+from pneumoseg.dicom.codecs import TRANSFER_SYNTAXES
 from pneumoseg.dicom.reader import decode_dicom, read_dicom, read_image
 from pneumoseg.image_errors import (
     DamagedError,
@@ -21,6 +22,7 @@ from pneumoseg.image_errors import (
 from pneumoseg.image_header import ImageHeader
 
 __all__ = [
+    "TRANSFER_SYNTAXES",
     "DamagedError",
     "DicomError",
     "ImageError",

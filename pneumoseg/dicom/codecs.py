@@ -409,3 +409,13 @@ _PROCESSES: dict[str, tuple[int, ...]] = {
     uid.JPEG2000Lossless: (0,),
     uid.JPEG2000: (0,),
 }
+TRANSFER_SYNTAXES: tuple[str, ...] = (
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    ENCAPSULATED_UNCOMPRESSED,
+    uid.RLELossless,
+    *_PROCESSES,
+)
+"""UIDs of all transfer syntaxes that are decoded: what a receiver of images may offer."""

@@ -8,7 +8,7 @@ highdicom's logger is silent, because it names UIDs. Any number of threads may m
 
 from pneumoseg.dicom_objects.finding import Finding
 from pneumoseg.dicom_objects.objects import KINDS, make_objects
-from pneumoseg.dicom_objects.refusal import RefusedError
+from pneumoseg.dicom_objects.refusal import OwnObjectError, RefusedError
 from pneumoseg.dicom_objects.source import SourceHeader, read_source
 
-__all__ = ["KINDS", "Finding", "RefusedError", "SourceHeader", "make_objects", "read_source"]
+__all__ = ["KINDS", "Finding", "OwnObjectError", "RefusedError", "SourceHeader", "make_objects", "read_source"]

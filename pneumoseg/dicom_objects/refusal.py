@@ -14,3 +14,9 @@ class RefusedError(ImageError):
     """
 
     default_remedy = "Give a frontal radiograph as a DICOM file with the UIDs of its study"
+
+
+class OwnObjectError(RefusedError):
+    """Error of an image that pneumoseg itself made: reading it would make a loop."""
+
+    default_remedy = "Send original images only"

@@ -11,7 +11,7 @@ from pydicom.uid import RE_VALID_UID, JPEGBaseline8Bit, JPEGExtended12Bit, UID_d
 from pneumoseg.dicom.elements import MAX_TEXT_BYTES, Elements, find_elements, read_file
 from pneumoseg.dicom.header import read_format
 from pneumoseg.dicom_objects.maker import MAKER
-from pneumoseg.dicom_objects.refusal import RefusedError
+from pneumoseg.dicom_objects.refusal import OwnObjectError, RefusedError
 from pneumoseg.dicom_objects.repair import decode_text, repair_value
 from pneumoseg.image_errors import NotAnImageError
 from pneumoseg.images.formats import HEAD_BYTES, recognize
@@ -186,7 +186,7 @@ def _refuse(elements: Elements) -> None:
     if not _IMAGE_CLASS.fullmatch(uid) or UID_dictionary.get(uid, ("", "", "", "Retired"))[3] == "Retired":
         raise RefusedError(elements.path, "is of a private, retired or unknown SOP Class")
     if _is_own(elements):
-        raise RefusedError(elements.path, f"was made by {MAKER} itself", "Give the image that it was made from")
+        raise OwnObjectError(elements.path, f"was made by {MAKER} itself")
     if _is_lateral(elements):
         raise RefusedError(elements.path, "is a lateral view")
 

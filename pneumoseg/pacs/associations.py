@@ -1,0 +1,145 @@
+"""Associations whose waits and sizes are bounded, and settings of pynetdicom that keep patient data out of logs."""
+
+import functools
+import logging
+import socket
+import time
+
+from pynetdicom import _config
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+
+NETWORK_SECONDS = 60.0
+"""Longest silence on a connection, and longest time that one PDU may take to arrive."""
+ANSWER_SECONDS = 30.0
+"""Longest wait for the answer to a request, of an association or of a message."""
+PDU_BYTES = 2**16
+"""Longest PDU with data that senders are asked for. pynetdicom's 16 KiB take half as long again."""
+MAX_PDU_BYTES = 2**20
+"""Longest PDU that is read; a request for an association may need more than one with data."""
+MAX_COMMAND_BYTES = 2**16
+"""Bytes by which a message may exceed its data set: its command set and the headers of its parts."""
+
+_log = logging.getLogger(__name__)
+_READ_BYTES = 2**16
+
+# pynetdicom logs UIDs, AE titles and the text of errors. Read when it makes its event handlers.
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+# Files are sent as they are, byte by byte.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+
+def require_aet(title: str) -> str:
+    """Return an AE title without the spaces around it.
+
+    Args:
+        title: AE title: 1 to 16 printable ASCII characters, no backslash.
+
+    Raises:
+        ValueError: If it is not one.
+
+    Example:
+        >>> require_aet(" ORTHANC ")
+        'ORTHANC'
+    """
+    stripped = title.strip()
+    if not 1 <= len(stripped) <= 16 or not (stripped.isascii() and stripped.isprintable()) or "\\" in stripped:
+        raise ValueError(f"{title!r} is not an AE title: give 1 to 16 ASCII characters without a backslash")
+    return stripped
+
+
+def limit(association: Association, max_bytes: int = MAX_PDU_BYTES) -> None:
+    """Limit the waits and the memory of an association that has just been connected.
+
+    pynetdicom itself accepts PDUs of 4 GiB and messages without end, waits forever for the rest of a PDU, and ends a
+    thread with a traceback if a message is malformed.
+
+    Args:
+        association: Association whose connection has just been opened.
+        max_bytes: Largest data set of a message that is received, in bytes.
+    """
+    connection = association.dul.socket
+    assert connection is not None
+    assert connection.socket is not None
+    # Otherwise the process's default timeout counts, or none.
+    connection.socket.settimeout(NETWORK_SECONDS)
+    receive = functools.partial(_receive, connection.socket)
+    connection.recv = receive  # type: ignore[method-assign]
+    association.dimse = _BoundedMessages(association, max_bytes)
+
+
+def _receive(connection: socket.socket, length: int) -> bytearray:
+    """Return the next bytes of a connection, fewer if it is closed.
+
+    Raises:
+        OSError: If there are too many, they take too long, or the connection fails.
+    """
+    if length > MAX_PDU_BYTES:
+        raise OSError("PDU too long")
+    content, deadline = bytearray(), time.monotonic() + NETWORK_SECONDS
+    while len(content) < length:
+        part = connection.recv(min(_READ_BYTES, length - len(content)))
+        if not part:
+            break
+        content += part
+        if time.monotonic() > deadline:
+            raise TimeoutError("PDU too slow")
+    return content
+
+
+class _BoundedMessages(DIMSEServiceProvider):
+    """Reception of messages that ends the association if one is too long or malformed."""
+
+    def __init__(self, association: Association, max_bytes: int) -> None:
+        super().__init__(association)
+        self._max_bytes = max_bytes + MAX_COMMAND_BYTES
+        self._received = 0
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take in a part of a message."""
+        self._received += sum(len(data) for _, data in primitive.presentation_data_value_list)
+        if self._received > self._max_bytes:
+            self._end("a message exceeds the size limit")
+            return
+        try:
+            super().receive_primitive(primitive)
+        except Exception as error:
+            self._end(f"a message is malformed ({type(error).__name__})")
+            return
+        if self.message is None:
+            self._received = 0
+            # A sender must wait for each answer.
+            if self.msg_queue.qsize() > 1:
+                self._end("messages arrive without waiting for answers")
+
+    def _end(self, reason: str) -> None:
+        self.message = None
+        if not self.assoc._sent_abort:
+            _log.warning(f"an association was aborted: {reason}")
+        self.assoc.abort(block=False)
+
+
+def end(association: Association, seconds: float = 1.0) -> None:
+    """Abort an association from another thread, also if it waits for the other side.
+
+    Args:
+        association: Association of either side.
+        seconds: Time that the other side is given to receive the abort.
+    """
+    # pynetdicom's thread fails if it is told to abort an association that is not established.
+    if association.is_established:
+        association.abort(block=False)
+        association.dul.join(seconds)
+    disconnect(association)
+
+
+def disconnect(association: Association) -> None:
+    """Cut the connection of an association, so that all waits for the other side end."""
+    connection = association.dul.socket and association.dul.socket.socket
+    try:
+        if connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it was closed already

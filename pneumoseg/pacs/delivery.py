@@ -1,0 +1,62 @@
+"""Outcomes of sending a result, which both senders share."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+CONNECT_SECONDS = 10.0
+"""Longest time that a connection may take."""
+SLOWEST_BYTES_PER_SECOND = 2**17
+"""Slowest transfer that is waited for."""
+
+_DUPLICATE = 0x0111
+_WARNINGS = (0x0001, 0x0107, 0x0116)
+
+
+class Refusal(NamedTuple):
+    """A file that the receiver refused for good.
+
+    Attributes:
+        path: Path of the file.
+        reason: Why, without patient data.
+
+    Example:
+        >>> Refusal(Path("seg.dcm"), "the receiver answered status 0xA900").path.name
+        'seg.dcm'
+    """
+
+    path: Path
+    reason: str
+
+
+class UnreachableError(OSError):
+    """Error of results that cannot be delivered now, though perhaps later. Its text holds no patient data.
+
+    Example:
+        >>> print(UnreachableError("the receiver does not answer"))
+        the receiver does not answer
+    """
+
+
+def judge(status: int) -> str:
+    """Return why a status refuses an object for good; '' if it confirms the object.
+
+    Confirmed are 0x0000; a warning (0xBxxx, 0x0001, 0x0107, 0x0116), because the object is stored then; and 0x0111,
+    which says that the receiver had the object before. Refused are other statuses of 0x01xx, 0xA9xx and 0xCxxx.
+
+    Args:
+        status: Status of a C-STORE response (PS3.7 annex C, PS3.4 section B.2.3) or failure reason of a STOW-RS
+            response (PS3.18 section I.2.2).
+
+    Raises:
+        UnreachableError: If another attempt may succeed, as after 0xA700, out of resources.
+
+    Example:
+        >>> judge(0xB000), judge(0xA900)
+        ('', 'the receiver answered status 0xA900')
+    """
+    if status in (0, _DUPLICATE, *_WARNINGS) or status & 0xF000 == 0xB000:
+        return ""
+    reason = f"the receiver answered status 0x{status:04X}"
+    if status & 0xFF00 in (0x0100, 0xA900) or status & 0xF000 == 0xC000:
+        return reason
+    raise UnreachableError(reason)

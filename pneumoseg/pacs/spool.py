@@ -1,0 +1,411 @@
+"""Queue of images and their results: folders that survive a kill, a power cut and a full disk."""
+
+import contextlib
+import enum
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydicom import Dataset
+
+from pneumoseg.atomic_write import flush
+from pneumoseg.pacs.pixel_digest import pixel_digest
+
+RESERVED_BYTES = 128 * 2**20
+"""Free space below which no image is accepted, so that the disk holds the results of those that are in the queue."""
+_KEY = re.compile(r"[0-9a-f]{32}")
+_STATES = "new", "out", "done", "failed"
+_IMAGE, _DIGEST, _REASON = "image.dcm", "digest", "reason.json"
+_FOREIGN_AT_MOUNT = "lost+found"
+
+
+class Added(enum.Enum):
+    """Outcome of `Spool.add`."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    OTHER_PIXELS = "other pixels"
+
+
+class Failure(NamedTuple):
+    """An image without results, or results that the receiver refused.
+
+    Attributes:
+        key: Key of the image in the queue.
+        reason: Why it failed, without patient data.
+    """
+
+    key: str
+    reason: str
+
+
+class Status(NamedTuple):
+    """Numbers of images by state.
+
+    Attributes:
+        new: Images that wait for the networks.
+        out: Images whose results wait to be sent.
+        done: Images whose results were sent, as far as their markers are kept.
+        failures: The failed images, the latest last.
+        oldest_s: Age of the longest waiting image or result, in seconds; 0 if none waits.
+    """
+
+    new: int
+    out: int
+    done: int
+    failures: list[Failure]
+    oldest_s: float
+
+
+def key_of(sop_instance_uid: str) -> str:
+    """Return the key of an image: 32 hexadecimal digits, from which its UID cannot be read.
+
+    Example:
+        >>> key_of("1.2.3")
+        'c47f5b18b8a430e698b9fe15e51f6119'
+    """
+    return hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
+
+
+class Spool:
+    """Queue in a folder. Each image has one key and moves through these folders, each time by one rename.
+
+    - `tmp`: files that are being received or written, emptied by `recover`;
+    - `new/KEY`: an image that waits for the networks; `new/KEY.attempts` has one byte per attempt that never ended;
+    - `out/KEY/`: the results of an image, which wait to be sent, and the digest of its pixels;
+    - `done/KEY`: the digest of the pixels of an image whose results were all delivered;
+    - `failed/KEY/`: the image or the results that were refused, and `reason.json`.
+
+    Files are flushed to the disk before they are moved, so that no image or result is lost by a power cut. A process
+    that ends in the middle may leave an image in two of them; `recover` keeps the later one.
+
+    A marker in `done` takes one block of the disk, mostly 4 KiB: a million images take 4 GB. `prune` removes old ones.
+
+    Methods may be called from several threads, and `status` and `retry` also from other processes. Otherwise one
+    process at a time may work on the folder.
+
+    Args:
+        folder: Folder of the queue; it is made if it does not exist. Only the user of the process may read it.
+
+    Attributes:
+        folder: The folder.
+        temporary: Folder in it for incoming files.
+
+    Raises:
+        ValueError: If the folder holds anything else.
+        OSError: If the folder cannot be made or written to.
+
+    Example:
+        >>> spool = Spool("/var/lib/pneumoseg")  # doctest: +SKIP
+        >>> spool.add(spool.temporary / "incoming", "1.2.3")  # doctest: +SKIP
+        <Added.NEW: 'new'>
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Make the folders that are missing."""
+        self.folder = Path(folder)
+        self.temporary = self.folder / "tmp"
+        self._new, self._out, self._done, self._failed = (self.folder / state for state in _STATES)
+        self._adding = threading.Lock()
+        _refuse_other_folders(self.folder)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (self.temporary, self._new, self._out, self._done, self._failed):
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+        flush(self.folder)
+
+    def add(self, file: Path, sop_instance_uid: str) -> Added:
+        """Take over a received file. After `Added.NEW` the image survives a power cut.
+
+        Args:
+            file: A complete DICOM file in `temporary`; it is gone afterwards, whatever the outcome.
+            sop_instance_uid: SOP Instance UID of the image.
+
+        Returns:
+            Whether the image is new. If its UID is known, the first image stays, whatever became of it.
+
+        Raises:
+            OSError: If the image cannot be stored, because the disk is broken or less than `RESERVED_BYTES` are free.
+        """
+        key = key_of(sop_instance_uid)
+        try:
+            with self._adding:
+                known = self._known_digest(key)
+                if known is None:
+                    if not self.has_space():
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    file.chmod(0o600)
+                    flush(file)
+                    self._move(file, self._new / key)
+                    return Added.NEW
+            return Added.DUPLICATE if pixel_digest(file) == known else Added.OTHER_PIXELS
+        finally:
+            file.unlink(missing_ok=True)
+
+    def has_space(self) -> bool:
+        """Return whether the disk has room for more images, see `RESERVED_BYTES`."""
+        return shutil.disk_usage(self.folder).free >= RESERVED_BYTES
+
+    def waiting(self) -> list[str]:
+        """Return the keys of the images that wait for the networks, in the order of their arrival."""
+        return _by_age(self._new)
+
+    def unsent(self) -> list[str]:
+        """Return the keys of the images whose results wait to be sent, the oldest first."""
+        return _by_age(self._out)
+
+    def image(self, key: str) -> Path:
+        """Return the path of an image that waits for the networks."""
+        return self._new / key
+
+    def results(self, key: str) -> list[Path]:
+        """Return the paths of the results of an image that wait to be sent."""
+        return sorted((self._out / key).glob("*.dcm"))
+
+    @contextlib.contextmanager
+    def attempt(self, key: str) -> Iterator[int]:
+        """Record durably that an image is being worked on, while the context lasts, and yield how often that began.
+
+        The number is 1, and one more for each time that the process ended within the context.
+
+        Raises:
+            OSError: If the attempt cannot be recorded.
+        """
+        path = self._attempts(key)
+        with open(path, "ab", buffering=0) as file:
+            file.write(b"x")
+            os.fsync(file.fileno())
+            number = file.tell()
+        flush(self._new)
+        try:
+            yield number
+        finally:
+            path.unlink(missing_ok=True)
+
+    def keep_results(self, key: str, objects: Mapping[str, Dataset]) -> None:
+        """Store the results of an image durably, all or none, and remove the image.
+
+        Args:
+            key: Key of an image that waits for the networks.
+            objects: Objects by kind, see `make_objects`.
+
+        Raises:
+            OSError: If they cannot be stored; the image then still waits.
+        """
+        if (self._out / key).exists():  # by a process that ended before it removed the image
+            self._remove(self._new / key)
+            return
+        with self._prepared() as prepared:
+            for kind, dataset in objects.items():
+                dataset.save_as(prepared / f"{kind}.dcm", enforce_file_format=True)
+            (prepared / _DIGEST).write_text(pixel_digest(self._new / key))
+            for path in prepared.iterdir():
+                flush(path)
+            flush(prepared)
+            self._move(prepared, self._out / key)
+        self._remove(self._new / key)
+
+    def finish(self, key: str) -> None:
+        """Mark an image as done and remove its folder; all its results were delivered.
+
+        Raises:
+            OSError: If the marker cannot be written; the image then stays where it is.
+        """
+        marker = self.temporary / f"{key}.{secrets.token_hex(4)}"
+        try:
+            marker.write_text(_read(self._out / key / _DIGEST))
+            flush(marker)
+            self._move(marker, self._done / key)
+        finally:
+            marker.unlink(missing_ok=True)
+        self._remove(self._out / key)
+
+    def fail(self, key: str, reason: str) -> None:
+        """Put an image without results, or the results that are left of it, aside.
+
+        Args:
+            key: Key of an image that waits for the networks, or whose results wait to be sent.
+            reason: Why it failed, without patient data.
+
+        Raises:
+            OSError: If the reason cannot be written; the image or the results then still wait.
+        """
+        folder, image = self._failed / key, self._new / key
+        with self._prepared() as prepared:
+            (prepared / _REASON).write_text(json.dumps({"reason": reason}))
+            flush(prepared / _REASON)
+            if (self._out / key).is_dir():
+                (prepared / _REASON).replace(self._out / key / _REASON)
+                flush(self._out / key)
+                self._remove(folder)
+                self._move(self._out / key, folder)
+                self._remove(image)
+            else:
+                self._remove(folder)
+                flush(prepared)
+                self._move(prepared, folder)
+                self._move(image, folder / _IMAGE)
+
+    def retry(self, key: str) -> None:
+        """Put a failed image, or the results of it that were not delivered, back into the queue, at its end.
+
+        Raises:
+            ValueError: If no failed image has this key.
+            OSError: If it cannot be moved.
+        """
+        folder = self._failed / key
+        if not _KEY.fullmatch(key) or not folder.is_dir():
+            raise ValueError(f"no failed image has the key {key!r}: `pneumoseg queue` lists them")
+        if (folder / _IMAGE).exists():
+            os.utime(folder / _IMAGE)
+            self._move(folder / _IMAGE, self._new / key)
+            self._remove(folder)
+        else:
+            os.utime(folder)
+            self._move(folder, self._out / key)
+
+    def recover(self) -> int:
+        """Remove what the end of a process left behind. No other process may work on the folder.
+
+        Returns:
+            Number of images that were found in two folders.
+        """
+        _empty(self.temporary)
+        twice = 0
+        for key in _by_age(self._failed):
+            if not _holds_anything(self._failed / key):
+                self._remove(self._failed / key)
+        for key in _by_age(self._new):
+            if (self._out / key).exists() or (self._failed / key).exists():
+                self._remove(self._new / key)
+                twice += 1
+        for path in self._new.glob("*.attempts"):
+            if not path.with_suffix("").exists():
+                path.unlink()
+        return twice
+
+    def prune(self, days: float) -> int:
+        """Remove the markers of images that were done long ago, and return their number.
+
+        If such an image is sent once more, it is worked on once more; its results have the same UIDs as before.
+
+        Args:
+            days: Age in days from which markers are removed.
+        """
+        oldest = time.time() - days * 86400
+        with os.scandir(self._done) as entries:
+            old = [entry.path for entry in entries if entry.stat().st_mtime < oldest]
+        for path in old:
+            Path(path).unlink(missing_ok=True)
+        return len(old)
+
+    def status(self) -> Status:
+        """Count the images by state; works while another process serves the folder."""
+        new, out = _moved_at(self._new), _moved_at(self._out)
+        oldest_s = max((time.time() - moved_at / 1e9 for moved_at in [*new.values(), *out.values()]), default=0.0)
+        done = sum(1 for name in os.listdir(self._done) if _KEY.fullmatch(name))
+        failures = [Failure(key, self._reason(key)) for key in _by_age(self._failed)]
+        return Status(len(new), len(out), done, failures, max(0.0, oldest_s))
+
+    def _reason(self, key: str) -> str:
+        try:
+            return str(json.loads(_read(self._failed / key / _REASON))["reason"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "unknown"
+
+    def _attempts(self, key: str) -> Path:
+        return self._new / f"{key}.attempts"
+
+    def _known_digest(self, key: str) -> str | None:
+        """Return the digest of the pixels of an image in any state, or None if its key is not known.
+
+        The places are in the order in which an image passes them, so that one which moves meanwhile is not missed.
+        """
+        places: list[tuple[Path, Callable[[Path], str]]] = [
+            (self._new / key, pixel_digest),
+            (self._out / key / _DIGEST, _read),
+            (self._done / key, _read),
+            (self._failed / key / _IMAGE, pixel_digest),
+            (self._failed / key / _DIGEST, _read),
+        ]
+        for path, digest_of in places:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return digest_of(path)
+        return None
+
+    @contextlib.contextmanager
+    def _prepared(self) -> Iterator[Path]:
+        """Yield a folder for files that will be moved together; it is removed if it is not moved."""
+        prepared = self.temporary / secrets.token_hex(8)
+        prepared.mkdir(mode=0o700)
+        try:
+            yield prepared
+        finally:
+            shutil.rmtree(prepared, ignore_errors=True)
+
+    def _move(self, source: Path, target: Path) -> None:
+        source.replace(target)
+        flush(target.parent)
+        if source.parent != self.temporary:
+            flush(source.parent)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a file, or a folder so that it is gone as a whole."""
+        doomed = self.temporary / secrets.token_hex(8)
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(doomed)
+            flush(path.parent)
+            _delete(doomed)
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """Refuse a folder that is not a queue, since the content of its `tmp` would be deleted."""
+    own = {"tmp", *_STATES}
+    names = {path.name for path in folder.iterdir()} - {_FOREIGN_AT_MOUNT} if folder.is_dir() else set()
+    if names - own and not own <= names:
+        raise ValueError(f"{folder} holds other files: name an empty folder, or the folder of a queue")
+
+
+def _moved_at(folder: Path) -> dict[str, int]:
+    """Return the modification time in ns of each image in a folder, by key."""
+    times = dict[str, int]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _KEY.fullmatch(entry.name):
+                with contextlib.suppress(FileNotFoundError):  # moved meanwhile
+                    times[entry.name] = entry.stat().st_mtime_ns
+    return times
+
+
+def _by_age(folder: Path) -> list[str]:
+    times = _moved_at(folder)
+    return sorted(times, key=lambda key: (times[key], key))
+
+
+def _holds_anything(folder: Path) -> bool:
+    return any(folder.glob("*.dcm"))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="ascii")
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,391 @@
+"""The durable queue."""
+
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import stat
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from pneumoseg.pacs import spool as spool_module
+from pneumoseg.pacs.pixel_digest import pixel_digest
+from pneumoseg.pacs.spool import Added, Spool, key_of
+from tests.conftest import write_dicom
+
+UID = "1.2.3"
+KEY = "c47f5b18b8a430e698b9fe15e51f6119"  # printf 1.2.3 | sha256sum | cut -c 1-32
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return Spool(tmp_path / "queue")
+
+
+def incoming(spool, grey=1, **elements):
+    """Return an image that was just received; its pixels have one grey value."""
+    return write_dicom(spool.temporary / "incoming", np.full((4, 6), grey, np.uint8), **elements)
+
+
+def add(spool, uid=UID, grey=1, **elements):
+    return spool.add(incoming(spool, grey, **elements), uid)
+
+
+def result(spool):
+    """Return a small object that can be saved."""
+    path = write_dicom(spool.temporary / "result", np.zeros((2, 2), np.uint8))
+    dataset = pydicom.dcmread(path)
+    path.unlink()
+    return dataset
+
+
+def move_to_out(spool, key=KEY, kinds=("seg", "sr")):
+    spool.keep_results(key, {kind: result(spool) for kind in kinds})
+
+
+def move_to_done(spool):
+    move_to_out(spool)
+    for path in spool.results(KEY):
+        path.unlink()
+    spool.finish(KEY)
+
+
+def fail_image(spool):
+    spool.fail(KEY, "ValueError")
+
+
+def fail_results(spool):
+    move_to_out(spool)
+    spool.results(KEY)[0].unlink()
+    spool.fail(KEY, "sr: refused")
+
+
+def states(spool):
+    """Return the paths of all files below the folder of the queue."""
+    return sorted(str(path.relative_to(spool.folder)) for path in spool.folder.rglob("*") if path.is_file())
+
+
+def test_the_key_is_a_hash():
+    assert key_of(UID) == KEY
+
+
+def test_an_image_goes_all_the_way(spool):
+    assert add(spool) is Added.NEW
+    assert spool.waiting() == [KEY]
+    assert states(spool) == [f"new/{KEY}"]
+    assert pydicom.dcmread(spool.image(KEY)).Columns == 6
+    move_to_out(spool)
+    assert states(spool) == [f"out/{KEY}/digest", f"out/{KEY}/seg.dcm", f"out/{KEY}/sr.dcm"]
+    assert (spool.waiting(), spool.unsent()) == ([], [KEY])
+    assert [path.name for path in spool.results(KEY)] == ["seg.dcm", "sr.dcm"]
+    for path in spool.results(KEY):
+        assert pydicom.dcmread(path).Rows == 2
+        path.unlink()
+    spool.finish(KEY)
+    assert states(spool) == [f"done/{KEY}"]
+    assert spool.unsent() == []
+
+
+def test_the_marker_of_a_done_image_holds_a_digest_only(spool):
+    add(spool)
+    move_to_done(spool)
+    content = (spool.folder / "done" / KEY).read_text()
+    # printf '\x01%.0s' $(seq 24) | sha256sum
+    assert content == "5b8b4d29020ea5b1bc427c40a0cab2bf944be057ec482110f1d12b68008cd286"
+
+
+def test_folders_and_files_belong_to_one_user(spool):
+    add(spool)
+    assert stat.S_IMODE((spool.folder / "new" / KEY).stat().st_mode) == 0o600
+    folders = [spool.folder, *(spool.folder / name for name in ("tmp", "new", "out", "done", "failed"))]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 6
+
+
+@pytest.mark.parametrize("move", [lambda spool: None, move_to_out, move_to_done, fail_image, fail_results])
+def test_the_first_image_with_a_uid_stays_in_every_state(spool, move):
+    add(spool)
+    move(spool)
+    before = states(spool)
+    assert add(spool) is Added.DUPLICATE
+    assert add(spool, grey=2) is Added.OTHER_PIXELS
+    assert states(spool) == before
+
+
+def test_of_images_that_arrive_together_the_first_stays(spool):
+    files = [write_dicom(spool.temporary / str(n), np.full((4, 6), n % 2, np.uint8)) for n in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda file: spool.add(file, UID), files))
+    first = added.index(Added.NEW)
+    expected = [Added.DUPLICATE if n % 2 == first % 2 else Added.OTHER_PIXELS for n in range(16)]
+    expected[first] = Added.NEW
+    assert added == expected
+    assert states(spool) == [f"new/{KEY}"]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_the_same_pixels_in_another_encoding_are_a_duplicate(spool, syntax):
+    add(spool)
+    dataset = pydicom.dcmread(spool.image(KEY))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PatientName = "Somebody^Else"
+    dataset.private_block(0x0011, "router", create=True).add_new(1, "LO", "note")
+    dataset.save_as(spool.temporary / "again", implicit_vr=syntax.is_implicit_VR, little_endian=True)
+    assert spool.add(spool.temporary / "again", UID) is Added.DUPLICATE
+
+
+@pytest.mark.filterwarnings("ignore:End of file")
+@pytest.mark.parametrize("content", [b"", b"not DICOM", bytes(128) + b"DICM", bytes(128) + b"DICM" + b"\xff" * 99])
+def test_a_file_without_pixels_is_digested_as_a_whole(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    assert pixel_digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_images_wait_in_the_order_of_their_arrival(spool):
+    uids = [f"1.2.{number}" for number in (5, 3, 9, 1)]
+    for age, uid in enumerate(uids):
+        add(spool, uid)
+        os.utime(spool.image(key_of(uid)), (1000 + age, 1000 + age))
+    assert spool.waiting() == [key_of(uid) for uid in uids]
+
+
+def test_attempts_are_counted_across_the_end_of_a_process(spool):
+    add(spool)
+    killed = [Spool(spool.folder).attempt(KEY) for _ in range(2)]
+    assert [attempt.__enter__() for attempt in killed] == [1, 2]  # never left, as after a kill
+    assert spool.waiting() == [KEY]
+    with spool.attempt(KEY) as number:
+        assert number == 3
+    with spool.attempt(KEY) as number:
+        assert number == 1
+
+
+def test_an_attempt_that_fails_was_not_ended_by_the_process(spool):
+    add(spool)
+    with pytest.raises(OSError, match="full"), spool.attempt(KEY):
+        raise OSError("full")
+    with spool.attempt(KEY) as number:
+        assert number == 1
+
+
+class FullDisk:
+    """An object that writes a part of its file, until the disk is full."""
+
+    def save_as(self, path, **_):
+        path.write_bytes(b"part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_results_are_stored_all_or_none(spool):
+    add(spool)
+    with pytest.raises(OSError, match="No space"):
+        spool.keep_results(KEY, {"seg": result(spool), "sr": FullDisk()})
+    assert states(spool) == [f"new/{KEY}"]
+    assert list(spool.temporary.iterdir()) == []
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def deliver(spool):
+    move_to_out(spool)
+    for path in spool.results(KEY):
+        path.unlink()
+
+
+def finish(spool):
+    spool.finish(KEY)
+
+
+def nothing(_spool):
+    pass
+
+
+@pytest.mark.parametrize(("prepare", "step"), [(nothing, fail_image), (move_to_out, fail_image), (deliver, finish)])
+def test_on_a_full_disk_nothing_moves_and_nothing_is_lost(spool, prepare, step, monkeypatch):
+    add(spool)
+    prepare(spool)
+    before = states(spool)
+    monkeypatch.setattr(pathlib.Path, "write_text", no_space)
+    with pytest.raises(OSError, match="No space"):
+        step(spool)
+    assert states(spool) == before
+    monkeypatch.undo()
+    step(spool)
+    assert states(spool) != before
+
+
+def test_an_image_that_cannot_be_stored_is_removed_and_may_come_again(spool, monkeypatch):
+    monkeypatch.setattr(spool_module, "flush", no_space)
+    with pytest.raises(OSError, match="No space"):
+        add(spool)
+    monkeypatch.undo()
+    assert states(spool) == []
+    assert add(spool) is Added.NEW
+
+
+def test_images_leave_room_for_results(spool, monkeypatch):
+    add(spool, "1.2.4")
+    monkeypatch.setattr(spool_module, "RESERVED_BYTES", shutil.disk_usage(spool.folder).free + 2**40)
+    with pytest.raises(OSError, match="No space") as error:
+        add(spool)
+    assert error.value.errno == errno.ENOSPC
+    assert states(spool) == [f"new/{key_of('1.2.4')}"]
+    move_to_out(spool, key_of("1.2.4"))
+    assert add(spool, "1.2.4") is Added.DUPLICATE
+
+
+def test_a_failed_image_is_kept_with_its_reason_and_can_be_retried(spool):
+    add(spool)
+    spool.fail(KEY, "RefusedError: is a lateral view")
+    assert states(spool) == [f"failed/{KEY}/image.dcm", f"failed/{KEY}/reason.json"]
+    reason = json.loads((spool.folder / "failed" / KEY / "reason.json").read_text())
+    assert reason == {"reason": "RefusedError: is a lateral view"}
+    assert spool.status().failures == [(KEY, "RefusedError: is a lateral view")]
+    add(spool, "1.2.4")
+    spool.retry(KEY)
+    assert spool.waiting() == [key_of("1.2.4"), KEY]
+    assert spool.status().failures == []
+
+
+def test_only_the_undelivered_results_are_retried(spool):
+    add(spool)
+    fail_results(spool)
+    assert states(spool) == [f"failed/{KEY}/digest", f"failed/{KEY}/reason.json", f"failed/{KEY}/sr.dcm"]
+    spool.retry(KEY)
+    assert spool.unsent() == [KEY]
+    assert [path.name for path in spool.results(KEY)] == ["sr.dcm"]
+    spool.fail(KEY, "sr: refused again")
+    assert spool.status().failures == [(KEY, "sr: refused again")]
+
+
+@pytest.mark.parametrize("key", ["", "..", "../new", "0" * 32, "all"])
+def test_an_image_that_has_not_failed_cannot_be_retried(spool, key):
+    add(spool)
+    with pytest.raises(ValueError, match="no failed image has the key"):
+        spool.retry(key)
+    assert states(spool) == [f"new/{KEY}"]
+
+
+def test_status_counts_by_state(spool):
+    for number in range(6):
+        add(spool, f"1.2.{number}")
+    os.utime(spool.image(key_of("1.2.0")), (time.time() - 600, time.time() - 600))
+    move_to_out(spool, key_of("1.2.1"))
+    spool.fail(key_of("1.2.2"), "ValueError")
+    status = spool.status()
+    assert (status.new, status.out, status.done, len(status.failures)) == (4, 1, 0, 1)
+    assert 600 <= status.oldest_s < 660
+
+
+def test_nothing_waits_in_an_empty_queue(spool):
+    assert spool.status() == (0, 0, 0, [], 0)
+
+
+def test_old_markers_are_removed(spool):
+    add(spool)
+    move_to_done(spool)
+    assert spool.prune(1) == 0
+    os.utime(spool.folder / "done" / KEY, (time.time() - 2 * 86400,) * 2)
+    assert spool.prune(1) == 1
+    assert add(spool) is Added.NEW
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "precious").touch()
+    (tmp_path / "home").mkdir()
+    with pytest.raises(ValueError, match="holds other files"):
+        Spool(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "tmp"]
+
+
+def test_the_root_of_a_volume_and_a_queue_with_notes_are_accepted(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    Spool(tmp_path)
+    (tmp_path / "README").touch()
+    Spool(tmp_path)
+
+
+def retry(spool):
+    spool.retry(KEY)
+
+
+IN_NEW, IN_OUT = [f"new/{KEY}"], [f"out/{KEY}/digest", f"out/{KEY}/seg.dcm", f"out/{KEY}/sr.dcm"]
+DELIVERED, IN_DONE = [f"out/{KEY}/digest"], [f"done/{KEY}"]
+FAILED_IMAGE = [f"failed/{KEY}/image.dcm", f"failed/{KEY}/reason.json"]
+FAILED_RESULTS = [f"failed/{KEY}/digest", f"failed/{KEY}/reason.json", f"failed/{KEY}/seg.dcm", f"failed/{KEY}/sr.dcm"]
+RETRIED = [path.replace("failed", "out") for path in FAILED_RESULTS]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+@pytest.mark.parametrize(
+    ("prepare", "step", "before", "after"),
+    [
+        (nothing, add, [], IN_NEW),
+        (add, move_to_out, IN_NEW, IN_OUT),
+        (add, fail_image, IN_NEW, FAILED_IMAGE),
+        (move_to_out, fail_image, IN_OUT, FAILED_RESULTS),
+        (deliver, finish, DELIVERED, IN_DONE),
+        (fail_image, retry, FAILED_IMAGE, IN_NEW),
+        (lambda spool: (move_to_out(spool), fail_image(spool)), retry, FAILED_RESULTS, RETRIED),
+    ],
+)
+def test_a_process_may_end_within_any_step(tmp_path, prepare, step, before, after):
+    """End a process before each single change of the disk: the image is then in one state, whole, or it is neither."""
+    seen, number = [], 0
+    while not seen or seen[-1] != "finished":
+        spool = Spool(tmp_path / str(number))
+        if prepare not in (nothing, add):
+            add(spool)
+        prepare(spool)
+        child = os.fork()
+        if child == 0:
+            end_before_change(number)
+            step(spool)
+            os._exit(0)
+        finished = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        spool.recover()
+        found = states(spool)
+        if step is fail_image and before == IN_OUT and f"out/{KEY}/reason.json" in found:
+            found.remove(f"out/{KEY}/reason.json")  # is ignored there
+        if step is finish and found == sorted(DELIVERED + IN_DONE):
+            finish(spool)  # what the service does with an image without undelivered results
+            found = states(spool)
+        seen.append("finished" if finished else found)
+        assert found == after if finished else found in (before, after), f"before change {number}"
+        number += 1
+    assert before in seen
+    assert number >= 3
+
+
+def end_before_change(number):
+    """Let this process end, as by a kill, before its nth change of the disk."""
+    left = [number]
+
+    def counted(function):
+        def change(*arguments, **options):
+            if left[0] == 0:
+                os._exit(1)
+            left[0] -= 1
+            return function(*arguments, **options)
+
+        return change
+
+    for owner, name in [
+        (pathlib.Path, "replace"),
+        (pathlib.Path, "unlink"),
+        (pathlib.Path, "mkdir"),
+        (pathlib.Path, "write_text"),
+        (shutil, "rmtree"),
+        (spool_module, "flush"),
+    ]:
+        setattr(owner, name, counted(getattr(owner, name)))
