@@ -140,6 +140,15 @@ def test_gives_up_a_silent_client(tmp_path, server, monkeypatch):
         assert silent.recv(1) == b""
 
 
+def test_serves_nobody_after_its_stop(listening, client):
+    """A handshake that ends later begins no association."""
+    with socket.create_connection(("127.0.0.1", listening.port), 10) as plain:
+        wait_until(lambda: [thread for thread in threading.enumerate() if "process_request_thread" in thread.name])
+        listening.stop()
+        with client_context(*client).wrap_socket(plain, server_hostname="localhost") as connection:
+            assert connection.recv(1) == b""
+
+
 def archive_context(cert: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
