@@ -195,15 +195,6 @@ def test_keeps_an_image_with_damaged_pixels_for_the_queue_to_judge(inbox, tmp_pa
     assert inbox.keys == [KEY]
 
 
-def test_drops_results_of_its_own(inbox, tmp_path, caplog):
-    uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.4", "Manufacturer": "pneumoseg"}
-    for number in (1, 2):
-        source = image_file(tmp_path / "image.dcm", instance=f"2.25.{number}", **uids)
-        assert inbox.send(source) == ([source], [])
-    assert "came back and is dropped, 2 so far" in caplog.text
-    assert (inbox.keys, inbox.left(), inbox.spool.waiting()) == ([], [], [])
-
-
 class SlowSpool(Spool):
     """A queue that stores when it is told to."""
 
@@ -217,19 +208,29 @@ class SlowSpool(Spool):
         return super().add(file, sop_instance_uid)
 
 
-class FullSpool(Spool):
-    """A queue on a disk that is full."""
+class FailingSpool(Spool):
+    """A queue that fails to store."""
+
+    error: Exception
 
     def add(self, file, sop_instance_uid):
-        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        raise self.error
 
 
-def test_answers_out_of_resources_if_the_queue_cannot_store(tmp_path, caplog):
-    box = Inbox(tmp_path, FullSpool(tmp_path / "spool"))
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/spool/tmp/image"), "(OSError ENOSPC)"),
+        (MemoryError("/spool/tmp/image"), "(MemoryError)"),
+    ],
+)
+def test_answers_out_of_resources_if_the_queue_cannot_store(tmp_path, caplog, error, text):
+    box = Inbox(tmp_path, FailingSpool(tmp_path / "spool"))
+    box.spool.error = error
     with running(box.receiver), pytest.raises(UnreachableError, match="0xA700"):
         box.send(image_file(tmp_path / "image.dcm"))
     assert (box.keys, box.left()) == ([], [])
-    assert "OSError, ENOSPC" in caplog.text
+    assert text in caplog.text
     assert "tmp" not in caplog.text
 
 
