@@ -1,5 +1,6 @@
 """Commands of the service for a PACS: `listen` runs it, `queue` shows and repairs its queue."""
 
+import faulthandler
 import ipaddress
 import os
 import re
@@ -121,21 +122,19 @@ def queue(
 ) -> None:
     """Show the queue of `listen`: counts by state, and why images failed.
 
-    Works while the service runs. The exit status is 1 if there is no failed image with a KEY that is named.
+    Works while the service runs. The exit status is 1 if no failed image has one of the keys.
     """
     if not (folder / "new").is_dir():
         raise FileNotFoundError(f"{folder} holds no queue: name the folder that `pneumoseg listen --spool` was given")
-    require_extra("pacs", "pynetdicom")
 
     from pneumoseg.pacs.spool import Spool
 
-    spool = Spool(folder)
-    known = True
-    if retry:
-        failed = [failure.key for failure in spool.status().failures]
-        known = not [key for key in (failed if "all" in retry else retry) if not _retry(spool, key)]
+    spool, keys = Spool(folder), retry or []
+    if "all" in keys:
+        keys = [failure.key for failure in spool.status().failures]
+    unknown = [key for key in keys if not _retry(spool, key)]
     _show(spool.status())
-    if not known:
+    if unknown:
         raise typer.Exit(1)
 
 
@@ -224,6 +223,7 @@ def _prepare_process() -> "EventLog":
     """Keep other users from the files of this process, and patient data from its log, which is returned."""
     from pneumoseg.pacs.event_log import EventLog
 
+    faulthandler.enable()  # tells the functions of a crash, and no values
     signal.signal(signal.SIGTERM, _leave)
     os.umask(0o077)
     socket.setdefaulttimeout(None)  # the command line sets one for downloads

@@ -16,6 +16,11 @@ class Finding:
         spacing_source: Element that gives the pixel spacing: PixelSpacing, ImagerPixelSpacing or ''.
         pixel_spacing: Distance between rows and between columns, in mm; None if the file does not give it.
         pipeline_digest: SHA-256 of the pipeline, see `Pipeline.digest`.
+
+    Example:
+        >>> finding = Finding(np.ones((2, 3), bool), 0.9, 0.25, "PixelSpacing", (0.5, 0.5), "6e97")
+        >>> int(finding.mask.sum()) * finding.pixel_area_mm2
+        1.5
     """
 
     mask: np.ndarray

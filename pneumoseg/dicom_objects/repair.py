@@ -7,11 +7,11 @@ import unicodedata
 
 from pydicom.charset import CODES_TO_ENCODINGS, ESC, default_encoding, handled_encodings, python_encoding
 
-_AGE = re.compile(r"\d{3}[DWMY]")
+_AGE = re.compile(r"[0-9]{3}[DWMY]")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
-_DATE = re.compile(r"(\d{4})([.-]?)(\d\d)\2(\d\d)")
-_TIME = re.compile(r"([01]\d|2[0-3])(?::?([0-5]\d)(?::?([0-5]\d)(\.\d{1,6})?)?)?")
-_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_DATE = re.compile(r"([0-9]{4})([.-]?)([0-9]{2})\2([0-9]{2})")
+_TIME = re.compile(r"([01][0-9]|2[0-3])(?::?([0-5][0-9])(?::?([0-5][0-9])(\.[0-9]{1,6})?)?)?")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _FRAGMENT = re.compile(rb"^[^\x1b]+|\x1b[^\x1b]*")
 _LENGTHS = {"LO": 64, "SH": 16}
 _GROUPS, _COMPONENTS, _GROUP_LENGTH = 3, 5, 64

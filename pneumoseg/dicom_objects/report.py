@@ -18,11 +18,8 @@ _CHEST = Code("816094009", "SCT", "Chest")
 _CHEST_XRAY = Code("399208008", "SCT", "Plain chest X-ray")
 _PRESENT, _ABSENT = Code("52101004", "SCT", "Present"), Code("272519000", "SCT", "Absent")
 _AREA, _CERTAINTY = Code("42798000", "SCT", "Area"), Code("111012", "DCM", "Certainty of Finding")
-_MM2, _PIXELS, _PERCENT = (
-    Code("mm2", "UCUM", "square millimeter"),
-    Code("{pixels}", "UCUM", "pixels"),
-    Code("%", "UCUM", "percent"),
-)
+_MM2, _PIXELS = Code("mm2", "UCUM", "square millimeter"), Code("{pixels}", "UCUM", "pixels")
+_PERCENT = Code("%", "UCUM", "percent")
 _COMMENT = Code("121106", "DCM", "Comment")
 _AT_DETECTOR = "The area is measured at the detector, where the patient appears magnified"
 _CERTAINTY_NOTE = "The certainty of the finding is the probability of pneumothorax"
@@ -70,14 +67,19 @@ def _observer(identity: ObjectIdentity) -> Any:
 
 
 def _presence(identity: ObjectIdentity, component: Component, number: int) -> Any:
-    from highdicom.sr import ImageRegion, Measurement, PlanarROIMeasurementsAndQualitativeEvaluations
+    from highdicom.sr import (
+        ImageRegion,
+        Measurement,
+        PlanarROIMeasurementsAndQualitativeEvaluations,
+        SourceImageForRegion,
+    )
 
     finding = identity.finding
     believed = not math.isnan(finding.pixel_area_mm2)
     area = component.area_px * (finding.pixel_area_mm2 if believed else 1)
-    region = ImageRegion("POLYLINE", component.outline, _source_image(identity))
+    source = SourceImageForRegion(identity.source.sop_class_uid, identity.source.sop_instance_uid)
     group = PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=region,
+        referenced_region=ImageRegion("POLYLINE", component.outline, source),
         measurements=[Measurement(_AREA, area, _MM2 if believed else _PIXELS), *_certainty(finding)],
         **_facts(identity, _PRESENT, number),
     )
@@ -119,12 +121,6 @@ def _certainty(finding: Finding) -> list[Any]:
     if math.isnan(finding.probability):
         return []
     return [Measurement(_CERTAINTY, round(100 * finding.probability, 2), _PERCENT)]
-
-
-def _source_image(identity: ObjectIdentity) -> Any:
-    from highdicom.sr import SourceImageForRegion
-
-    return SourceImageForRegion(identity.source.sop_class_uid, identity.source.sop_instance_uid)
 
 
 def _commented(group: Any, finding: Finding, notes: list[str]) -> Any:

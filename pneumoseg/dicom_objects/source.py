@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    RE_VALID_UID,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    UID_dictionary,
-)
+from pydicom.uid import RE_VALID_UID, JPEGBaseline8Bit, JPEGExtended12Bit, UID_dictionary
 
 from pneumoseg.dicom.elements import MAX_TEXT_BYTES, Elements, find_elements, read_file
 from pneumoseg.dicom.header import read_format
@@ -37,10 +32,12 @@ _REQUIRED = (
 _OPTIONAL = ("StudyDescription", "IssuerOfPatientID", "PatientAge")
 _SEXES = ("M", "F", "O")
 _IDENTIFIERS = frozenset({"AccessionNumber", "IssuerOfPatientID", "PatientID", "StudyID"})
+# Other transfer syntaxes may be lossy too, but need not be.
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)
 _ORIENTATION = re.compile(r"[AFHLPR]{1,3}\\[AFHLPR]{1,3}")
-# Terms of View Position (PS3.3 section C.8.7.1.1.1), and spellings that are used instead.
-_LATERAL_POSITIONS = frozenset({"LL", "RL", "LLD", "RLD", "LAT", "LATERAL", "LLAT", "RLAT"})
+# Terms of View Position (PS3.3 section C.8.7.1.1.1) for lateral views and for patients who lie on one side, and the
+# words that are used instead.
+_LATERAL_POSITION = re.compile(r"[LR]LD?|.*(?<!BI)LAT.*")
 # Lateral, left and right lateral, latero-medial, medio-lateral and sagittal projections of CID 4010, with the codes
 # of SNOMED RT that older files hold.
 _LATERAL_CODES = frozenset({
@@ -62,6 +59,10 @@ class SourceHeader:
         shape: (H, W) of the image, in pixels.
         identity: Attributes of the patient and the study, each valid; those that every object needs may be empty.
         depiction: Attributes that say what the image shows and whether it was compressed with a loss.
+
+    Example:
+        >>> read_source("chest.dcm").study_instance_uid  # doctest: +SKIP
+        '1.2.840.99.1'
     """
 
     path: str
@@ -202,6 +203,6 @@ def _is_lateral(elements: Elements) -> bool:
     position, view = elements.text("ViewPosition").upper(), elements.first_item("ViewCodeSequence")
     code = view.text("CodeValue") if view is not None else ""
     if position or code:
-        return position in _LATERAL_POSITIONS or code in _LATERAL_CODES
+        return bool(_LATERAL_POSITION.fullmatch(position)) or code in _LATERAL_CODES
     # The rows or the columns run from front to back.
     return any(direction[:1] in ("A", "P") for direction in elements.text("PatientOrientation").upper().split("\\"))

@@ -188,8 +188,8 @@ class Service:
                 self._fail(key, describe(error))
                 return
             self._spool.keep_results(key, objects)
-        self._count("predicted")
-        _log.info(f"{key} out: {', '.join(objects) or 'nothing, was made by pneumoseg itself'}")
+        self._count("predicted" if objects else "sent back")
+        _log.info(f"{key} out: {', '.join(objects) or 'nothing, it is a result that was sent back'}")
         self._made.set()
 
     def _objects(self, path: Path) -> dict[str, Dataset]:

@@ -1,6 +1,4 @@
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,6 @@ from pneumoseg.inference.pipeline import Pipeline
 from pneumoseg.inference.result import Result
 from tests import networks
 from tests.dicom_objects.builders import DIGEST, radiograph, three_components
-
-TEST = Path(os.path.dirname(__file__), "../../../shared/siim-mini/dicom-images-test")
 
 
 def result(source, mask, **facts):

@@ -1,8 +1,6 @@
 import copy
-import os
 import struct
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -14,8 +12,6 @@ from pneumoseg.dicom_objects import RefusedError, make_objects, read_source
 from pneumoseg.image_errors import DamagedError, ImageError, NotAnImageError, UnsupportedError
 from tests.dicom import builders
 from tests.dicom_objects.builders import HEADERS, IMAGE, SERIES, SHAPE, STUDY, finding, radiograph
-
-TEST = Path(os.path.dirname(__file__), "../../../shared/siim-mini/dicom-images-test")
 
 NAMES = {
     "StudyInstanceUID": "Study Instance UID",
@@ -94,7 +90,7 @@ def test_unknown_classes_are_refused(tmp_path, value):
 @pytest.mark.parametrize(
     "attributes",
     [
-        *({"ViewPosition": view} for view in ("LL", "RL", "LLD", "RLD", "LATERAL", "lat")),
+        *({"ViewPosition": view} for view in ("LL", "RL", "LLD", "RLD", "LATERAL", "lat", "L LAT")),
         {"ViewCodeSequence": view_code("399067008")},
         {"ViewCodeSequence": view_code("399173006")},
         {"ViewCodeSequence": view_code("R-10232"), "PatientOrientation": ["L", "F"]},
@@ -113,6 +109,7 @@ def test_lateral_views_are_refused(tmp_path, attributes):
     "attributes",
     [
         {"ViewPosition": "PA"},
+        {"ViewPosition": "BILATERAL"},
         {"ViewPosition": "AP", "PatientOrientation": ["A", "F"]},
         {"ViewCodeSequence": view_code("272479007")},
         {"ViewCodeSequence": []},
@@ -223,9 +220,8 @@ def test_deep_sequences_end_in_no_recursion(tmp_path):
     assert read_source(tmp_path / "b.dcm").sop_instance_uid == IMAGE
 
 
-@pytest.mark.skipif(not TEST.is_dir(), reason="siim-mini is not there")
-def test_test_images_of_the_competition_are_refused():
-    files = sorted(TEST.rglob("*.dcm"))
+def test_test_images_of_the_competition_are_refused(mini):
+    files = sorted((mini / "dicom-images-test").rglob("*.dcm"))
     assert len(files) == 105
     for path in files:
         with pytest.raises(RefusedError) as caught:

@@ -1,9 +1,7 @@
 """The objects against an independent validator."""
 
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from pneumoseg.dicom_objects import make_objects
 from pneumoseg.geometry import pixel_area_mm2
 from tests.dicom_objects.builders import HEADERS, NOTHING, SHAPE, errors, finding, needs_dciodvfy, radiograph
 
-TRAIN = Path(os.path.dirname(__file__), "../../../shared/siim-mini/dicom-images-train")
 SPACINGS = {
     "no spacing": {},
     "spacing": {"spacing_source": "PixelSpacing", "pixel_spacing": (5.0, 5.0), "pixel_area_mm2": 25.0},
@@ -77,9 +74,8 @@ def test_twelve_bits(tmp_path, attributes):
 
 
 @needs_dciodvfy
-@pytest.mark.skipif(not TRAIN.is_dir(), reason="siim-mini is not there")
-def test_files_of_the_competition(tmp_path):
-    files = sorted(TRAIN.rglob("*.dcm"))[:20]
+def test_files_of_the_competition(mini, tmp_path):
+    files = sorted((mini / "dicom-images-train").rglob("*.dcm"))[:20]
     assert len(files) == 20
     for number, path in enumerate(files):
         image, header = read_dicom(path)

@@ -63,9 +63,10 @@ def image_file(path: Path, syntax: str = uid.ExplicitVRLittleEndian, instance: s
     return save(image, path, syntax)
 
 
-def large_file(path: Path, megabytes: float, instance: str = INSTANCE) -> Path:
+def large_file(path: Path, megabytes: float, instance: str = INSTANCE, **attributes) -> Path:
     """Write an uncompressed picture of a size."""
-    return save(dataset(np.zeros((1024, round(megabytes * 1024)), np.uint8), SOPInstanceUID=instance), path)
+    pixels = np.zeros((1024, round(megabytes * 1024)), np.uint8)
+    return save(dataset(pixels, SOPInstanceUID=instance, **attributes), path)
 
 
 def data_set(path: Path) -> bytes:

@@ -65,7 +65,9 @@ def test_nothing_but_discreet_lines_reaches_the_log():
     ]
 
 
-@pytest.mark.parametrize(("name", "hidden"), [("pneumoseg.pacs", 0), ("pneumoseg.pacs.x", 0), ("pneumoseg.pacsx", 1)])
+@pytest.mark.parametrize(
+    ("name", "hidden"), [("pneumoseg.pacs", 0), ("pneumoseg.pacs.spool", 0), ("pneumoseg.pacsy", 1)]
+)
 def test_loggers_are_known_by_their_whole_names(name, hidden, capsys):
     log = EventLog()
     log.handle(logging.makeLogRecord({"name": name, "msg": "text"}))

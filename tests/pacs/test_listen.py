@@ -14,11 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from pneumoseg.cli import app
+from pneumoseg.cli.listen import serve
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference import assemble_pipeline
+from pneumoseg.pacs.event_log import EventLog
+from pneumoseg.pacs.receiver import Receiver
+from pneumoseg.pacs.sender import StoreSender
+from pneumoseg.pacs.service import Service
 from pneumoseg.pacs.spool import Added, Spool, key_of
 from tests.inference.test_folder import save_classifier, save_segmenter
-from tests.pacs.hospital import ROOT, Archive, send, study_of, wait_until, write_radiograph
+from tests.pacs.hospital import ROOT, Archive, QuickPipeline, send, study_of, wait_until, write_radiograph
 
 ALL = ["OT", "SEG", "SR"]
 KILLS, IMAGES = 20, 30
@@ -347,3 +352,68 @@ def test_a_folder_without_a_queue_is_refused_and_stays_as_it_is(tmp_path):
     result = invoke("queue", tmp_path)
     assert isinstance(result.exception, FileNotFoundError)
     assert list(tmp_path.iterdir()) == []
+
+
+SERVE = """
+import sys, threading
+from pneumoseg.cli import listen
+from pneumoseg.pacs.event_log import EventLog
+
+class Service:
+    counts = {}
+    stopping = threading.Event()
+
+    def run(self, started):
+        kind = sys.argv[1]
+        started()
+        if kind == "broken":
+            raise KeyError("DOE^JANE")
+        self.stopping.wait(60)
+        if kind == "hanging":
+            threading.Event().wait(60)
+
+    def stop(self):
+        self.stopping.set()
+
+listen.STOP_S = 0.5 if sys.argv[1] == "hanging" else 50
+log = EventLog()
+log.install()
+listen.serve(Service(), log, lambda: print("listening", flush=True))
+print("ended")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "status", "printed"),
+    [
+        ("sound", signal.SIGTERM, 0, "ended\n"),
+        ("sound", signal.SIGINT, 0, "ended\n"),
+        ("hanging", signal.SIGTERM, 0, ""),
+        ("broken", None, 1, ""),
+    ],
+)
+def test_a_service_ends_in_time_whatever_it_does(kind, number, status, printed):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "listening\n"
+    if number is not None:
+        process.send_signal(number)
+    out, log = process.communicate(timeout=30)
+    assert (process.returncode, out) == (status, printed)
+    assert "stopped: no images" in log
+    assert "DOE" not in log
+    assert ("KeyError" in log) == (kind == "broken")
+
+
+def test_a_service_that_cannot_start_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    spool = Spool(tmp_path / "queue")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        receiver = Receiver(spool, ["SCANNER"], port=port)
+        service = Service(spool, QuickPipeline(), receiver, StoreSender("ARCHIVE", "127.0.0.1", 104))
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            serve(service, EventLog(), lambda: pytest.fail("it listens"))
+    with locked_folder(spool.folder, "served"):
+        pass

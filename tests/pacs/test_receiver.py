@@ -198,6 +198,19 @@ def test_drops_results_of_its_own(inbox, tmp_path, caplog):
     assert (inbox.keys, inbox.left(), inbox.spool.waiting()) == ([], [], [])
 
 
+class SlowSpool(Spool):
+    """A queue that stores when it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.entered, self.proceed = threading.Event(), threading.Event()
+
+    def add(self, file, sop_instance_uid):
+        self.entered.set()
+        assert self.proceed.wait(30)
+        return super().add(file, sop_instance_uid)
+
+
 class FullSpool(Spool):
     """A queue on a disk that is full."""
 
@@ -330,6 +343,17 @@ def store_request(image: Path) -> bytes:
     return pdu(first.presentation_data_value_list[0][1][1:], LAST_COMMAND)
 
 
+def test_aborts_a_sender_that_does_not_wait_for_answers(tmp_path, caplog):
+    box, source = Inbox(tmp_path, SlowSpool(tmp_path / "spool")), image_file(tmp_path / "image.dcm")
+    with running(box.receiver), associated(box.receiver.port) as association:
+        raw(association).sendall((store_request(source) + pdu(data_set(source), LAST_DATA)) * 5)
+        wait_until(lambda: "messages arrive without waiting for answers" in caplog.text)
+        box.spool.proceed.set()
+        wait_until(lambda: not box.associations())
+    assert box.keys == [KEY]
+    assert box.left() == []
+
+
 @pytest.mark.parametrize("hang", [lambda data: pdu(data, DATA), lambda data: pdu(data, DATA)[:50], lambda data: b""])
 def test_gives_up_a_sender_that_hangs_in_the_middle(tmp_path, monkeypatch, hang):
     monkeypatch.setattr(associations, "NETWORK_SECONDS", 0.4)
@@ -410,17 +434,6 @@ def test_receives_from_four_senders_at_once(inbox, tmp_path):
         thread.join(30)
     assert sorted(inbox.keys) == sorted(key_of(f"1.2.{number}") for number in range(1, 41))
     assert inbox.left() == []
-
-
-class SlowSpool(Spool):
-    """A queue that stores when it is told to."""
-
-    entered, proceed = threading.Event(), threading.Event()
-
-    def add(self, file, sop_instance_uid):
-        self.entered.set()
-        assert self.proceed.wait(30)
-        return super().add(file, sop_instance_uid)
 
 
 def test_finishes_the_running_image_when_it_stops(tmp_path):
