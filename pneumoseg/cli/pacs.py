@@ -43,8 +43,8 @@ def dicom(
 
     Images that cannot be read, or have no study, are refused with a reason; other files are skipped. The folder may
     hold no image at all. Messages name files by their numbers in result.json, because paths may hold names and UIDs.
-    After a stop, run the same command again: it starts again. The exit status is 1 after an unexpected failure of a
-    file, and if a folder could not be listed; it is 2 if the results cannot be written.
+    After a stop, run the same command again; it begins with the first file. The exit status is 1 after an unexpected
+    failure of a file, and if a folder could not be listed; it is 2 if the results cannot be written.
     """
     kinds = parse_kinds(objects)
     require_extra("dicom", "highdicom")

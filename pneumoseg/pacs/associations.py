@@ -14,12 +14,14 @@ NETWORK_SECONDS = 60.0
 """Longest silence on a connection, and longest time that one PDU may take to arrive."""
 ANSWER_SECONDS = 30.0
 """Longest wait for the answer to a request, of an association or of a message."""
+PDU_BYTES = 2**16
+"""Longest PDU with data that senders are asked for. pynetdicom's 16 KiB take half as long again."""
 MAX_PDU_BYTES = 2**20
-"""Longest PDU that is read. The longest that is asked for has 16 KiB; a request for an association may need more."""
+"""Longest PDU that is read; a request for an association may need more than one with data."""
 MAX_COMMAND_BYTES = 2**16
 """Bytes by which a message may exceed its data set: its command set and the headers of its parts."""
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _READ_BYTES = 2**16
 
 # pynetdicom logs UIDs, AE titles and the text of errors. Read when it makes its event handlers.
@@ -115,7 +117,7 @@ class _BoundedMessages(DIMSEServiceProvider):
     def _end(self, reason: str) -> None:
         self.message = None
         if not self.assoc._sent_abort:
-            _LOG.warning("Association aborted: %s", reason)
+            _log.warning(f"an association was aborted: {reason}")
         self.assoc.abort(block=False)
 
 
@@ -126,7 +128,7 @@ def end(association: Association, seconds: float = 1.0) -> None:
         association: Association of either side.
         seconds: Time that the other side is given to receive the abort.
     """
-    # pynetdicom's thread fails if it is told to abort what is not established.
+    # pynetdicom's thread fails if it is told to abort an association that is not established.
     if association.is_established:
         association.abort(block=False)
         association.dul.join(seconds)
@@ -134,7 +136,7 @@ def end(association: Association, seconds: float = 1.0) -> None:
 
 
 def disconnect(association: Association) -> None:
-    """Cut the connection of an association, so that every wait for the other side ends."""
+    """Cut the connection of an association, so that all waits for the other side end."""
     connection = association.dul.socket and association.dul.socket.socket
     try:
         if connection:

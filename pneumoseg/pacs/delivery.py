@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 CONNECT_SECONDS = 10.0
 """Longest time that a connection may take."""
-ANSWER_SECONDS = 30.0
-"""Longest wait for an answer that needs no work."""
 SLOWEST_BYTES_PER_SECOND = 2**17
 """Slowest transfer that is waited for."""
 

@@ -1,5 +1,6 @@
 """Receiver of images: a C-STORE SCP that confirms an image once the queue has it on the disk."""
 
+import errno
 import io
 import logging
 import os
@@ -45,8 +46,10 @@ STOP_SECONDS = 5.0
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 """Statuses of a C-STORE response (PS3.4 section B.2.3)."""
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _HEAD_BYTES = 2**16
+# At every sixtieth poll pynetdicom collects garbage.
+_POLL_SECONDS = 0.5
 _INSTANCE = 0x00080018
 
 
@@ -62,7 +65,7 @@ class Receiver:
 
     Args:
         spool: Queue that takes over the images.
-        accept: AE titles from which images are accepted. An AE title is no proof of identity; `tls` is.
+        accept: AE titles from which images are accepted. They do not prove who sends; certificates do, see `tls`.
         aet: AE title of the receiver, by which it must be called.
         host: Address to listen on; by default only this computer can connect.
         port: Port to listen on; 0 means a free one, see `port`.
@@ -102,6 +105,7 @@ class Receiver:
         self._entity.require_calling_aet = [require_aet(title) for title in accept]
         self._entity.require_called_aet = True
         self._entity.maximum_associations = MAX_ASSOCIATIONS
+        self._entity.maximum_pdu_size = associations.PDU_BYTES
         self._entity.add_supported_context(Verification)
         for sop_class in SOP_CLASSES:
             self._entity.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
@@ -131,12 +135,12 @@ class Receiver:
             raise OSError(error.errno, f"cannot listen on {self._host} port {self.port}: {reason}") from error
         self.port = server.server_address[1]
         self._server = server
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[_POLL_SECONDS], daemon=True).start()
 
     def stop(self) -> None:
         """End the service: no association begins any more; running ones may finish for `STOP_SECONDS`, or are aborted.
 
-        An image that was not confirmed stays with its sender. A receiver that was stopped, or never started, stays so.
+        An image that was not confirmed stays with its sender. Nothing happens if the receiver does not run.
         """
         server, self._server = self._server, None
         if server is None:
@@ -151,18 +155,18 @@ class Receiver:
 
     def _limit(self, event: evt.Event) -> None:
         associations.limit(event.assoc, self._max_bytes)
+        if self._server is None:  # the receiver was stopped during the handshake
+            associations.disconnect(event.assoc)
 
     def _store(self, event: evt.Event) -> int:
         """Answer a C-STORE request; logs hold no value from it."""
         try:
             return self._keep(event)
-        except OSError as error:
-            _LOG.error(
-                "An image cannot be stored (%s, errno %s), its sender keeps it", type(error).__name__, error.errno
-            )
+        except (OSError, MemoryError) as error:
+            _log.error(f"an image cannot be stored ({_name(error)}), its sender keeps it")
             return OUT_OF_RESOURCES
         except Exception as error:
-            _LOG.error("An image cannot be understood (%s), its sender keeps it", type(error).__name__)
+            _log.error(f"an image cannot be understood ({_name(error)}), its sender keeps it")
             return CANNOT_UNDERSTAND
 
     def _keep(self, event: evt.Event) -> int:
@@ -170,20 +174,20 @@ class Receiver:
         request = cast(C_STORE, event.request)
         instance, data = str(request.AffectedSOPInstanceUID or ""), cast(io.BytesIO, request.DataSet).getbuffer()
         if not instance or _read_instance(data, uid.UID(event.context.transfer_syntax)) != instance:
-            _LOG.warning("An image is refused: its SOP Instance UID is missing, or differs from that of the request")
+            _log.warning("an image is refused: its SOP Instance UID is missing, or differs from that of the request")
             return MISMATCH
         file = self._spool.temporary / f"{uuid.uuid4().hex}.dcm"
         try:
             _write(file, bytes(128) + b"DICM" + encode_file_meta(event.file_meta), data)
             if request.AffectedSOPClassUID == uid.SecondaryCaptureImageStorage and _is_own(file):
                 self._own += 1
-                _LOG.warning("A result of pneumoseg itself came back and is dropped, %d so far", self._own)
+                _log.warning(f"a result of pneumoseg itself came back and is dropped, {self._own} so far")
                 return SUCCESS
             added = self._spool.add(file, instance)
         finally:
             file.unlink(missing_ok=True)
         key = key_of(instance)
-        _LOG.info("%s received: %s", key, added.value)
+        _log.info(f"{key} received: {added.value}")
         if added is Added.NEW:
             self._received(key)
         return SUCCESS
@@ -221,10 +225,15 @@ def _forget(event: evt.Event) -> None:
 
 def _log_rejection(event: evt.Event) -> None:
     request = event.assoc.requestor.primitive
-    titles = (request.calling_ae_title, request.called_ae_title) if request else ()
-    _LOG.warning(
-        "An association was rejected: calling and called AE title %s, at most %d at a time", titles, MAX_ASSOCIATIONS
-    )
+    if request:
+        titles = f"from {request.calling_ae_title!r} to {request.called_ae_title!r}"
+        _log.warning(f"an association {titles} was rejected: not accepted, or more than {MAX_ASSOCIATIONS} at a time")
+
+
+def _name(error: BaseException | None) -> str:
+    """Return the class of an error and the name of its errno; its text may quote paths and values."""
+    number = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{type(error).__name__}, {number}" if number else type(error).__name__
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
@@ -253,5 +262,4 @@ class _Server(ThreadedAssociationServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the class of an error, which the base class would print with its text."""
-        error = sys.exc_info()[0]
-        _LOG.warning("A connection failed before it became an association (%s)", error.__name__ if error else "?")
+        _log.warning(f"a connection failed before it became an association ({_name(sys.exc_info()[1])})")

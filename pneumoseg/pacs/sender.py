@@ -12,7 +12,6 @@ from pynetdicom.association import Association
 
 from pneumoseg.pacs import associations
 from pneumoseg.pacs.delivery import (
-    ANSWER_SECONDS,
     CONNECT_SECONDS,
     SLOWEST_BYTES_PER_SECOND,
     Refusal,
@@ -94,8 +93,8 @@ class StoreSender:
                 else:
                     delivered(path)
         finally:
-            self._association = None
             association.release()
+            self._association = None
         return refusals
 
     def close(self) -> None:
@@ -111,7 +110,7 @@ class StoreSender:
         self._association = None
         entity = AE(self._aet)
         entity.connection_timeout = CONNECT_SECONDS
-        entity.acse_timeout = entity.dimse_timeout = ANSWER_SECONDS
+        entity.acse_timeout = entity.dimse_timeout = associations.ANSWER_SECONDS
         entity.network_timeout = associations.NETWORK_SECONDS
         contexts = [build_context(kind.sop_class, [kind.syntax]) for kind in kinds]
         handlers: list[Any] = [(evt.EVT_CONN_OPEN, self._connected)]
@@ -125,10 +124,9 @@ class StoreSender:
         if association.is_rejected:
             reason = association.acceptor.primitive.reason_str  # type: ignore[union-attr]
             raise UnreachableError(f"the receiver rejected the association: {reason}")
-        if self._association is None:
-            raise UnreachableError(
-                f"the receiver cannot be connected to: {_explain(self._host, self._port, self._tls)}"
-            )
+        if self._association is None and not self._closed:
+            reason = _explain(self._host, self._port, self._tls)
+            raise UnreachableError(f"the receiver cannot be connected to: {reason}")
         if not association.is_established and not association.rejected_contexts:
             raise UnreachableError("the receiver ended the connection, or does not answer")
         return association
@@ -169,7 +167,7 @@ def _store(association: Association, path: Path) -> str:
         UnreachableError: If neither can be said.
     """
     try:
-        association.dimse_timeout = ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+        association.dimse_timeout = associations.ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
         answer = association.send_c_store(path)
     except (OSError, RuntimeError) as error:  # the latter if the association ended since the last file
         raise UnreachableError(f"the association failed ({type(error).__name__})") from None

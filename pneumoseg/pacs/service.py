@@ -179,17 +179,18 @@ class Service:
                 self._fail(key, f"the process ended {MOST_ATTEMPTS} times while it worked on this image")
                 return
             try:
-                objects = self._objects(self._spool.image(key))
+                objects, event = self._objects(self._spool.image(key)), "predicted"
             except OwnObjectError:
-                objects = {}  # a result that was routed back, which is nobody's fault and needs no attention
+                # A router sends results back; nobody needs to look after each of them.
+                objects, event = {}, "sent back"
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _FULL:
                     raise
                 self._fail(key, describe(error))
                 return
             self._spool.keep_results(key, objects)
-        self._count("predicted" if objects else "sent back")
-        _log.info(f"{key} out: {', '.join(objects) or 'nothing, it is a result that was sent back'}")
+        self._count(event)
+        _log.info(f"{key} out: {', '.join(objects) or f'nothing, {event}'}")
         self._made.set()
 
     def _objects(self, path: Path) -> dict[str, Dataset]:

@@ -32,7 +32,7 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 class _Response(NamedTuple):
-    """What a service says about the files of a request.
+    """Statement of a service about the files of a request.
 
     Attributes:
         status: HTTP status.
@@ -48,8 +48,8 @@ class _Response(NamedTuple):
 class StowSender:
     """Sender of DICOM files by STOW-RS (PS3.18 section 10.5) to one DICOMweb service.
 
-    Files are sent as they are, in one request. What counts is the body of the response, because services answer 200
-    although a full disk kept them from storing anything, and 400 although they stored some of the files. A file is
+    Files are sent as they are, in one request. The body of the response counts, because services answer 200 although
+    a full disk kept them from storing anything, and 400 although they stored some of the files. A file is
     delivered if ReferencedSOPSequence names it, and judged by its failure reason (see `delivery.judge`) if
     FailedSOPSequence does. If neither does, it is refused with an HTTP status of 400 to 499. Everything else may pass:
     no connection, a response without these sequences, a redirection, a certificate or password that is not accepted.
@@ -219,18 +219,17 @@ def _parse(status: int, body: bytes) -> _Response:
         if not {_STORED, _FAILED} & answer.keys():
             raise ValueError("no outcome of a store request")
         stored, failed = (answer.get(tag, {}).get("Value", []) for tag in (_STORED, _FAILED))
-        return _Response(
-            status,
-            {item[_INSTANCE]["Value"][0] for item in stored},
-            {
-                item[_INSTANCE]["Value"][0]: item[_REASON]["Value"][0] if _REASON in item else _PROCESSING_FAILURE
-                for item in failed
-            },
-        )
+        failures = {_value(item, _INSTANCE): int(_value(item, _REASON, _PROCESSING_FAILURE)) for item in failed}
+        return _Response(status, {_value(item, _INSTANCE) for item in stored}, failures)
     except (ValueError, TypeError, LookupError, AttributeError):
         raise UnreachableError(
             f"the service answered HTTP {status} and does not say what became of the files"
         ) from None
+
+
+def _value(item: dict[str, Any], tag: str, *default: Any) -> Any:
+    """Return the first value of an element, or a default if the element is absent."""
+    return item[tag]["Value"][0] if tag in item or not default else default[0]
 
 
 def _judge(response: _Response, instance: str) -> str:

@@ -20,7 +20,7 @@ def server_context(cert: _Path, key: _Path, ca: _Path) -> ssl.SSLContext:
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a file does not hold what it should.
+        ValueError: If a file does not hold its certificates or key, or the key is encrypted.
 
     Example:
         >>> server_context("server.pem", "server.key", "ca.pem").verify_mode  # doctest: +SKIP
@@ -42,7 +42,7 @@ def client_context(cert: _Path, key: _Path, ca: _Path) -> ssl.SSLContext:
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a file does not hold what it should.
+        ValueError: If a file does not hold its certificates or key, or the key is encrypted.
 
     Example:
         >>> client_context("client.pem", "client.key", "ca.pem").check_hostname  # doctest: +SKIP

@@ -107,14 +107,13 @@ def associated(port: int, aet: str = "SENDER", kind: str = PICTURE, **options) -
 
 
 class Archive:
-    """Receiver that keeps what it gets in memory and answers the statuses it is told, else 0x0000."""
+    """Receiver that keeps data sets in memory and answers the statuses of a function, or 0x0000."""
 
     def __init__(self, *kinds: str, tls=None, answer: Callable[[evt.Event], int] | None = None) -> None:
         self.received: list[tuple[str, str, bytes]] = []
         self._answer = answer
         self._entity = AE("ARCHIVE")
         self._entity.require_called_aet = True
-        self._entity.acse_timeout = 2
         for kind in kinds:
             self._entity.add_supported_context(kind, list(NAMED))
         self._tls = tls

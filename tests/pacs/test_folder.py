@@ -1,5 +1,6 @@
 """Folder in, folder out: the function behind `pneumoseg dicom`, and the command as a router calls it."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -19,6 +20,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.errors import InvalidDicomError
 from typer.testing import CliRunner
 
 from pneumoseg import rle
@@ -146,12 +148,11 @@ def secrets_of(folder):
     """Return the values of all headers, and the names of all files, as far as they are not ordinary words."""
     found = {part for path in folder.rglob("*") for part in path.relative_to(folder).parts}
     for path in filter(Path.is_file, folder.rglob("*")):
-        try:
+        with warnings.catch_warnings(), contextlib.suppress(InvalidDicomError):
+            warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        except Exception:
-            continue
-        found |= {str(element.value) for element in dataset.iterall()}
-        found |= set(str(dataset.get("PatientName", "")).split("^"))
+            found |= {str(element.value) for element in dataset.iterall()}
+            found |= set(str(dataset.get("PatientName", "")).split("^"))
     return {value for value in found if len(value) >= 4 and re.search(r"[A-Z\d.^]", value)}
 
 
@@ -479,14 +480,14 @@ def test_a_full_disk_stops_the_run_without_a_result_json(last, source, tmp_path,
 
 
 def test_files_are_read_as_they_are_needed(source, tmp_path, monkeypatch):
-    for number in range(4, 24):
+    for number in range(4, 10):
         radiograph(source / f"z{number:02}.dcm", number)
     read, write, events = folder_module.read_source, folder_module.atomic_write, []
     monkeypatch.setattr(folder_module, "read_source", lambda path: events.append("read") or read(path))
     monkeypatch.setattr(folder_module, "atomic_write", lambda path: events.append("write") or write(path))
     process_folder(source, tmp_path / "out", FakePipeline())
     assert events.index("write") == FakePipeline.chunk_size
-    assert events.count("read") == 23
+    assert events.count("read") == 9
 
 
 def test_a_folder_without_images_is_no_error(tmp_path):
@@ -661,7 +662,7 @@ def pipeline(tmp_path_factory):
 
 def test_a_real_process_may_be_killed_and_run_again(pipeline, source, tmp_path):
     """It writes nothing into the home folder, except for the cache of fonts of a library that Keras imports."""
-    for number in range(4, 50):
+    for number in range(4, 16):
         radiograph(source / f"z{number:02}.dcm", number)
     home = tmp_path / "home"
     home.mkdir()
@@ -678,7 +679,7 @@ def test_a_real_process_may_be_killed_and_run_again(pipeline, source, tmp_path):
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     told = content(tmp_path / "out")
-    assert told["counts"] == dict(zip(COUNTS, (49, 49, 0, 0, 0, 0, 0, 147), strict=True))
+    assert told["counts"] == dict(zip(COUNTS, (15, 15, 0, 0, 0, 0, 0, 45), strict=True))
     names = {each["file"] for file in told["files"] for each in file["objects"]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"result.json"}
     assert list(home.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Sender by C-STORE: what it sends, and what it makes of each answer."""
+"""Sender by C-STORE: the bytes that it sends, and its conclusion from each answer."""
 
 import logging
 import socket
@@ -179,7 +179,7 @@ def test_raises_if_nobody_listens(tmp_path):
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x03\0\0\0"])
 def test_raises_if_the_receiver_speaks_something_else(tmp_path, monkeypatch, greeting):
-    monkeypatch.setattr(sender, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(associations, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(associations, "NETWORK_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         connections = []
@@ -197,7 +197,7 @@ def test_raises_if_the_receiver_speaks_something_else(tmp_path, monkeypatch, gre
 
 
 def test_raises_if_no_answer_comes(tmp_path, monkeypatch):
-    monkeypatch.setattr(sender, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(associations, "ANSWER_SECONDS", 0.3)
     proceed = threading.Event()
 
     def answer(event):
@@ -235,7 +235,7 @@ class Deaf:
 
 
 def test_raises_if_the_receiver_reads_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(sender, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(associations, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(sender, "SLOWEST_BYTES_PER_SECOND", 2**30)
     monkeypatch.setattr(associations, "NETWORK_SECONDS", 0.5)
     with Deaf() as deaf:

@@ -136,6 +136,12 @@ def test_only_the_kinds_that_are_asked_for_are_sent(spool):
     assert [sent[:2] for sent in serve(spool, kinds=["sr"]).sent] == [(key, "sr")]
 
 
+def test_an_image_without_any_object_is_done(spool):
+    add(spool)
+    assert serve(spool, kinds=[]).attempts == 0
+    assert spool.status() == (0, 0, 1, [], 0)
+
+
 @pytest.mark.parametrize(
     ("elements", "reason"),
     [
@@ -301,6 +307,20 @@ def test_a_full_disk_makes_the_service_pause(spool, step, monkeypatch, caplog):
     assert "OSError ENOSPC" in caplog.text
     assert "No space" not in caplog.text
     assert {failure.key for failure in spool.status().failures} < keys
+
+
+def test_a_disk_that_fills_up_within_the_pipeline_is_not_the_images_fault(spool):
+    seen = []
+
+    def fill(path):
+        seen.append(path)
+        if len(seen) <= 5:
+            no_space()
+
+    add(spool)
+    assert len(serve(spool, QuickPipeline(fill)).sent) == 3
+    assert len(seen) == 6
+    assert spool.status() == (0, 0, 1, [], 0)
 
 
 CRASH = """

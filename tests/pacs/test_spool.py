@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
@@ -116,6 +117,17 @@ def test_the_first_image_with_a_uid_stays_in_every_state(spool, move):
     assert add(spool) is Added.DUPLICATE
     assert add(spool, grey=2) is Added.OTHER_PIXELS
     assert states(spool) == before
+
+
+def test_of_images_that_arrive_together_the_first_stays(spool):
+    files = [write_dicom(spool.temporary / str(n), np.full((4, 6), n % 2, np.uint8)) for n in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda file: spool.add(file, UID), files))
+    first = added.index(Added.NEW)
+    expected = [Added.DUPLICATE if n % 2 == first % 2 else Added.OTHER_PIXELS for n in range(16)]
+    expected[first] = Added.NEW
+    assert added == expected
+    assert states(spool) == [f"new/{KEY}"]
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])

@@ -1,4 +1,4 @@
-"""Sender by STOW-RS: what it sends, and what it makes of each response."""
+"""Sender by STOW-RS: the bytes that it sends, and its conclusion from each response."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def outcome(stored: dict | None = None, failed: dict | None = None) -> bytes:
 
 
 class Service:
-    """DICOMweb service that answers what it is told, and keeps what it was sent."""
+    """DICOMweb service with one response to all requests, which it keeps."""
 
     def __init__(
         self,
@@ -189,6 +189,8 @@ def test_keeps_files_of_a_response_that_names_others(source):
 @pytest.mark.parametrize(
     "item",
     [
+        {"00081155": {"Value": [INSTANCE]}, "00081197": {"Value": ["A900"]}},
+        {"00081155": {"Value": [INSTANCE]}, "00081197": {"Value": [[]]}},
         {"00081155": {"vr": "UI"}},
         {},
         {"00081155": {"Value": [[]]}},
