@@ -24,8 +24,7 @@ from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-from pneumoseg.dicom import TRANSFER_SYNTAXES, ImageError
-from pneumoseg.dicom_objects import OwnObjectError, read_source
+from pneumoseg.dicom import TRANSFER_SYNTAXES
 from pneumoseg.pacs import associations
 from pneumoseg.pacs.associations import require_aet
 from pneumoseg.pacs.spool import Added, Spool, key_of
@@ -110,7 +109,6 @@ class Receiver:
         for sop_class in SOP_CLASSES:
             self._entity.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         self._server: _Server | None = None
-        self._own = 0
 
     def start(self) -> None:
         """Listen for images, in threads of the receiver.
@@ -179,10 +177,6 @@ class Receiver:
         file = self._spool.temporary / f"{uuid.uuid4().hex}.dcm"
         try:
             _write(file, bytes(128) + b"DICM" + encode_file_meta(event.file_meta), data)
-            if request.AffectedSOPClassUID == uid.SecondaryCaptureImageStorage and _is_own(file):
-                self._own += 1
-                _log.warning(f"a result of pneumoseg itself came back and is dropped, {self._own} so far")
-                return SUCCESS
             added = self._spool.add(file, instance)
         finally:
             file.unlink(missing_ok=True)
@@ -206,17 +200,6 @@ def _read_instance(data: memoryview, syntax: uid.UID) -> str:
     return (element.value or b"").decode("ascii", "replace").strip("\0 ") if element else ""
 
 
-def _is_own(path: Path) -> bool:
-    """Return whether pneumoseg made an image: routed back, its pictures would be read and answered by more of them."""
-    try:
-        read_source(path)
-    except OwnObjectError:
-        return True
-    except ImageError:
-        pass  # the image fails when its turn comes, with the reason
-    return False
-
-
 def _forget(event: evt.Event) -> None:
     """End the wait of a closed connection for a request, during which it would count as an association."""
     if event.assoc.requestor.primitive is None:
@@ -231,9 +214,13 @@ def _log_rejection(event: evt.Event) -> None:
 
 
 def _name(error: BaseException | None) -> str:
-    """Return the class of an error and the name of its errno; its text may quote paths and values."""
-    number = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
-    return f"{type(error).__name__}, {number}" if number else type(error).__name__
+    """Return the class of an error, and the name of its cause if it has one; its text may quote paths and values."""
+    cause = None
+    if isinstance(error, ssl.SSLError):
+        cause = error.reason
+    elif isinstance(error, OSError):
+        cause = errno.errorcode.get(error.errno or 0)
+    return f"{type(error).__name__} {cause}" if cause else type(error).__name__
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

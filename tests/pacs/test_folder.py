@@ -211,7 +211,7 @@ MIXED = {
     "d/odd_study": ("refused", "RefusedError: has no valid Study Instance UID"),
     "e.png": ("refused", "NotAnImageError: is not a DICOM image"),
     "f.dcm": ("refused", "NotAnImageError: is not a DICOM image"),
-    "own_sc": ("refused", "RefusedError: was made by pneumoseg itself"),
+    "own_sc": ("refused", "OwnObjectError: was made by pneumoseg itself"),
 }
 
 

@@ -195,15 +195,6 @@ def test_keeps_an_image_with_damaged_pixels_for_the_queue_to_judge(inbox, tmp_pa
     assert inbox.keys == [KEY]
 
 
-def test_drops_results_of_its_own(inbox, tmp_path, caplog):
-    uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.4", "Manufacturer": "pneumoseg"}
-    for number in (1, 2):
-        source = image_file(tmp_path / "image.dcm", instance=f"2.25.{number}", **uids)
-        assert inbox.send(source) == ([source], [])
-    assert "came back and is dropped, 2 so far" in caplog.text
-    assert (inbox.keys, inbox.left(), inbox.spool.waiting()) == ([], [], [])
-
-
 class SlowSpool(Spool):
     """A queue that stores when it is told to."""
 
@@ -229,7 +220,7 @@ def test_answers_out_of_resources_if_the_queue_cannot_store(tmp_path, caplog):
     with running(box.receiver), pytest.raises(UnreachableError, match="0xA700"):
         box.send(image_file(tmp_path / "image.dcm"))
     assert (box.keys, box.left()) == ([], [])
-    assert "OSError, ENOSPC" in caplog.text
+    assert "OSError ENOSPC" in caplog.text
     assert "tmp" not in caplog.text
 
 

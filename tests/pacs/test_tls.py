@@ -77,16 +77,18 @@ def test_receives_from_dcmtk_with_a_certificate(listening, source, client):
     subprocess.run(command, check=True, timeout=30, capture_output=True)
 
 
-def test_refuses_a_client_without_a_certificate(listening, source, ours):
+def test_refuses_a_client_without_a_certificate(listening, source, ours, caplog):
     context = ssl.create_default_context(cafile=ours.ca)
     with pytest.raises(UnreachableError):
         send(listening.port, source, context)
+    wait_until(lambda: "(SSLError PEER_DID_NOT_RETURN_A_CERTIFICATE)" in caplog.text)
 
 
-def test_refuses_a_client_of_another_authority(listening, source, theirs, ours):
+def test_refuses_a_client_of_another_authority(listening, source, theirs, ours, caplog):
     cert, key, _ = theirs.issue("client")
     with pytest.raises(UnreachableError):
         send(listening.port, source, client_context(cert, key, ours.ca))
+    wait_until(lambda: "(SSLCertVerificationError CERTIFICATE_VERIFY_FAILED)" in caplog.text)
 
 
 def test_refuses_a_client_without_tls(listening, source):
@@ -106,8 +108,12 @@ def test_refuses_old_versions_of_tls(listening, client):
     lenient = archive_context(cert, key)
     lenient.set_ciphers("ALL:@SECLEVEL=0")
     lenient.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    with Archive(PICTURE, tls=lenient) as archive, socket.create_connection(("127.0.0.1", archive.port), 10) as plain:
-        assert context.wrap_socket(plain, server_hostname="localhost").version() == "TLSv1.1"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepting = threading.Thread(target=lambda: lenient.wrap_socket(server.accept()[0], server_side=True).close())
+        accepting.start()
+        with socket.create_connection(server.getsockname(), 10) as plain:
+            assert context.wrap_socket(plain, server_hostname="localhost").version() == "TLSv1.1"
+        accepting.join(10)
     with socket.create_connection(("127.0.0.1", listening.port), 10) as plain, pytest.raises(ssl.SSLError):
         context.wrap_socket(plain, server_hostname="localhost")
 
@@ -117,7 +123,7 @@ def test_tells_which_connection_failed_by_its_class(listening, source, caplog):
     with socket.create_connection(("127.0.0.1", listening.port)) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: DOE^JANE\r\n\r\n")
         wait_until(lambda: caplog.text)
-    assert "a connection failed before it became an association (SSLError" in caplog.text
+    assert "a connection failed before it became an association (SSLError HTTP_REQUEST)" in caplog.text
     assert "DOE" not in caplog.text
 
 
