@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoseg.cli.app import Assembled, BatchSize, PipelinePath, app, require_pipeline
-from pneumoseg.pacs.work_folders import choose_folders, require_folders
 
 if TYPE_CHECKING:
     from pneumoseg.pacs.folder_result import FolderResult
@@ -48,6 +47,9 @@ def dicom(
     """
     kinds = parse_kinds(objects)
     require_extra("dicom", "highdicom")
+
+    from pneumoseg.pacs.work_folders import choose_folders, require_folders
+
     folders = choose_folders(source, target, os.environ)
     require_folders(folders.source, folders.target)
     require_pipeline(pipeline)

@@ -15,7 +15,7 @@ from pneumoseg.dicom_objects import KINDS, OwnObjectError, read_source
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.pacs.delivery import UnreachableError
 from pneumoseg.pacs.reasons import describe
-from pneumoseg.pacs.spool import RESERVED_BYTES, Spool
+from pneumoseg.pacs.spool import Spool
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Pipeline
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 3
+MOST_ATTEMPTS = 10
 """Number of times that the process may end while it works on an image, before the image counts as failed."""
 LONGEST_PAUSE_S = 300.0
 """Longest pause before the next attempt to reach the receiver of the results."""
@@ -131,7 +131,7 @@ class Service:
             f"{twice} images were in two states"
         )
         if not self._spool.has_space():
-            _log.error(f"less than {RESERVED_BYTES >> 20} MiB are free for the queue: no image is accepted")
+            _log.error("the disk of the queue is full: no image is accepted")
 
     def _prune(self) -> None:
         """Remove old markers, once a day."""

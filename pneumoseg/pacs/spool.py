@@ -18,10 +18,12 @@ from typing import NamedTuple
 from pydicom import Dataset
 
 from pneumoseg.atomic_write import flush
+from pneumoseg.folder_lock import locked_folder
 from pneumoseg.pacs.pixel_digest import pixel_digest
 
 RESERVED_BYTES = 128 * 2**20
-"""Free space below which no image is accepted, so that the disk holds the results of those that are in the queue."""
+"""Free space below which no image is accepted, so that the disk holds the results of those that are in the queue; on a
+disk of less than 512 MiB a quarter of it."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 _STATES = "new", "out", "done", "failed"
 _IMAGE, _DIGEST, _REASON = "image.dcm", "digest", "reason.json"
@@ -153,11 +155,16 @@ class Spool:
 
     def has_space(self) -> bool:
         """Return whether the disk has room for more images, see `RESERVED_BYTES`."""
-        return shutil.disk_usage(self.folder).free >= RESERVED_BYTES
+        disk = shutil.disk_usage(self.folder)
+        return disk.free >= min(RESERVED_BYTES, disk.total // 4)
 
     def waiting(self) -> list[str]:
-        """Return the keys of the images that wait for the networks, in the order of their arrival."""
-        return _by_age(self._new)
+        """Return the keys of the images that wait for the networks, in the order of their arrival.
+
+        Those that a process worked on when it ended come last, so that they do not keep the others from their turn.
+        """
+        begun = {path.stem for path in self._new.glob("*.attempts")}
+        return sorted(_by_age(self._new), key=lambda key: key in begun)
 
     def unsent(self) -> list[str]:
         """Return the keys of the images whose results wait to be sent, the oldest first."""
@@ -240,7 +247,7 @@ class Spool:
             OSError: If the reason cannot be written; the image or the results then still wait.
         """
         folder, image = self._failed / key, self._new / key
-        with self._prepared() as prepared:
+        with locked_folder(self._failed, "changed", wait=True), self._prepared() as prepared:
             (prepared / _REASON).write_text(json.dumps({"reason": reason}))
             flush(prepared / _REASON)
             if (self._out / key).is_dir():
@@ -263,15 +270,17 @@ class Spool:
             OSError: If it cannot be moved.
         """
         folder = self._failed / key
-        if not _KEY.fullmatch(key) or not folder.is_dir():
-            raise ValueError(f"no failed image has the key {key!r}: `pneumoseg queue` lists them")
-        if (folder / _IMAGE).exists():
-            os.utime(folder / _IMAGE)
-            self._move(folder / _IMAGE, self._new / key)
-            self._remove(folder)
-        else:
-            os.utime(folder)
-            self._move(folder, self._out / key)
+        # The service may be about to fail this image, or may fail it once more as soon as it is back.
+        with locked_folder(self._failed, "changed", wait=True):
+            if not _KEY.fullmatch(key) or not folder.is_dir():
+                raise ValueError(f"no failed image has the key {key!r}: `pneumoseg queue` lists them")
+            if (folder / _IMAGE).exists():
+                os.utime(folder / _IMAGE)
+                self._move(folder / _IMAGE, self._new / key)
+                self._remove(folder)
+            else:
+                os.utime(folder)
+                self._move(folder, self._out / key)
 
     def recover(self) -> int:
         """Remove what the end of a process left behind. No other process may work on the folder.

@@ -330,7 +330,7 @@ from pneumoseg.pacs.spool import Spool
 from tests.pacs.hospital import QuickPipeline
 from tests.pacs.test_service import Door, Post
 
-for _ in range(3):
+for _ in range(10):
     child = os.fork()
     if child == 0:
         Service(Spool(sys.argv[1]), QuickPipeline(lambda path: os._exit(139)), Door(), Post()).run()
@@ -339,13 +339,13 @@ for _ in range(3):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-def test_an_image_that_ends_the_process_three_times_has_failed(spool):
+def test_an_image_that_ends_the_process_ten_times_has_failed(spool):
     key = add(spool)
     crashes = subprocess.run([sys.executable, "-c", CRASH, spool.folder], capture_output=True, text=True, check=True)
-    assert crashes.stdout == f"139 {key}\n" * 3
+    assert crashes.stdout == f"139 {key}\n" * 10
     healthy = add(spool, 1)
     post = serve(spool)
-    assert reasons(spool) == ["the process ended 3 times while it worked on this image"]
+    assert reasons(spool) == ["the process ended 10 times while it worked on this image"]
     assert {sent for sent, _, _ in post.sent} == {healthy}
     spool.retry(key)
     assert len(serve(spool).sent) == 3

@@ -10,6 +10,8 @@ import stat
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDoneError
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -156,6 +158,16 @@ def test_images_wait_in_the_order_of_their_arrival(spool):
     assert spool.waiting() == [key_of(uid) for uid in uids]
 
 
+def test_an_image_whose_process_ended_comes_after_the_others(spool):
+    uids = ["1.2.5", "1.2.3", "1.2.9"]
+    for age, uid in enumerate(uids):
+        add(spool, uid)
+        os.utime(spool.image(key_of(uid)), (1000 + age, 1000 + age))
+    killed = Spool(spool.folder).attempt(key_of("1.2.5"))
+    killed.__enter__()  # never left, as after a kill
+    assert spool.waiting() == [key_of(uid) for uid in ("1.2.3", "1.2.9", "1.2.5")]
+
+
 def test_attempts_are_counted_across_the_end_of_a_process(spool):
     add(spool)
     killed = [Spool(spool.folder).attempt(KEY) for _ in range(2)]
@@ -241,6 +253,51 @@ def test_images_leave_room_for_results(spool, monkeypatch):
     assert states(spool) == [f"new/{key_of('1.2.4')}"]
     move_to_out(spool, key_of("1.2.4"))
     assert add(spool, "1.2.4") is Added.DUPLICATE
+
+
+@pytest.mark.parametrize(("free", "accepted"), [(25, True), (24, False)])
+def test_on_a_small_disk_a_quarter_stays_free(spool, monkeypatch, free, accepted):
+    disk = SimpleNamespace(total=100 * 2**20, free=free * 2**20)
+    monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda folder: disk)
+    assert spool.has_space() is accepted
+
+
+def test_a_failed_image_is_retried_only_once_it_is_complete(spool, monkeypatch):
+    """Another process may put an image back while the service is putting it aside."""
+    add(spool)
+    move, retries = Spool._move, ThreadPoolExecutor(1)
+    pending = []
+
+    def move_slowly(self, source, target):
+        move(self, source, target)
+        if target == spool.folder / "failed" / KEY:  # the reason is there, the image not yet
+            pending.append(retries.submit(Spool(spool.folder).retry, KEY))
+            with pytest.raises(NotDoneError):
+                pending[0].result(0.2)
+
+    monkeypatch.setattr(Spool, "_move", move_slowly)
+    spool.fail(KEY, "damaged")
+    pending[0].result(10)
+    assert states(spool) == [f"new/{KEY}"]
+
+
+def test_an_image_may_fail_once_more_while_it_is_put_back(spool, monkeypatch):
+    add(spool)
+    spool.fail(KEY, "damaged")
+    move, service = Spool._move, ThreadPoolExecutor(1)
+    pending = []
+
+    def move_slowly(self, source, target):
+        move(self, source, target)
+        if target == spool.folder / "new" / KEY:
+            pending.append(service.submit(spool.fail, KEY, "still damaged"))
+            with pytest.raises(NotDoneError):
+                pending[0].result(0.2)
+
+    monkeypatch.setattr(Spool, "_move", move_slowly)
+    Spool(spool.folder).retry(KEY)
+    pending[0].result(10)
+    assert states(spool) == [f"failed/{KEY}/image.dcm", f"failed/{KEY}/reason.json"]
 
 
 def test_a_failed_image_is_kept_with_its_reason_and_can_be_retried(spool):
