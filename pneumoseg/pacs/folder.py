@@ -10,21 +10,18 @@ The output folder holds:
 import io
 import json
 import logging
-import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
 from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 from pneumoseg.data.files import ImageFiles, absolute, search_images
 from pneumoseg.dicom_objects import KINDS, RefusedError, read_source
-from pneumoseg.dicom_objects.maker import MAKER
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import is_hidden, printable
 from pneumoseg.image_errors import ImageError
@@ -32,6 +29,7 @@ from pneumoseg.inference import Pipeline, Result
 from pneumoseg.inference.row import ResultRow
 from pneumoseg.pacs.discretion import hidden_messages
 from pneumoseg.pacs.folder_result import FolderResult, Outcome, WrittenObject
+from pneumoseg.pacs.object_origin import Origin, read_origin
 from pneumoseg.pacs.reasons import describe
 from pneumoseg.pacs.work_folders import require_folders
 
@@ -39,7 +37,6 @@ _log = logging.getLogger(__name__)
 RESULT = "result.json"
 """Name of the file with the outcome for each file."""
 _FACTS = ("has_pneumothorax", "probability", "area_px", "area_mm2", "spacing_source", "stage")
-_NAME = re.compile(r"[\d.]+#[\d.]+\.dcm")
 _SPAN = 100
 """Number of files between two lines about the progress."""
 
@@ -61,7 +58,7 @@ def process_folder(
 
     Args:
         source: Folder to read; it may be read-only.
-        target: Folder to write: a new one, an empty one, or one with results of these images.
+        target: Folder to write: a new one, an empty one, or one with results of these images and this pipeline.
         pipeline: The networks and the rule, loaded from a folder.
         kinds: Kinds of objects to write.
         strict: Whether segmentations lack the geometry that viewers want and radiographs have not, see `make_objects`.
@@ -71,7 +68,8 @@ def process_folder(
 
     Raises:
         FileNotFoundError: If there is no input folder.
-        FileExistsError: If the output folder holds anything else, or another process writes it.
+        FileExistsError: If the output folder holds anything else, such as objects of other images or of another
+            pipeline, or another process writes it.
         OSError: If the output folder cannot be written. There is no `result.json` then.
         ValueError: If the output folder is the input folder or lies in it, or a kind is unknown.
 
@@ -140,13 +138,15 @@ class _Run:
         """
         with _writing():
             earlier = [path for path in self._target.iterdir() if not is_hidden(path.name)]
-        objects = [path for path in earlier if path.name != RESULT]
-        if others := sum(not _is_own(path) for path in objects):
+        objects = {path: read_origin(path) for path in earlier if path.name != RESULT}
+        if others := sum(origin is None for origin in objects.values()):
             raise FileExistsError(
                 f"the output folder holds {others} files or folders that this command did not write: name another one"
             )
         if len(objects) < len(earlier):
             self._require_same(self._target / RESULT)
+        if objects:
+            self._require_origins(objects.values())
         with _writing():
             (self._target / RESULT).unlink(missing_ok=True)
             for path in objects:
@@ -267,6 +267,19 @@ class _Run:
                 "folder, or empty this one"
             )
 
+    def _require_origins(self, origins: Iterable[Origin | None]) -> None:
+        """Check that earlier objects are of the same pipeline, and of images of the input folder by their headers.
+
+        A result.json may have been deleted, and the files of another study may have the same names.
+        """
+        pipeline = self.settings["pipeline"]
+        expected = {Origin(pipeline, _instance_of(path)) for path in self._found.paths}
+        if others := sum(origin not in expected for origin in origins):
+            raise FileExistsError(
+                f"the output folder holds {others} objects of another pipeline or of images that are not in the input "
+                "folder: name another folder, or empty this one"
+            )
+
 
 def _require_settings(pipeline: Pipeline, kinds: Sequence[str]) -> None:
     if not pipeline.digest:
@@ -326,12 +339,9 @@ def _describe_object(kind: str, dataset: Dataset) -> WrittenObject:
     return WrittenObject(kind, f"{series}#{instance}.dcm", series, instance)
 
 
-def _is_own(path: Path) -> bool:
-    """Return whether a file is an object that this command wrote: by its name and its manufacturer."""
-    if not _NAME.fullmatch(path.name):
-        return False
+def _instance_of(path: Path) -> str:
+    """Return the SOP Instance UID of an image that may get objects; '' for other files."""
     try:
-        header = dcmread(path, specific_tags=["Manufacturer"], stop_before_pixels=True)
-    except (InvalidDicomError, OSError, ValueError):
-        return False
-    return header.get("Manufacturer") == MAKER
+        return read_source(path).sop_instance_uid
+    except Exception:  # the run tells why
+        return ""

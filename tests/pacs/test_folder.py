@@ -380,6 +380,58 @@ def test_results_of_other_images_or_another_pipeline_are_never_replaced(source, 
     assert tree(tmp_path / "out") == before
 
 
+OTHER_RUNS = {"pipeline": ["a.dcm", "b/b.dcm", "c.dcm"], "paths": ["x.dcm"], "instances": ["a.dcm", "b/b.dcm", "c.dcm"]}
+
+
+@pytest.mark.parametrize(
+    ("difference", "left", "message"),
+    [
+        ("pipeline", "all", "results of another pipeline"),
+        ("pipeline", "objects", "9 objects of another pipeline or of images"),
+        ("pipeline", "one object", "1 objects of another pipeline or of images"),
+        ("paths", "all", "results of 1 files that are not in the input folder"),
+        ("paths", "objects", "3 objects of another pipeline or of images"),
+        ("paths", "one object", "1 objects of another pipeline or of images"),
+        ("instances", "all", "9 objects of another pipeline or of images"),
+        ("instances", "objects", "9 objects of another pipeline or of images"),
+        ("instances", "one object", "1 objects of another pipeline or of images"),
+    ],
+)
+def test_objects_of_another_run_are_never_removed(difference, left, message, source, tmp_path):
+    """All that is left of the other run, its objects alone, or one of them among the results of this run."""
+    target = tmp_path / "out"
+    for number, name in enumerate(OTHER_RUNS[difference], start=1 if difference == "pipeline" else 11):
+        radiograph(tmp_path / "other" / name, number, bright=4)
+    process_folder(tmp_path / "other", target, FakePipeline("f" * 64 if difference == "pipeline" else DIGEST))
+    if left == "objects":
+        (target / "result.json").unlink()
+    if left == "one object":
+        stray = target.rename(tmp_path / "elsewhere") / objects(tmp_path / "elsewhere")[0]
+        process_folder(source, target, FakePipeline())
+        shutil.copy(stray, target)
+    before = tree(target)
+    with pytest.raises(FileExistsError, match=f"the output folder holds {message}") as caught:
+        process_folder(source, target, FakePipeline())
+    assert tree(target) == before
+    assert str(tmp_path) not in str(caught.value)
+    assert "#" not in str(caught.value)
+
+
+def test_objects_of_the_same_run_are_replaced_without_a_result_json(source, tmp_path):
+    process_folder(source, tmp_path / "out", FakePipeline())
+    names = objects(tmp_path / "out")
+    (tmp_path / "out/result.json").unlink()
+    assert process_folder(source, tmp_path / "out", FakePipeline(), ["sr"]).counts["objects"] == 3
+    assert set(objects(tmp_path / "out")) < set(names)
+
+
+def test_a_pipe_in_the_output_folder_is_not_waited_for(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out/1.2.3#4.5.6.dcm")
+    with pytest.raises(FileExistsError, match="holds 1 files or folders that this command did not write"):
+        process_folder(source, tmp_path / "out", FakePipeline())
+
+
 @pytest.mark.parametrize("target", ["in", "in/out", "link"])
 def test_the_output_folder_must_lie_outside_the_input_folder(target, source, tmp_path):
     (tmp_path / "link").symlink_to(source)
