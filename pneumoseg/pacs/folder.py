@@ -48,8 +48,8 @@ def process_folder(
 
     Files are recognized by their content, see `find_images`; those that are not images, such as `task.json` and
     `.tags` of mercure, are skipped and counted. An image that gets no objects, such as a lateral view, a picture
-    without a study, an object of pneumoseg itself, or a second file with the same SOP Instance UID, is refused with a
-    reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder may hold no image,
+    without a study, an object of pneumoseg itself, or an image that another file has given results for, is refused with
+    a reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder may hold no image,
     because a router may send a series of reports.
 
     The same images and pipeline give the same names. A run with the same folders starts again, and replaces the files
@@ -97,10 +97,11 @@ def process_folder(
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A file whose header was accepted, and which waits for the networks."""
+    """A file whose header was accepted, and which waits for the networks, or for the fate of the first such file."""
 
     path: Path
     sop_instance_uid: str
+    is_first: bool
 
 
 class _Run:
@@ -117,6 +118,7 @@ class _Run:
         }
         self._waiting = deque[Outcome | _Accepted]()
         self._instances = set[str]()
+        self._done_instances = set[str]()
         self._done = 0
 
     @property
@@ -172,9 +174,20 @@ class _Run:
         yield from self._waiting_outcomes()
 
     def _waiting_outcomes(self) -> Iterator[Outcome]:
-        """Yield the outcomes of files without a result, up to the next file with one."""
-        while self._waiting and isinstance(self._waiting[0], Outcome):
-            yield self._waiting.popleft()  # type: ignore[misc]
+        """Yield the outcomes of files that the networks are not running on, up to the next file that they run on."""
+        while self._waiting:
+            first = self._waiting[0]
+            if isinstance(first, _Accepted) and first.is_first:
+                return
+            self._waiting.popleft()
+            yield first if isinstance(first, Outcome) else self._finish_other(first)
+
+    def _finish_other(self, other: _Accepted) -> Outcome:
+        """Return the outcome of another file of an image: it runs if no file before it got a result."""
+        if other.sop_instance_uid not in self._done_instances:
+            return self._finish(other, self._run_alone(str(other.path)))
+        error = RefusedError(str(other.path), "has the same SOP Instance UID as another file")
+        return self._without_result(other.path, error)
 
     def _answers(self) -> Iterator[Result | Exception]:
         """Yield the result of each accepted file, in order, or the unexpected error that it causes.
@@ -207,18 +220,18 @@ class _Run:
             return error
 
     def _accepted(self) -> Iterator[str]:
-        """Yield the files whose headers are accepted; in the queue, each file waits, or the outcome for it."""
+        """Yield the first file of each image whose header is accepted; in the queue, each file or its outcome waits."""
         for path in self._found.paths:
             try:
-                instance = str(read_source(path).sop_instance_uid)
-                if instance in self._instances:
-                    raise RefusedError(str(path), "has the same SOP Instance UID as another file")
+                instance = read_source(path).sop_instance_uid
             except Exception as error:
                 self._waiting.append(self._without_result(path, error))
                 continue
+            is_first = instance not in self._instances
             self._instances.add(instance)
-            self._waiting.append(_Accepted(path, instance))
-            yield str(path)
+            self._waiting.append(_Accepted(path, instance, is_first))
+            if is_first:
+                yield str(path)
 
     def _finish(self, accepted: _Accepted, answer: Result | Exception) -> Outcome:
         """Write the objects of a result and return the outcome."""
@@ -232,6 +245,7 @@ class _Run:
             for written, content in contents.items():
                 with atomic_write(self._target / written.file) as temporary:
                     temporary.write_bytes(content)
+        self._done_instances.add(accepted.sop_instance_uid)
         row = ResultRow.from_result(result, "", "")
         facts = {name: getattr(row, name) for name in _FACTS}
         return Outcome(

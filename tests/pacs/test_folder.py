@@ -469,6 +469,29 @@ def test_an_unexpected_error_of_a_file_is_told_by_its_class_and_the_others_go_on
     assert result.counts["objects"] == len(objects(tmp_path / "out")) == 3 + 2 * 8
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 99])
+def test_the_first_sound_file_of_an_image_gets_the_results(chunk, tmp_path, monkeypatch):
+    """Of one image there are a damaged, an unlucky, a sound and a spare file; another image lies between them."""
+    source = tmp_path / "in"
+    for name in ("a.dcm", "c.dcm", "e.dcm", "f.dcm"):
+        radiograph(source / name, 1, bright=5)
+    (source / "a.dcm").write_bytes((source / "f.dcm").read_bytes()[:-200])
+    radiograph(source / "b.dcm", 2)
+    (source / "d.dcm").write_bytes((source / "b.dcm").read_bytes())
+    monkeypatch.setattr(FakePipeline, "chunk_size", chunk)
+    result = process_folder(source, tmp_path / "out", FakePipeline(fails_on={"c.dcm"}))
+    twice = "RefusedError: has the same SOP Instance UID as another file"
+    assert [(outcome.path, outcome.state, outcome.reason) for outcome in result.outcomes] == [
+        ("a.dcm", "refused", "DamagedError: is cut short or contradicts itself"),
+        ("b.dcm", "done", None),
+        ("c.dcm", "failed", "RuntimeError"),
+        ("d.dcm", "refused", twice),
+        ("e.dcm", "done", None),
+        ("f.dcm", "refused", twice),
+    ]
+    assert len(objects(tmp_path / "out")) == 5
+
+
 def test_nothing_of_a_file_is_written_if_one_of_its_objects_cannot_be_encoded(source, tmp_path, monkeypatch):
     make = Result.to_dicom
 
