@@ -10,6 +10,7 @@ The output folder holds:
 import io
 import json
 import logging
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -223,6 +224,7 @@ class _Run:
         """Yield the first file of each image whose header is accepted; in the queue, each file or its outcome waits."""
         for path in self._found.paths:
             try:
+                _require_file(path)
                 instance = read_source(path).sop_instance_uid
             except Exception as error:
                 self._waiting.append(self._without_result(path, error))
@@ -351,6 +353,12 @@ def _encode(dataset: Dataset) -> bytes:
 def _describe_object(kind: str, dataset: Dataset) -> WrittenObject:
     series, instance = str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID)
     return WrittenObject(kind, f"{series}#{instance}.dcm", series, instance)
+
+
+def _require_file(path: Path) -> None:
+    """Check that a path leads to no pipe, socket or device, which never becomes an image."""
+    if os.path.exists(path) and not os.path.isfile(path):  # unlike those of Path, raise no error
+        raise RefusedError(str(path), "is not a regular file")
 
 
 def _instance_of(path: Path) -> str:

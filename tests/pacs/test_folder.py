@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -471,7 +472,7 @@ def test_an_unexpected_error_of_a_file_is_told_by_its_class_and_the_others_go_on
 
 @pytest.mark.parametrize("chunk", [1, 4, 99])
 def test_the_first_sound_file_of_an_image_gets_the_results(chunk, tmp_path, monkeypatch):
-    """Of one image there are a damaged, an unlucky, a sound and a spare file; another image lies between them."""
+    """A damaged and an unlucky file come first, then a sound one and a spare; another image lies between them."""
     source = tmp_path / "in"
     for name in ("a.dcm", "c.dcm", "e.dcm", "f.dcm"):
         radiograph(source / name, 1, bright=5)
@@ -510,8 +511,27 @@ def test_nothing_of_a_file_is_written_if_one_of_its_objects_cannot_be_encoded(so
 def test_a_file_that_cannot_be_opened_has_failed(source, tmp_path):
     (source / "dangling.dcm").symlink_to(tmp_path / "nowhere")
     result = process_folder(source, tmp_path / "out", FakePipeline())
-    assert (result.outcomes[3].state, result.outcomes[3].reason) == ("failed", "ImageError: cannot be opened")
+    assert (result.outcomes[3].state, result.outcomes[3].reason) == (
+        "failed",
+        "ImageError: cannot be opened (No such file or directory)",
+    )
     assert not result.is_complete
+
+
+@pytest.mark.parametrize("name", ["pipe.dcm", "socket.png", "device.dcm"])
+def test_a_pipe_a_socket_and_a_device_are_refused_whatever_their_names(name, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source)  # the address of a socket must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        if name == "pipe.dcm":
+            os.mkfifo(name)
+        elif name == "socket.png":
+            server.bind(name)
+        else:
+            os.symlink(os.devnull, name)
+        result = process_folder(source, tmp_path / "out", FakePipeline())
+    last = result.outcomes[3]
+    assert (last.path, last.state, last.reason) == (name, "refused", "RefusedError: is not a regular file")
+    assert result.is_complete
 
 
 def test_a_folder_that_cannot_be_listed_makes_the_result_incomplete(source, tmp_path, monkeypatch):
