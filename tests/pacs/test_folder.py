@@ -24,6 +24,7 @@ from PIL import Image
 from pydicom.errors import InvalidDicomError
 from typer.testing import CliRunner
 
+import pneumoseg
 from pneumoseg import rle
 from pneumoseg.cli import app
 from pneumoseg.dicom_objects import KINDS
@@ -269,7 +270,8 @@ def test_objects_belong_to_their_study_and_are_named_after_their_uids(source, tm
     assert len(set(named)) == 8
 
 
-def test_the_json_has_one_layout_for_all_files(mixed, tmp_path):
+def test_the_json_has_one_layout_for_all_files(mixed, tmp_path, monkeypatch):
+    monkeypatch.setattr(pneumoseg, "__version__", "7.8.9")
     process_folder(mixed, tmp_path / "out", FakePipeline(), ["sc", "sr"], strict=True)
     told = content(tmp_path / "out")
     assert list(told) == [
@@ -277,6 +279,8 @@ def test_the_json_has_one_layout_for_all_files(mixed, tmp_path):
         "skipped",
     ]  # fmt: skip
     assert (told["schema"], told["pipeline"], told["kinds"], told["strict"]) == (1, DIGEST, ["sr", "sc"], True)
+    assert {pydicom.dcmread(path).SoftwareVersions for path in tmp_path.glob("out/*.dcm")} == {"7.8.9"}
+    assert told["version"] == "7.8.9"
     assert "Research only" in told["note"]
     assert told["complete"] is True
     for file in told["files"]:
