@@ -36,6 +36,7 @@ from pneumoseg.pacs import folder as folder_module
 from pneumoseg.pacs.folder import process_folder
 from tests.conftest import write_dicom
 from tests.inference.test_folder import save_classifier, save_segmenter
+from tests.pacs.fresh_home import empty_home, left_behind
 
 DIGEST = "0123456789abcdef" * 4
 PATIENT = {
@@ -661,7 +662,7 @@ PAIRS = {
 @pytest.fixture
 def dicom(tmp_path, monkeypatch):
     """The command, with the fake pipeline, without variables of the environment."""
-    for name in itertools.chain(*PAIRS.values(), ["KERAS_HOME"]):
+    for name in itertools.chain(*PAIRS.values(), ["KERAS_HOME", "MPLCONFIGDIR"]):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pneumoseg.inference.load_pipeline", lambda *_, **__: FakePipeline())
     (tmp_path / "p").mkdir()
@@ -760,12 +761,10 @@ def pipeline(tmp_path_factory):
 
 
 def test_a_real_process_may_be_killed_and_run_again(pipeline, source, tmp_path):
-    """It writes nothing into the home folder, except for the cache of fonts of a library that Keras imports."""
+    """It leaves nothing in the home folder and in the folder of temporary files."""
     for number in range(4, 16):
         radiograph(source / f"z{number:02}.dcm", number)
-    home = tmp_path / "home"
-    home.mkdir()
-    environment = os.environ | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "fonts")}
+    environment = empty_home(tmp_path)
     environment |= {"MERCURE_IN_DIR": str(source), "MERCURE_OUT_DIR": str(tmp_path / "out")}
     command = [sys.executable, "-m", "pneumoseg", "dicom", "--pipeline", str(pipeline)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -781,5 +780,5 @@ def test_a_real_process_may_be_killed_and_run_again(pipeline, source, tmp_path):
     assert told["counts"] == dict(zip(COUNTS, (15, 15, 0, 0, 0, 0, 0, 45), strict=True))
     names = {each["file"] for file in told["files"] for each in file["objects"]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"result.json"}
-    assert list(home.iterdir()) == []
+    assert left_behind(environment) == []
     require_no_secrets(finished.stdout + finished.stderr, source)
