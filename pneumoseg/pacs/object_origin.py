@@ -9,6 +9,8 @@ from pydicom import dcmread
 from pneumoseg.dicom_objects.maker import MAKER
 
 _NAME = re.compile(r"[\d.]+#[\d.]+\.dcm")
+_REFERENCES = ["ReferencedSeriesSequence", "CurrentRequestedProcedureEvidenceSequence", "SourceImageSequence"]
+"""Elements of a segmentation, of a report and of a picture that name the image."""
 
 
 class Origin(NamedTuple):
@@ -43,7 +45,9 @@ def read_origin(path: Path) -> Origin | None:
     if not (_NAME.fullmatch(path.name) and path.is_file()):
         return None
     try:
-        header = dcmread(path, stop_before_pixels=True)
+        header = dcmread(
+            path, specific_tags=["Manufacturer", "DeviceSerialNumber", *_REFERENCES], stop_before_pixels=True
+        )
         images = {str(element.value) for element in header.iterall() if element.keyword == "ReferencedSOPInstanceUID"}
         if header.Manufacturer != MAKER or len(images) != 1:
             return None
