@@ -506,8 +506,8 @@ def test_mistakes_end_with_one_line_and_status_two(tmp_path):
         assert "Traceback" not in finished.stderr
 
 
-def test_help_does_not_import_tensorflow():
-    heavy = ("tensorflow", "keras", "pandas", "pydicom")
+def test_help_does_not_import_what_is_slow_or_optional():
+    heavy = ("tensorflow", "keras", "pandas", "pydicom", "pynetdicom", "highdicom", "requests")
     code = f"import sys, pneumoseg, pneumoseg.cli; print([name for name in {heavy} if name in sys.modules])"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout == "[]\n"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import typer
 
 from pneumoseg.cli.app import Assembled, PipelinePath, app, output_folder, require_pipeline
-from pneumoseg.cli.pacs import Objects, Strict, keep_keras_from_writing, parse_kinds, require_extra
+from pneumoseg.cli.pacs import Objects, Strict, keep_libraries_from_writing, parse_kinds, require_extra
 from pneumoseg.folder_lock import locked_folder
 
 if TYPE_CHECKING:
@@ -227,7 +227,6 @@ def _prepare_process() -> "EventLog":
     signal.signal(signal.SIGTERM, _leave)
     os.umask(0o077)
     socket.setdefaulttimeout(None)  # the command line sets one for downloads
-    keep_keras_from_writing()
     log = EventLog()
     log.install()
     return log
@@ -237,7 +236,8 @@ def _load(folder: Path, *, assembled: bool) -> "Pipeline":
     """Load the networks, and run each once: the first run takes seconds."""
     import numpy as np
 
-    from pneumoseg.inference import load_pipeline
+    with keep_libraries_from_writing():
+        from pneumoseg.inference import load_pipeline
 
     networks = load_pipeline(folder, 1, assembled=assembled)
     list(networks.predict_many([np.zeros((64, 64), np.uint8)], keep_maps=True))

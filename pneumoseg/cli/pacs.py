@@ -1,6 +1,9 @@
 """Commands that give results as DICOM objects, to a folder or to a PACS."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,10 +58,9 @@ def dicom(
     require_pipeline(pipeline)
     if folders.variables:
         typer.echo(f"Folders: {folders.variables}", err=True)
-    keep_keras_from_writing()
-
-    from pneumoseg.inference import load_pipeline
-    from pneumoseg.pacs.folder import process_folder
+    with keep_libraries_from_writing():
+        from pneumoseg.inference import load_pipeline
+        from pneumoseg.pacs.folder import process_folder
 
     networks = load_pipeline(pipeline, batch_size, assembled=assembled)
     result = process_folder(folders.source, folders.target, networks, kinds, strict=strict)
@@ -98,12 +100,24 @@ def require_extra(extra: str, *modules: str) -> None:
         raise ValueError(f"this command needs {', '.join(missing)}: pip install 'pneumoseg[{extra}]'")
 
 
-def keep_keras_from_writing() -> None:
-    """Keep Keras from writing its settings into the home folder, or into /tmp, when it is imported.
+@contextmanager
+def keep_libraries_from_writing() -> Iterator[None]:
+    """Keep Keras from leaving files in the home folder, or in /tmp, when it is imported while the context lasts.
 
-    It writes them if it finds none. A variable KERAS_HOME that the user has set stays.
+    Keras writes its settings, and Matplotlib, which it imports, a list of fonts, if they find none. The variables
+    KERAS_HOME and MPLCONFIGDIR stay if the user has set them.
     """
     os.environ.setdefault("KERAS_HOME", os.devnull)
+    if os.environ.get("MPLCONFIGDIR"):
+        yield
+        return
+    # Removed at once, because the process may be ended without further notice.
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
 
 def _sum_up(result: "FolderResult") -> None:

@@ -10,21 +10,19 @@ The output folder holds:
 import io
 import json
 import logging
-import re
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
 from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 from pneumoseg.data.files import ImageFiles, absolute, search_images
 from pneumoseg.dicom_objects import KINDS, RefusedError, read_source
-from pneumoseg.dicom_objects.maker import MAKER
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.identifiers import is_hidden, printable
 from pneumoseg.image_errors import ImageError
@@ -32,6 +30,7 @@ from pneumoseg.inference import Pipeline, Result
 from pneumoseg.inference.row import ResultRow
 from pneumoseg.pacs.discretion import hidden_messages
 from pneumoseg.pacs.folder_result import FolderResult, Outcome, WrittenObject
+from pneumoseg.pacs.object_origin import Origin, read_origin
 from pneumoseg.pacs.reasons import describe
 from pneumoseg.pacs.work_folders import require_folders
 
@@ -39,7 +38,6 @@ _log = logging.getLogger(__name__)
 RESULT = "result.json"
 """Name of the file with the outcome for each file."""
 _FACTS = ("has_pneumothorax", "probability", "area_px", "area_mm2", "spacing_source", "stage")
-_NAME = re.compile(r"[\d.]+#[\d.]+\.dcm")
 _SPAN = 100
 """Number of files between two lines about the progress."""
 
@@ -51,8 +49,8 @@ def process_folder(
 
     Files are recognized by their content, see `find_images`; those that are not images, such as `task.json` and
     `.tags` of mercure, are skipped and counted. An image that gets no objects, such as a lateral view, a picture
-    without a study, an object of pneumoseg itself, or a second file with the same SOP Instance UID, is refused with a
-    reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder may hold no image,
+    without a study, an object of pneumoseg itself, or an image that another file has given results for, is refused with
+    a reason. If anything unexpected happens to a file, it has failed, and the others go on. A folder may hold no image,
     because a router may send a series of reports.
 
     The same images and pipeline give the same names. A run with the same folders starts again, and replaces the files
@@ -61,7 +59,7 @@ def process_folder(
 
     Args:
         source: Folder to read; it may be read-only.
-        target: Folder to write: a new one, an empty one, or one with results of these images.
+        target: Folder to write: a new one, an empty one, or one with results of these images and this pipeline.
         pipeline: The networks and the rule, loaded from a folder.
         kinds: Kinds of objects to write.
         strict: Whether segmentations lack the geometry that viewers want and radiographs have not, see `make_objects`.
@@ -71,7 +69,8 @@ def process_folder(
 
     Raises:
         FileNotFoundError: If there is no input folder.
-        FileExistsError: If the output folder holds anything else, or another process writes it.
+        FileExistsError: If the output folder holds anything else, such as objects of other images or of another
+            pipeline, or another process writes it.
         OSError: If the output folder cannot be written. There is no `result.json` then.
         ValueError: If the output folder is the input folder or lies in it, or a kind is unknown.
 
@@ -99,10 +98,11 @@ def process_folder(
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A file whose header was accepted, and which waits for the networks."""
+    """A file whose header was accepted, and which waits for the networks, or for the fate of the first such file."""
 
     path: Path
     sop_instance_uid: str
+    is_first: bool
 
 
 class _Run:
@@ -119,6 +119,7 @@ class _Run:
         }
         self._waiting = deque[Outcome | _Accepted]()
         self._instances = set[str]()
+        self._done_instances = set[str]()
         self._done = 0
 
     @property
@@ -140,13 +141,15 @@ class _Run:
         """
         with _writing():
             earlier = [path for path in self._target.iterdir() if not is_hidden(path.name)]
-        objects = [path for path in earlier if path.name != RESULT]
-        if others := sum(not _is_own(path) for path in objects):
+        objects = {path: read_origin(path) for path in earlier if path.name != RESULT}
+        if others := sum(origin is None for origin in objects.values()):
             raise FileExistsError(
                 f"the output folder holds {others} files or folders that this command did not write: name another one"
             )
         if len(objects) < len(earlier):
             self._require_same(self._target / RESULT)
+        if objects:
+            self._require_origins(objects.values())
         with _writing():
             (self._target / RESULT).unlink(missing_ok=True)
             for path in objects:
@@ -172,9 +175,20 @@ class _Run:
         yield from self._waiting_outcomes()
 
     def _waiting_outcomes(self) -> Iterator[Outcome]:
-        """Yield the outcomes of files without a result, up to the next file with one."""
-        while self._waiting and isinstance(self._waiting[0], Outcome):
-            yield self._waiting.popleft()  # type: ignore[misc]
+        """Yield the outcomes of files that the networks are not running on, up to the next file that they run on."""
+        while self._waiting:
+            first = self._waiting[0]
+            if isinstance(first, _Accepted) and first.is_first:
+                return
+            self._waiting.popleft()
+            yield first if isinstance(first, Outcome) else self._finish_other(first)
+
+    def _finish_other(self, other: _Accepted) -> Outcome:
+        """Return the outcome of another file of an image: it runs if no file before it got a result."""
+        if other.sop_instance_uid not in self._done_instances:
+            return self._finish(other, self._run_alone(str(other.path)))
+        error = RefusedError(str(other.path), "has the same SOP Instance UID as another file")
+        return self._without_result(other.path, error)
 
     def _answers(self) -> Iterator[Result | Exception]:
         """Yield the result of each accepted file, in order, or the unexpected error that it causes.
@@ -207,18 +221,19 @@ class _Run:
             return error
 
     def _accepted(self) -> Iterator[str]:
-        """Yield the files whose headers are accepted; in the queue, each file waits, or the outcome for it."""
+        """Yield the first file of each image whose header is accepted; in the queue, each file or its outcome waits."""
         for path in self._found.paths:
             try:
-                instance = str(read_source(path).sop_instance_uid)
-                if instance in self._instances:
-                    raise RefusedError(str(path), "has the same SOP Instance UID as another file")
+                _require_file(path)
+                instance = read_source(path).sop_instance_uid
             except Exception as error:
                 self._waiting.append(self._without_result(path, error))
                 continue
+            is_first = instance not in self._instances
             self._instances.add(instance)
-            self._waiting.append(_Accepted(path, instance))
-            yield str(path)
+            self._waiting.append(_Accepted(path, instance, is_first))
+            if is_first:
+                yield str(path)
 
     def _finish(self, accepted: _Accepted, answer: Result | Exception) -> Outcome:
         """Write the objects of a result and return the outcome."""
@@ -232,6 +247,7 @@ class _Run:
             for written, content in contents.items():
                 with atomic_write(self._target / written.file) as temporary:
                     temporary.write_bytes(content)
+        self._done_instances.add(accepted.sop_instance_uid)
         row = ResultRow.from_result(result, "", "")
         facts = {name: getattr(row, name) for name in _FACTS}
         return Outcome(
@@ -265,6 +281,19 @@ class _Run:
             raise FileExistsError(
                 f"the output folder holds results of {gone} files that are not in the input folder: name another "
                 "folder, or empty this one"
+            )
+
+    def _require_origins(self, origins: Iterable[Origin | None]) -> None:
+        """Check that earlier objects are of the same pipeline, and of images of the input folder by their headers.
+
+        A result.json may have been deleted, and the files of another study may have the same names.
+        """
+        pipeline = self.settings["pipeline"]
+        expected = {Origin(pipeline, _instance_of(path)) for path in self._found.paths}
+        if others := sum(origin not in expected for origin in origins):
+            raise FileExistsError(
+                f"the output folder holds {others} objects of another pipeline or of images that are not in the input "
+                "folder: name another folder, or empty this one"
             )
 
 
@@ -326,12 +355,15 @@ def _describe_object(kind: str, dataset: Dataset) -> WrittenObject:
     return WrittenObject(kind, f"{series}#{instance}.dcm", series, instance)
 
 
-def _is_own(path: Path) -> bool:
-    """Return whether a file is an object that this command wrote: by its name and its manufacturer."""
-    if not _NAME.fullmatch(path.name):
-        return False
+def _require_file(path: Path) -> None:
+    """Check that a path leads to no pipe, socket or device, which never becomes an image."""
+    if os.path.exists(path) and not os.path.isfile(path):  # unlike those of Path, raise no error
+        raise RefusedError(str(path), "is not a regular file")
+
+
+def _instance_of(path: Path) -> str:
+    """Return the SOP Instance UID of an image that may get objects; '' for other files."""
     try:
-        header = dcmread(path, specific_tags=["Manufacturer"], stop_before_pixels=True)
-    except (InvalidDicomError, OSError, ValueError):
-        return False
-    return header.get("Manufacturer") == MAKER
+        return read_source(path).sop_instance_uid
+    except Exception:  # the run tells why
+        return ""

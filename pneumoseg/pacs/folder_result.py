@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import Any
 
+import pneumoseg
 from pneumoseg.dicom_objects.maker import CAUTION
 
 _SCHEMA = 1
@@ -114,7 +114,7 @@ class FolderResult:
         return {
             "schema": _SCHEMA,
             "note": CAUTION,
-            "version": version("pneumoseg"),
+            "version": pneumoseg.__version__,
             **self.settings,
             "complete": self.is_complete,
             "counts": self.counts,

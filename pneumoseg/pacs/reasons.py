@@ -26,7 +26,7 @@ def describe(error: BaseException) -> str:
     """Return the class of an error and, if it is known, its reason, without any value from the file.
 
     The text of other errors may quote names, UIDs and paths, so only their class is told, and for an error of the
-    operating system its number's meaning.
+    operating system, or a file that cannot be opened because of one, its number's meaning.
 
     Example:
         >>> describe(DamagedError("doe.dcm", "NumberOfFrames is 'DOE^JANE'")), describe(KeyError("doe"))
@@ -36,6 +36,13 @@ def describe(error: BaseException) -> str:
     reason = _REASONS.get(type(error), "")
     if isinstance(error, RefusedError):
         reason = error.reason
-    elif isinstance(error, OSError) and type(error.errno) is int:
-        reason = os.strerror(error.errno)
+    elif meaning := _meaning(error):
+        reason = meaning
+    elif type(error) is ImageError and (meaning := _meaning(error.__cause__)):
+        reason = f"{reason} ({meaning})"
     return f"{name}: {reason}" if reason else name
+
+
+def _meaning(error: BaseException | None) -> str:
+    """Return the meaning of the number of an error of the operating system; '' for other errors."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and type(error.errno) is int else ""

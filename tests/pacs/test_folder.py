@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from PIL import Image
 from pydicom.errors import InvalidDicomError
 from typer.testing import CliRunner
 
+import pneumoseg
 from pneumoseg import rle
 from pneumoseg.cli import app
 from pneumoseg.dicom_objects import KINDS
@@ -34,6 +36,7 @@ from pneumoseg.pacs import folder as folder_module
 from pneumoseg.pacs.folder import process_folder
 from tests.conftest import write_dicom
 from tests.inference.test_folder import save_classifier, save_segmenter
+from tests.pacs.fresh_home import empty_home, left_behind
 
 DIGEST = "0123456789abcdef" * 4
 PATIENT = {
@@ -268,7 +271,8 @@ def test_objects_belong_to_their_study_and_are_named_after_their_uids(source, tm
     assert len(set(named)) == 8
 
 
-def test_the_json_has_one_layout_for_all_files(mixed, tmp_path):
+def test_the_json_has_one_layout_for_all_files(mixed, tmp_path, monkeypatch):
+    monkeypatch.setattr(pneumoseg, "__version__", "7.8.9")
     process_folder(mixed, tmp_path / "out", FakePipeline(), ["sc", "sr"], strict=True)
     told = content(tmp_path / "out")
     assert list(told) == [
@@ -276,6 +280,8 @@ def test_the_json_has_one_layout_for_all_files(mixed, tmp_path):
         "skipped",
     ]  # fmt: skip
     assert (told["schema"], told["pipeline"], told["kinds"], told["strict"]) == (1, DIGEST, ["sr", "sc"], True)
+    assert {pydicom.dcmread(path).SoftwareVersions for path in tmp_path.glob("out/*.dcm")} == {"7.8.9"}
+    assert told["version"] == "7.8.9"
     assert "Research only" in told["note"]
     assert told["complete"] is True
     for file in told["files"]:
@@ -380,6 +386,58 @@ def test_results_of_other_images_or_another_pipeline_are_never_replaced(source, 
     assert tree(tmp_path / "out") == before
 
 
+OTHER_RUNS = {"pipeline": ["a.dcm", "b/b.dcm", "c.dcm"], "paths": ["x.dcm"], "instances": ["a.dcm", "b/b.dcm", "c.dcm"]}
+
+
+@pytest.mark.parametrize(
+    ("difference", "left", "message"),
+    [
+        ("pipeline", "all", "results of another pipeline"),
+        ("pipeline", "objects", "9 objects of another pipeline or of images"),
+        ("pipeline", "one object", "1 objects of another pipeline or of images"),
+        ("paths", "all", "results of 1 files that are not in the input folder"),
+        ("paths", "objects", "3 objects of another pipeline or of images"),
+        ("paths", "one object", "1 objects of another pipeline or of images"),
+        ("instances", "all", "9 objects of another pipeline or of images"),
+        ("instances", "objects", "9 objects of another pipeline or of images"),
+        ("instances", "one object", "1 objects of another pipeline or of images"),
+    ],
+)
+def test_objects_of_another_run_are_never_removed(difference, left, message, source, tmp_path):
+    """All that is left of the other run, its objects alone, or one of them among the results of this run."""
+    target = tmp_path / "out"
+    for number, name in enumerate(OTHER_RUNS[difference], start=1 if difference == "pipeline" else 11):
+        radiograph(tmp_path / "other" / name, number, bright=4)
+    process_folder(tmp_path / "other", target, FakePipeline("f" * 64 if difference == "pipeline" else DIGEST))
+    if left == "objects":
+        (target / "result.json").unlink()
+    if left == "one object":
+        stray = target.rename(tmp_path / "elsewhere") / objects(tmp_path / "elsewhere")[0]
+        process_folder(source, target, FakePipeline())
+        shutil.copy(stray, target)
+    before = tree(target)
+    with pytest.raises(FileExistsError, match=f"the output folder holds {message}") as caught:
+        process_folder(source, target, FakePipeline())
+    assert tree(target) == before
+    assert str(tmp_path) not in str(caught.value)
+    assert "#" not in str(caught.value)
+
+
+def test_objects_of_the_same_run_are_replaced_without_a_result_json(source, tmp_path):
+    process_folder(source, tmp_path / "out", FakePipeline())
+    names = objects(tmp_path / "out")
+    (tmp_path / "out/result.json").unlink()
+    assert process_folder(source, tmp_path / "out", FakePipeline(), ["sr"]).counts["objects"] == 3
+    assert set(objects(tmp_path / "out")) < set(names)
+
+
+def test_a_pipe_in_the_output_folder_is_not_waited_for(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out/1.2.3#4.5.6.dcm")
+    with pytest.raises(FileExistsError, match="holds 1 files or folders that this command did not write"):
+        process_folder(source, tmp_path / "out", FakePipeline())
+
+
 @pytest.mark.parametrize("target", ["in", "in/out", "link"])
 def test_the_output_folder_must_lie_outside_the_input_folder(target, source, tmp_path):
     (tmp_path / "link").symlink_to(source)
@@ -417,6 +475,29 @@ def test_an_unexpected_error_of_a_file_is_told_by_its_class_and_the_others_go_on
     assert result.counts["objects"] == len(objects(tmp_path / "out")) == 3 + 2 * 8
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 99])
+def test_the_first_sound_file_of_an_image_gets_the_results(chunk, tmp_path, monkeypatch):
+    """A damaged and an unlucky file come first, then a sound one and a spare; another image lies between them."""
+    source = tmp_path / "in"
+    for name in ("a.dcm", "c.dcm", "e.dcm", "f.dcm"):
+        radiograph(source / name, 1, bright=5)
+    (source / "a.dcm").write_bytes((source / "f.dcm").read_bytes()[:-200])
+    radiograph(source / "b.dcm", 2)
+    (source / "d.dcm").write_bytes((source / "b.dcm").read_bytes())
+    monkeypatch.setattr(FakePipeline, "chunk_size", chunk)
+    result = process_folder(source, tmp_path / "out", FakePipeline(fails_on={"c.dcm"}))
+    twice = "RefusedError: has the same SOP Instance UID as another file"
+    assert [(outcome.path, outcome.state, outcome.reason) for outcome in result.outcomes] == [
+        ("a.dcm", "refused", "DamagedError: is cut short or contradicts itself"),
+        ("b.dcm", "done", None),
+        ("c.dcm", "failed", "RuntimeError"),
+        ("d.dcm", "refused", twice),
+        ("e.dcm", "done", None),
+        ("f.dcm", "refused", twice),
+    ]
+    assert len(objects(tmp_path / "out")) == 5
+
+
 def test_nothing_of_a_file_is_written_if_one_of_its_objects_cannot_be_encoded(source, tmp_path, monkeypatch):
     make = Result.to_dicom
 
@@ -435,8 +516,27 @@ def test_nothing_of_a_file_is_written_if_one_of_its_objects_cannot_be_encoded(so
 def test_a_file_that_cannot_be_opened_has_failed(source, tmp_path):
     (source / "dangling.dcm").symlink_to(tmp_path / "nowhere")
     result = process_folder(source, tmp_path / "out", FakePipeline())
-    assert (result.outcomes[3].state, result.outcomes[3].reason) == ("failed", "ImageError: cannot be opened")
+    assert (result.outcomes[3].state, result.outcomes[3].reason) == (
+        "failed",
+        "ImageError: cannot be opened (No such file or directory)",
+    )
     assert not result.is_complete
+
+
+@pytest.mark.parametrize("name", ["pipe.dcm", "socket.png", "device.dcm"])
+def test_a_pipe_a_socket_and_a_device_are_refused_whatever_their_names(name, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source)  # the address of a socket must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        if name == "pipe.dcm":
+            os.mkfifo(name)
+        elif name == "socket.png":
+            server.bind(name)
+        else:
+            os.symlink(os.devnull, name)
+        result = process_folder(source, tmp_path / "out", FakePipeline())
+    last = result.outcomes[3]
+    assert (last.path, last.state, last.reason) == (name, "refused", "RefusedError: is not a regular file")
+    assert result.is_complete
 
 
 def test_a_folder_that_cannot_be_listed_makes_the_result_incomplete(source, tmp_path, monkeypatch):
@@ -562,7 +662,7 @@ PAIRS = {
 @pytest.fixture
 def dicom(tmp_path, monkeypatch):
     """The command, with the fake pipeline, without variables of the environment."""
-    for name in itertools.chain(*PAIRS.values(), ["KERAS_HOME"]):
+    for name in itertools.chain(*PAIRS.values(), ["KERAS_HOME", "MPLCONFIGDIR"]):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pneumoseg.inference.load_pipeline", lambda *_, **__: FakePipeline())
     (tmp_path / "p").mkdir()
@@ -661,12 +761,10 @@ def pipeline(tmp_path_factory):
 
 
 def test_a_real_process_may_be_killed_and_run_again(pipeline, source, tmp_path):
-    """It writes nothing into the home folder, except for the cache of fonts of a library that Keras imports."""
+    """It leaves nothing in the home folder and in the folder of temporary files."""
     for number in range(4, 16):
         radiograph(source / f"z{number:02}.dcm", number)
-    home = tmp_path / "home"
-    home.mkdir()
-    environment = os.environ | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "fonts")}
+    environment = empty_home(tmp_path)
     environment |= {"MERCURE_IN_DIR": str(source), "MERCURE_OUT_DIR": str(tmp_path / "out")}
     command = [sys.executable, "-m", "pneumoseg", "dicom", "--pipeline", str(pipeline)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -682,5 +780,5 @@ def test_a_real_process_may_be_killed_and_run_again(pipeline, source, tmp_path):
     assert told["counts"] == dict(zip(COUNTS, (15, 15, 0, 0, 0, 0, 0, 45), strict=True))
     names = {each["file"] for file in told["files"] for each in file["objects"]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"result.json"}
-    assert list(home.iterdir()) == []
+    assert left_behind(environment) == []
     require_no_secrets(finished.stdout + finished.stderr, source)

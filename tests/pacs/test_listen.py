@@ -23,6 +23,7 @@ from pneumoseg.pacs.sender import StoreSender
 from pneumoseg.pacs.service import Service
 from pneumoseg.pacs.spool import Added, Spool, key_of
 from tests.inference.test_folder import save_classifier, save_segmenter
+from tests.pacs.fresh_home import empty_home, left_behind
 from tests.pacs.hospital import ROOT, Archive, QuickPipeline, send, study_of, wait_until, write_radiograph
 
 ALL = ["OT", "SEG", "SR"]
@@ -269,10 +270,12 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(options):
 
 def test_the_command_as_a_user_runs_it(pipeline, archive, tmp_path):
     arguments = ["--pipeline", pipeline, "--spool", tmp_path / "queue", "--accept", "OTHER,SCANNER"]
-    target = f"ARCHIVE@127.0.0.1:{archive.port}"
+    target, environment = f"ARCHIVE@127.0.0.1:{archive.port}", empty_home(tmp_path)
     command = [sys.executable, "-m", "pneumoseg", "listen", *arguments, "--to", target, "--port", 0]
     with open(tmp_path / "log", "w") as log:
-        service = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=log, text=True)
+        service = subprocess.Popen(
+            [str(part) for part in command], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
     try:
         line = service.stdout.readline()
         port = int(line.split()[6].rstrip(","))
@@ -287,6 +290,7 @@ def test_the_command_as_a_user_runs_it(pipeline, archive, tmp_path):
         shown = invoke("queue", tmp_path / "queue").stdout
         service.send_signal(signal.SIGTERM)
         assert service.wait(30) == 0
+        assert left_behind(environment) == []
     finally:
         service.kill()
         service.wait()

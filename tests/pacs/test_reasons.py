@@ -41,6 +41,19 @@ def test_the_class_and_a_fixed_reason_are_told(error, text):
     assert describe(error) == text
 
 
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [
+        (PermissionError(errno.EACCES, SECRET, SECRET), "ImageError: cannot be opened (Permission denied)"),
+        (ValueError(SECRET), "ImageError: cannot be opened"),
+    ],
+)
+def test_the_operating_system_says_why_a_file_cannot_be_opened(cause, text):
+    error = ImageError(SECRET, SECRET)
+    error.__cause__ = cause
+    assert describe(error) == text
+
+
 def test_each_class_of_image_errors_has_a_reason():
     errors = [kind(SECRET, "is lateral") for kind in subclasses(ImageError) if kind.__module__.startswith("pneumoseg")]
     assert len(errors) >= 7
