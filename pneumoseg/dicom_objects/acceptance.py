@@ -1,0 +1,103 @@
+"""Rules that say which images get objects: single frontal radiographs of the chest, with the UIDs of their study."""
+
+import re
+
+from pydicom.uid import (
+    RE_VALID_UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
+
+from pneumoseg.dicom.elements import Elements
+from pneumoseg.dicom_objects.maker import MAKER
+from pneumoseg.dicom_objects.refusal import OwnObjectError, RefusedError
+
+SOP_CLASSES: tuple[str, ...] = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    SecondaryCaptureImageStorage,
+)
+"""UIDs of the SOP classes of images that get objects."""
+
+_UIDS = {
+    "StudyInstanceUID": "Study Instance UID",
+    "SeriesInstanceUID": "Series Instance UID",
+    "SOPInstanceUID": "SOP Instance UID",
+    "SOPClassUID": "SOP Class UID",
+}
+_UID = re.compile(RE_VALID_UID)
+_LONGEST_UID = 64
+# Terms of PS3.16 annex L for parts that show no lung, and usual ones, without spaces. Parts next to the lung, such as
+# the ribs and the thoracic spine, are not listed: a chest may be named so.
+_OTHER_PARTS = frozenset(
+    """
+    ABDOMEN ABDOMENPELVIS ACJOINT ANKLE ANUS ARM BLADDER BREAST BUTTOCK CALCANEUS CALF CARPUS CERVIX COCCYX COLON CSPINE
+    DUODENUM EAR ELBOW EXTREMITY EYE FACE FEMUR FIBULA FINGER FOOT FOREARM GALLBLADDER HAND HEAD HEADNECK HEEL HIP
+    HUMERUS ILEUM ILIUM JAW JEJUNUM KIDNEY KNEE LEG LIVER LOWERLEG LSPINE LSSPINE LUMBARSPINE CERVICALSPINE MANDIBLE
+    MAXILLA MOUTH NECK NOSE ORBIT PANCREAS PATELLA PELVIS PENIS RADIUS RADIUSULNA RECTUM SACRUM SCAPULA SCROTUM
+    SHOULDER SIJOINT SINUS SKULL SPLEEN SSPINE STOMACH TESTIS THIGH THUMB TIBIA TIBIAFIBULA TMJ TOE TOOTH UPPERARM
+    UPRARM ULNA URETER URETHRA UTERUS VAGINA VULVA WRIST ZYGOMA
+    """.split()
+)
+# Terms of View Position (PS3.3 section C.8.7.1.1.1) for lateral views and for patients who lie on one side, and the
+# words that are used instead.
+_LATERAL_POSITION = re.compile(r"[LR]LD?|.*(?<!BI)LAT.*")
+# Lateral, left and right lateral, latero-medial, medio-lateral and sagittal projections of CID 4010, with the codes
+# of SNOMED RT that older files hold.
+_LATERAL_CODES = frozenset({
+    "399067008", "399173006", "399118008", "399198007", "399297009", "399352003", "399260004", "30730003",
+    "R-102CD", "R-10236", "R-10232", "R-10228", "R-10224", "G-A145",
+})  # fmt: skip
+
+
+def require_accepted(elements: Elements) -> None:
+    """Check that an image may get objects.
+
+    Args:
+        elements: Data elements of the file.
+
+    Raises:
+        RefusedError: If the UIDs of study, series, image or SOP Class are absent or malformed, the SOP Class is not
+            one of `SOP_CLASSES`, the image shows another part of the body, or the view is lateral.
+        OwnObjectError: If pneumoseg itself made the image.
+    """
+    for keyword, name in _UIDS.items():
+        uid = elements.text(keyword)
+        if len(uid) > _LONGEST_UID or not _UID.fullmatch(uid):
+            raise RefusedError(elements.path, f"has no valid {name}")
+    _require_class(elements)
+    if _is_own(elements):
+        raise OwnObjectError(elements.path, f"was made by {MAKER} itself")
+    if re.sub(r"[\s_-]", "", elements.text("BodyPartExamined").upper()) in _OTHER_PARTS:
+        raise RefusedError(elements.path, "shows another part of the body than the chest")
+    if _is_lateral(elements):
+        raise RefusedError(elements.path, "is a lateral view")
+
+
+def _require_class(elements: Elements) -> None:
+    uid = elements.text("SOPClassUID")
+    if uid == DigitalXRayImageStorageForProcessing:
+        reason = "is a Digital X-Ray image for processing, whose grey levels are raw"
+        raise RefusedError(elements.path, reason, "Send the image for presentation that was made from it")
+    if uid not in SOP_CLASSES:
+        reason = "is not a Computed Radiography, Digital X-Ray or single-frame Secondary Capture image"
+        raise RefusedError(elements.path, reason)
+
+
+def _is_own(elements: Elements) -> bool:
+    # Archives rewrite some of these.
+    makers = (elements.text(keyword) for keyword in ("Manufacturer", "ManufacturerModelName"))
+    notes = (elements.text(keyword) for keyword in ("SeriesDescription", "DerivationDescription"))
+    return any(maker == MAKER for maker in makers) or any(f"by {MAKER}" in note for note in notes)
+
+
+def _is_lateral(elements: Elements) -> bool:
+    """Return whether View Position or View Code Sequence name a lateral view; only without them, the orientation."""
+    position, view = elements.text("ViewPosition").upper(), elements.first_item("ViewCodeSequence")
+    code = view.text("CodeValue") if view is not None else ""
+    if position or code:
+        return bool(_LATERAL_POSITION.fullmatch(position)) or code in _LATERAL_CODES
+    # The rows or the columns run from front to back.
+    return any(direction[:1] in ("A", "P") for direction in elements.text("PatientOrientation").upper().split("\\"))
