@@ -19,6 +19,41 @@ NAMES = {
     "SOPInstanceUID": "SOP Instance UID",
     "SOPClassUID": "SOP Class UID",
 }
+LATERAL = [
+    *(
+        "LL",
+        "RL",
+        "LLD",
+        "RLD",
+        "L",
+        "R",
+        "LATERAL",
+        "lat",
+        "L LAT",
+        "LLAT",
+        "RLAT",
+        "LT_LATERAL",
+        "XTABLE LAT",
+        "X-LAT",
+    ),
+    *(
+        "PA/LAT",
+        "CROSSLATERAL",
+        "LATEROMEDIAL",
+        "LATERALVIEW",
+        "LAT.",
+        "SAG",
+        "SAGITTAL",
+        "PROFIL",
+        "PROFILE",
+        "SEITLICH",
+    ),
+]
+OBLIQUE = ["LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBL", "OBLIQUE", "PA OBLIQUE"]
+FRONTAL = [
+    *("", "PA", "AP", "AP SUPINE", "ERECT", "PORTABLE", "FLAT", "AP FLAT", "PLATE", "DILATED", "SUPINE LATE", "P-A"),
+    *("BILATERAL", "BI-LATERAL", "AP LORDOTIC", "LR", "FRONTAL", "AP INHALATION"),
+]
 
 
 def view_code(value):
@@ -63,7 +98,12 @@ def test_the_file_is_not_changed(tmp_path):
 
 
 @pytest.mark.parametrize("keyword", NAMES)
-@pytest.mark.parametrize("value", ["ID_6d73626ed", "1.2.03", "1..2", "1.2.", "1." + "2" * 63])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("ID_6d73626ed", "1.2.03", "1..2", "1.2.", "1." + "2" * 63),
+    ],
+)
 def test_malformed_uids_are_refused(tmp_path, keyword, value):
     path = radiograph(tmp_path / "a.dcm", **{keyword: value})
     with pytest.raises(RefusedError) as caught:
@@ -142,7 +182,7 @@ def test_chests_and_unknown_parts_are_not_refused(tmp_path, part):
 @pytest.mark.parametrize(
     "attributes",
     [
-        *({"ViewPosition": view} for view in ("LL", "RL", "LLD", "RLD", "LATERAL", "lat", "L LAT")),
+        *({"ViewPosition": view} for view in LATERAL),
         {"ViewCodeSequence": view_code("399067008")},
         {"ViewCodeSequence": view_code("399173006")},
         {"ViewCodeSequence": view_code("R-10232"), "PatientOrientation": ["L", "F"]},
@@ -160,8 +200,21 @@ def test_lateral_views_are_refused(tmp_path, attributes):
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"ViewPosition": "PA"},
-        {"ViewPosition": "BILATERAL"},
+        *({"ViewPosition": view} for view in OBLIQUE),
+        {"ViewCodeSequence": view_code("399135007")},
+        {"ViewCodeSequence": view_code("R-10212"), "PatientOrientation": ["L", "F"]},
+    ],
+)
+def test_oblique_views_are_refused(tmp_path, attributes):
+    with pytest.raises(RefusedError) as caught:
+        read_source(radiograph(tmp_path / "a.dcm", **attributes))
+    assert caught.value.reason == "is an oblique view"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        *({"ViewPosition": view} for view in FRONTAL),
         {"ViewPosition": "AP", "PatientOrientation": ["A", "F"]},
         {"ViewCodeSequence": view_code("272479007")},
         {"ViewCodeSequence": []},
