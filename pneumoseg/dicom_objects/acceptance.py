@@ -3,7 +3,6 @@
 import re
 
 from pydicom.uid import (
-    RE_VALID_UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
@@ -27,7 +26,8 @@ _UIDS = {
     "SOPInstanceUID": "SOP Instance UID",
     "SOPClassUID": "SOP Class UID",
 }
-_UID = re.compile(RE_VALID_UID)
+# At least two components; the first is 0, 1 or 2, and the second is below 40 if the first is not 2 (X.660).
+_UID = re.compile(r"(?:[01]\.[1-3]?[0-9]|2\.(?:0|[1-9][0-9]*))(?:\.(?:0|[1-9][0-9]*))*")
 _LONGEST_UID = 64
 # Terms of PS3.16 annex L for parts that show no lung, and usual ones, without spaces. Parts next to the lung, such as
 # the ribs and the thoracic spine, are not listed: a chest may be named so.

@@ -102,6 +102,7 @@ def test_the_file_is_not_changed(tmp_path):
     "value",
     [
         *("ID_6d73626ed", "1.2.03", "1..2", "1.2.", "1." + "2" * 63),
+        *("1", "3.2.840", "9.1", "10.2.3", "0.40.1", "1.40.2", "1.100", "1.03", "2."),
     ],
 )
 def test_malformed_uids_are_refused(tmp_path, keyword, value):
@@ -109,6 +110,15 @@ def test_malformed_uids_are_refused(tmp_path, keyword, value):
     with pytest.raises(RefusedError) as caught:
         read_source(path)
     assert caught.value.reason == f"has no valid {NAMES[keyword]}"
+
+
+# "0.2.3" is legal, though dciodvfy calls it an error.
+@pytest.mark.parametrize(
+    "value", ["0.2.3", "0.39", "1.39.40", "2.999.1", "2.25." + "9" * 39, "1.2.0.3", "1." + "2." * 31]
+)
+def test_well_formed_uids_are_not_refused(tmp_path, value):
+    value = value.rstrip(".")
+    assert read_source(radiograph(tmp_path / "a.dcm", StudyInstanceUID=value)).study_instance_uid == value
 
 
 @pytest.mark.parametrize("keyword", NAMES)
