@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
+from pydicom.uid import JPEG2000, RLELossless
 
+from pneumoseg.dicom.codecs import ENCAPSULATED_UNCOMPRESSED, NATIVE, find_codestream
 from pneumoseg.dicom.elements import MAX_TEXT_BYTES, Elements, find_elements, read_file
-from pneumoseg.dicom.header import read_format
+from pneumoseg.dicom.frames import find_frame
+from pneumoseg.dicom.header import PixelFormat, read_format
 from pneumoseg.dicom_objects.acceptance import require_accepted
 from pneumoseg.dicom_objects.repair import decode_text, repair_value
 from pneumoseg.image_errors import NotAnImageError
@@ -23,8 +25,6 @@ _REQUIRED = (
 _OPTIONAL = ("StudyDescription", "IssuerOfPatientID", "PatientAge")
 _SEXES = ("M", "F", "O")
 _IDENTIFIERS = frozenset({"AccessionNumber", "IssuerOfPatientID", "PatientID", "StudyID"})
-# Other transfer syntaxes may be lossy too, but need not be.
-_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)
 _ORIENTATION = re.compile(r"[AFHLPR]{1,3}\\[AFHLPR]{1,3}")
 
 
@@ -105,7 +105,7 @@ def parse_source(path: str, content: bytes) -> SourceHeader:
         elements.text("StudyInstanceUID"),
         (pixels.rows, pixels.columns),
         _identity(elements),
-        _depiction(elements, syntax),
+        _depiction(elements, lossy=_is_lossy(elements, syntax, pixels)),
     )
 
 
@@ -123,7 +123,7 @@ def _identity(elements: Elements) -> Dataset:
     return identity
 
 
-def _depiction(elements: Elements, syntax: str) -> Dataset:
+def _depiction(elements: Elements, *, lossy: bool) -> Dataset:
     depiction = Dataset()
     # The chest has no laterality; for any other body part the object must say that it is not known.
     if _value(elements, "BodyPartExamined") == "CHEST":
@@ -134,10 +134,20 @@ def _depiction(elements: Elements, syntax: str) -> Dataset:
         depiction.BurnedInAnnotation = burnt_in
     orientation = elements.text("PatientOrientation")
     depiction.PatientOrientation = orientation.split("\\") if _ORIENTATION.fullmatch(orientation) else ""
-    if _value(elements, "LossyImageCompression") == "01" or syntax in _LOSSY:
+    if lossy:
         depiction.LossyImageCompression = "01"
         _add_compressions(depiction, elements)
     return depiction
+
+
+def _is_lossy(elements: Elements, syntax: str, pixels: PixelFormat) -> bool:
+    """Return whether the pixels lost information: the header says so, or the frame shows it."""
+    declared = _value(elements, "LossyImageCompression")
+    if declared == "01" or syntax in (*NATIVE, ENCAPSULATED_UNCOMPRESSED, RLELossless):
+        return declared == "01"
+    _, stream = find_codestream(find_frame(elements).encoded, syntax, pixels)
+    # With this transfer syntax a reversible frame may have been truncated, which only the header can tell.
+    return stream.lossy or (syntax == JPEG2000 and declared != "00")
 
 
 def _add_compressions(depiction: Dataset, elements: Elements) -> None:

@@ -2,11 +2,14 @@ import copy
 import struct
 import warnings
 
+import jpeg_ls as jpeg_ls_codec
 import numpy as np
+import openjpeg
 import pydicom
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 
 from pneumoseg.dicom_objects import RefusedError, make_objects, read_source
 from pneumoseg.image_errors import DamagedError, ImageError, NotAnImageError, UnsupportedError
@@ -285,6 +288,49 @@ def test_other_encodings(tmp_path, syntax):
     little = syntax != "big endian"
     pydicom.dcmwrite(path, image, little_endian=little, implicit_vr=syntax == "implicit", enforce_file_format=True)
     assert read_source(path).identity.PatientName == "Doe^Jane"
+
+
+def jpeg_ls(pixels, near):
+    return bytes(jpeg_ls_codec.encode_array(pixels, lossy_error=near))
+
+
+def jpeg_2000(pixels, ratios=None):
+    return bytes(openjpeg.encode(pixels, photometric_interpretation=2, compression_ratios=ratios))
+
+
+FRAMES = {
+    "JPEG-LS, near-lossless": (uid.JPEGLSNearLossless, lambda pixels: jpeg_ls(pixels, 3), {}, "01"),
+    "JPEG-LS, lossless": (uid.JPEGLSNearLossless, lambda pixels: jpeg_ls(pixels, 0), {}, "00"),
+    "JPEG-LS, wrong syntax": (uid.JPEGLSLossless, lambda pixels: jpeg_ls(pixels, 3), {}, "01"),
+    "JPEG 2000, irreversible": (uid.JPEG2000, lambda pixels: jpeg_2000(pixels, [5]), {}, "01"),
+    "JPEG 2000, irreversible, denied": (
+        uid.JPEG2000, lambda pixels: jpeg_2000(pixels, [5]), {"LossyImageCompression": "00"}, "01",
+    ),
+    "JPEG 2000, perhaps truncated": (uid.JPEG2000, jpeg_2000, {}, "01"),
+    "JPEG 2000, declared lossless": (uid.JPEG2000, jpeg_2000, {"LossyImageCompression": "00"}, "00"),
+    "JPEG 2000, lossless": (uid.JPEG2000Lossless, jpeg_2000, {}, "00"),
+    "JPEG": (uid.JPEGBaseline8Bit, builders.jpeg, {}, "01"),
+    "JPEG, wrong syntax": (uid.JPEGLosslessSV1, builders.jpeg, {}, "01"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_loss_is_read_from_the_frame(tmp_path, name):
+    syntax, encode, attributes, lossy = FRAMES[name]
+    path = radiograph(tmp_path / "a.dcm", **attributes)
+    image = pydicom.dcmread(path)
+    image.PixelData = encapsulate([encode(image.pixel_array)])
+    image["PixelData"].is_undefined_length = True
+    builders.save(image, path, syntax)
+    made = make_objects(path, finding())
+    assert made["seg"].LossyImageCompression == lossy
+    assert made["sc"].get("LossyImageCompression", "00") == lossy
+
+
+def test_loss_is_read_from_the_header(tmp_path):
+    made = make_objects(radiograph(tmp_path / "a.dcm", LossyImageCompression="01"), finding())
+    assert (made["seg"].LossyImageCompression, made["sc"].LossyImageCompression) == ("01", "01")
+    assert make_objects(radiograph(tmp_path / "b.dcm"), finding())["seg"].LossyImageCompression == "00"
 
 
 def test_truncated_files_raise_nothing_but_image_errors(tmp_path):
