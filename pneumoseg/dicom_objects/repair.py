@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import re
+import string
 import unicodedata
 
 from pydicom.charset import CODES_TO_ENCODINGS, ESC, default_encoding, handled_encodings, python_encoding
@@ -13,6 +14,7 @@ _DATE = re.compile(r"([0-9]{4})([.-]?)([0-9]{2})\2([0-9]{2})")
 _TIME = re.compile(r"([01][0-9]|2[0-3])(?::?([0-5][0-9])(?::?([0-5][0-9])(\.[0-9]{1,6})?)?)?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _FRAGMENT = re.compile(rb"^[^\x1b]+|\x1b[^\x1b]*")
+_PADDING, _NOT_DECODED = f"{string.whitespace}\0", "\ufffd"
 _LENGTHS = {"LO": 64, "SH": 16}
 _GROUPS, _COMPONENTS, _GROUP_LENGTH = 3, 5, 64
 
@@ -51,7 +53,8 @@ def repair_value(text: str, vr: str, *, may_cut: bool = True) -> str:
     Args:
         text: Value, decoded.
         vr: Value representation: AS, CS, DA, DS, LO, PN, SH or TM.
-        may_cut: Whether a text that is too long is cut.
+        may_cut: Whether a part may stand for the text. A part of an identifier may be another one, so it becomes empty
+            if it is too long, holds several values or control characters, or could not be decoded.
 
     Example:
         >>> repair_value("2019.09.04", "DA"), repair_value("38", "AS"), repair_value("f ", "CS")
@@ -60,7 +63,8 @@ def repair_value(text: str, vr: str, *, may_cut: bool = True) -> str:
     first = "".join(letter for letter in text.split("\\")[0] if unicodedata.category(letter) != "Cc").strip()
     if vr in _REPAIRS:
         return _REPAIRS[vr](first)
-    return first[: _LENGTHS[vr]].strip() if may_cut or len(first) <= _LENGTHS[vr] else ""
+    cut = first[: _LENGTHS[vr]].strip()
+    return cut if may_cut or (cut == text.strip(_PADDING) and _NOT_DECODED not in cut) else ""
 
 
 def _decode_fragment(fragment: bytes, encoding: str) -> str:

@@ -77,6 +77,23 @@ def test_values_are_repaired(text, vr, repaired):
     assert repair_value(text, vr) == repaired
 
 
-def test_numbers_are_not_cut():
-    assert repair_value("1" * 17, "SH", may_cut=False) == ""
-    assert repair_value("1" * 16, "SH", may_cut=False) == "1" * 16
+@pytest.mark.parametrize(
+    ("text", "vr", "repaired"),
+    [
+        ("1" * 17, "SH", ""),
+        ("1" * 16, "SH", "1" * 16),
+        (" 12 34 \0", "LO", "12 34"),
+        ("12\0\0", "LO", "12"),
+        ("\t12\r\n", "LO", "12"),
+        ("12\\34", "LO", ""),
+        ("12\\", "LO", ""),
+        ("\\34", "LO", ""),
+        ("12\x0034", "LO", ""),
+        ("12\t34", "SH", ""),
+        ("12\x1b34", "SH", ""),
+        ("12\x8534", "SH", ""),
+        ("12\ufffd34", "SH", ""),
+    ],
+)
+def test_identifiers_are_whole_or_empty(text, vr, repaired):
+    assert repair_value(text, vr, may_cut=False) == repaired

@@ -91,6 +91,13 @@ def test_a_bare_header_gets_empty_elements(tmp_path):
     assert {str(element.value) for element in identity} == {""}
 
 
+@pytest.mark.parametrize("keyword", ["PatientID", "AccessionNumber", "StudyID", "IssuerOfPatientID"])
+@pytest.mark.parametrize("value", ["12\\34", "12\x0134", "1" * 80])
+def test_parts_of_identifiers_are_not_taken_for_them(tmp_path, keyword, value):
+    identity = read_source(radiograph(tmp_path / "a.dcm", **{keyword: value})).identity
+    assert identity.get(keyword, "") == ""
+
+
 def test_the_file_is_not_changed(tmp_path):
     path = radiograph(tmp_path / "a.dcm", **HEADERS["type 2"])
     before = path.read_bytes()
