@@ -164,5 +164,6 @@ def _add_compressions(depiction: Dataset, elements: Elements) -> None:
 
 def _value(elements: Elements, keyword: str) -> str:
     """Return an element's first value, valid; an identifier that is too long becomes empty: its part is another one."""
-    text = decode_text(elements.value(keyword)[:MAX_TEXT_BYTES], elements.text("SpecificCharacterSet"))
+    value, character_set = elements.value(keyword), elements.text("SpecificCharacterSet")
+    text = decode_text(value[:MAX_TEXT_BYTES], character_set, is_cut=len(value) > MAX_TEXT_BYTES)
     return repair_value(text, dictionary_VR(keyword), may_cut=keyword not in _IDENTIFIERS)

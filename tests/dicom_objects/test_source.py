@@ -98,6 +98,12 @@ def test_parts_of_identifiers_are_not_taken_for_them(tmp_path, keyword, value):
     assert identity.get(keyword, "") == ""
 
 
+def test_long_texts_stay_utf_8(tmp_path):
+    # The 1,024th byte is within a character.
+    path = radiograph(tmp_path / "a.dcm", SpecificCharacterSet="ISO_IR 192", StudyDescription="胸" * 400)
+    assert read_source(path).identity.StudyDescription == "胸" * 64
+
+
 def test_the_file_is_not_changed(tmp_path):
     path = radiograph(tmp_path / "a.dcm", **HEADERS["type 2"])
     before = path.read_bytes()
