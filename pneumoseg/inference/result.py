@@ -126,6 +126,7 @@ class Result:
             self.spacing_source,
             self.pixel_spacing,
             self.pipeline_digest,
+            self.pixel_aspect,
         )
         return make_objects(self.source, finding, kinds, strict=strict)
 

@@ -93,6 +93,11 @@ def test_the_geometry_of_the_segmentation(image):
     assert geometry(**IN_MM) == [5, 6]
     assert geometry() == [1, 1]
     assert geometry(**IN_MM | {"spacing_source": "ImagerPixelSpacing"}) == [1, 1]
+    # A spacing that is not believed is still the image's, over which viewers lay the segmentation.
+    assert geometry(**IN_MM | {"pixel_area_mm2": math.nan}) == [5, 6]
+    assert geometry(pixel_aspect=1.25) == [1.25, 1]
+    assert geometry(spacing_source="ImagerPixelSpacing", pixel_spacing=(0.4, 0.2), pixel_aspect=2.0) == [2, 1]
+    assert geometry(pixel_aspect=4 / 3)[0] == pytest.approx(4 / 3)
     strict = make_objects(image, finding(**IN_MM), ["seg"], strict=True)["seg"]
     names = {element.keyword for element in strict.iterall()}
     assert not names & {"PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence", "PixelSpacing"}
