@@ -23,6 +23,7 @@ _REQUIRED = (
     "PatientBirthDate", "PatientSex",
 )  # fmt: skip
 _OPTIONAL = ("StudyDescription", "IssuerOfPatientID", "PatientAge")
+_UNNAMED_METHOD = "As in the source image"
 _SEXES = ("M", "F", "O")
 _IDENTIFIERS = frozenset({"AccessionNumber", "IssuerOfPatientID", "PatientID", "StudyID"})
 _ORIENTATION = re.compile(r"[AFHLPR]{1,3}\\[AFHLPR]{1,3}")
@@ -117,8 +118,9 @@ def _identity(elements: Elements) -> Dataset:
             setattr(identity, keyword, value)
     if identity.PatientSex not in _SEXES:
         identity.PatientSex = ""
-    method = _value(elements, "DeidentificationMethod")
-    if method and _value(elements, "PatientIdentityRemoved") == "YES":
+    if _value(elements, "PatientIdentityRemoved") == "YES":
+        # Codes may name the method instead, but the standard wants it in each object.
+        method = _value(elements, "DeidentificationMethod") or _UNNAMED_METHOD
         identity.PatientIdentityRemoved, identity.DeidentificationMethod = "YES", method
     return identity
 

@@ -98,6 +98,21 @@ def test_parts_of_identifiers_are_not_taken_for_them(tmp_path, keyword, value):
     assert identity.get(keyword, "") == ""
 
 
+@pytest.mark.parametrize(
+    ("attributes", "method"),
+    [
+        ({"DeidentificationMethod": "by hand"}, "by hand"),
+        ({"DeidentificationMethodCodeSequence": view_code("113100")}, "As in the source image"),
+        ({}, "As in the source image"),
+    ],
+)
+def test_the_mark_of_removed_identities_is_kept(tmp_path, attributes, method):
+    path = radiograph(tmp_path / "a.dcm", PatientIdentityRemoved="YES", **attributes)
+    for dataset in make_objects(path, finding()).values():
+        assert (dataset.PatientIdentityRemoved, dataset.DeidentificationMethod) == ("YES", method)
+    assert "PatientIdentityRemoved" not in read_source(radiograph(tmp_path / "b.dcm", **attributes)).identity
+
+
 def test_long_texts_stay_utf_8(tmp_path):
     # The 1,024th byte is within a character.
     path = radiograph(tmp_path / "a.dcm", SpecificCharacterSet="ISO_IR 192", StudyDescription="胸" * 400)
