@@ -22,8 +22,8 @@ _MM2, _PIXELS = Code("mm2", "UCUM", "square millimeter"), Code("{pixels}", "UCUM
 _PERCENT = Code("%", "UCUM", "percent")
 _COMMENT = Code("121106", "DCM", "Comment")
 _AT_DETECTOR = "The area is measured at the detector, where the patient appears magnified"
+# highdicom needs about 30 ms for each group, and a mask of noise has thousands of components.
 _MOST_GROUPS = 50
-"""Largest number of measurement groups: highdicom needs 30 ms for each, and a mask of noise has thousands."""
 _CERTAINTY_NOTE = "The certainty of the finding is the probability of pneumothorax"
 
 
@@ -33,9 +33,9 @@ def make_report(identity: ObjectIdentity) -> Dataset:
     A positive report has one measurement group per connected component, with its outer outline and its area: in mm2
     where the pixel spacing is believed, else in pixels. Areas are counted from the mask, so holes do not belong to
     them. An area from Imager Pixel Spacing is measured at the detector, where the patient appears magnified; a comment
-    says so. Of more than 50 components only the largest 50 have a group, and a comment tells the number and the area of
-    the others. A negative report has one group without an outline, whose evaluation is Absent. Each group repeats the
-    classifier's probability of pneumothorax, if there is one, as the certainty of the finding in percent.
+    says so. Only the largest 50 components have groups; of any others a comment tells the number and the area. A
+    negative report has one group without an outline, whose evaluation is Absent. Each group repeats the classifier's
+    probability of pneumothorax, if there is one, as the certainty of the finding in percent.
 
     Args:
         identity: Identity of the object, with the finding.
