@@ -1,5 +1,6 @@
 """Finding on one image: the facts that DICOM objects hold."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ class Finding:
         pixel_spacing: Distance between rows and between columns, in mm; None if the file does not give it.
         pipeline_digest: SHA-256 of the pipeline, see `Pipeline.digest`.
         pixel_aspect: Height of a pixel divided by its width.
+        stage: The stage that decided, see `Result`.
 
     Example:
         >>> finding = Finding(np.ones((2, 3), bool), 0.9, 0.25, "PixelSpacing", (0.5, 0.5), "6e97")
@@ -31,3 +33,9 @@ class Finding:
     pixel_spacing: tuple[float, float] | None
     pipeline_digest: str
     pixel_aspect: float = 1.0
+    stage: str = ""
+
+    @property
+    def networks_disagree(self) -> bool:
+        """Whether the classifier passed the image on, but no region was outlined."""
+        return not math.isnan(self.probability) and self.stage in ("segmenter", "triplet", "elimination")

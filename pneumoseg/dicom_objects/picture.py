@@ -54,17 +54,23 @@ def describe(finding: Finding) -> list[str]:
 
     Example:
         >>> describe(Finding(np.ones((4, 4), bool), 0.9, 0.5, "ImagerPixelSpacing", (0.5, 1.0), "0"))
-        ['Pneumothorax found', 'Area 8 mm2 at the detector']
+        ['Pneumothorax found', 'Area 8 mm2 at the detector', 'Probability 90.0%']
     """
+    probability = [] if math.isnan(finding.probability) else [f"Probability {finding.probability:.1%}"]
+    if finding.networks_disagree:
+        return ["No pneumothorax outlined", f"But the classifier's {probability[0].lower()} is above its threshold"]
+    if not finding.mask.any():
+        return ["No pneumothorax found", *probability]
+    return ["Pneumothorax found", f"Area {_area(finding)}", *probability]
+
+
+def _area(finding: Finding) -> str:
     area = int(finding.mask.sum())
-    if not area:
-        return ["No pneumothorax found"]
     if math.isnan(finding.pixel_area_mm2):
-        return ["Pneumothorax found", f"Area {area} pixels"]
+        return f"{area} pixels"
     magnified = " at the detector" if finding.spacing_source == "ImagerPixelSpacing" else ""
     area_mm2 = area * finding.pixel_area_mm2
-    shown = f"{area_mm2:.0f}" if area_mm2 >= 1 else "less than 1"
-    return ["Pneumothorax found", f"Area {shown} mm2{magnified}"]
+    return f"{f'{area_mm2:.0f}' if area_mm2 >= 1 else 'less than 1'} mm2{magnified}"
 
 
 def add_caption(image: np.ndarray, lines: list[str]) -> np.ndarray:

@@ -25,6 +25,10 @@ _AT_DETECTOR = "The area is measured at the detector, where the patient appears 
 # highdicom needs about 30 ms for each group, and a mask of noise has thousands of components.
 _MOST_GROUPS = 50
 _CERTAINTY_NOTE = "The certainty of the finding is the probability of pneumothorax"
+_DISAGREEMENT = (
+    "The networks disagree: the classifier's probability of pneumothorax is {:.2f} %, which is above its threshold, but "
+    "no region was outlined that is certain and large enough"
+)
 
 
 def make_report(identity: ObjectIdentity) -> Dataset:
@@ -35,7 +39,9 @@ def make_report(identity: ObjectIdentity) -> Dataset:
     them. An area from Imager Pixel Spacing is measured at the detector, where the patient appears magnified; a comment
     says so. Only the largest 50 components have groups; of any others a comment tells the number and the area. A
     negative report has one group without an outline, whose evaluation is Absent. Each group repeats the classifier's
-    probability of pneumothorax, if there is one, as the certainty of the finding in percent.
+    probability of pneumothorax, if there is one, as the certainty of the finding in percent. If the classifier found a
+    pneumothorax and the segmenter outlined none, the probability stands in a comment alone: next to Absent, a high
+    certainty of the finding would be read as a certain absence.
 
     Args:
         identity: Identity of the object, with the finding.
@@ -132,7 +138,7 @@ def _facts(identity: ObjectIdentity, verdict: Code, number: int) -> dict[str, An
 def _certainty(finding: Finding) -> list[Any]:
     from highdicom.sr import Measurement
 
-    if math.isnan(finding.probability):
+    if math.isnan(finding.probability) or finding.networks_disagree:
         return []
     return [Measurement(_CERTAINTY, round(100 * finding.probability, 2), _PERCENT)]
 
@@ -141,6 +147,8 @@ def _commented(group: Any, finding: Finding, notes: list[str]) -> Any:
     from highdicom.sr import TextContentItem
 
     certainty = [] if math.isnan(finding.probability) else [_CERTAINTY_NOTE]
+    if finding.networks_disagree:
+        certainty = [_DISAGREEMENT.format(100 * finding.probability)]
     text = ". ".join([CAUTION, *certainty, *notes])
     group[0].ContentSequence.append(TextContentItem(_COMMENT, text, "CONTAINS"))
     return group

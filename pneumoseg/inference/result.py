@@ -127,6 +127,7 @@ class Result:
             self.pixel_spacing,
             self.pipeline_digest,
             self.pixel_aspect,
+            self.stage,
         )
         return make_objects(self.source, finding, kinds, strict=strict)
 

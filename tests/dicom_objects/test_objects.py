@@ -201,6 +201,17 @@ def test_verdict_and_certainty(image, mask, verdict, probability, certainty):
         assert {item.unit.value for item in values} <= {"%"}
 
 
+@pytest.mark.parametrize(("stage", "certainty"), [("classifier", [97.9]), ("segmenter", []), ("elimination", [])])
+def test_a_classifier_that_disagrees_is_not_read_as_certainty_of_absence(image, stage, certainty):
+    dataset = make_objects(image, finding(NOTHING, probability=0.979, stage=stage), ["sr"])["sr"]
+    [group] = whole_groups(dataset)
+    assert [item.value for item in group.get_measurements() if item.name.value == "111012"] == certainty
+    [comment] = {str(item.TextValue) for item in _items(dataset) if _name(item) == "Comment"}
+    assert ("The networks disagree: the classifier's probability of pneumothorax is 97.90 %" in comment) == (
+        not certainty
+    )
+
+
 def test_a_negative_report_refers_to_the_image(image):
     dataset = make_objects(image, finding(NOTHING), ["sr"])["sr"]
     [group] = whole_groups(dataset)

@@ -83,14 +83,24 @@ def test_the_caption_is_legible_and_hides_nothing(shape):
 @pytest.mark.parametrize(
     ("facts", "lines"),
     [
-        ({"mask": NOTHING}, ["No pneumothorax found"]),
-        ({}, ["Pneumothorax found", "Area 114 pixels"]),
-        (IN_MM, ["Pneumothorax found", "Area 3420 mm2"]),
-        (IN_MM | {"spacing_source": "ImagerPixelSpacing"}, ["Pneumothorax found", "Area 3420 mm2 at the detector"]),
-        (IN_MM | {"pixel_area_mm2": 0.0101}, ["Pneumothorax found", "Area 1 mm2"]),
-        (IN_MM | {"pixel_area_mm2": 0.0083}, ["Pneumothorax found", "Area less than 1 mm2"]),
-        (IN_MM | {"pixel_area_mm2": 0.001}, ["Pneumothorax found", "Area less than 1 mm2"]),
-        (IN_MM | {"pixel_area_mm2": math.nan}, ["Pneumothorax found", "Area 114 pixels"]),
+        ({"mask": NOTHING}, ["No pneumothorax found", "Probability 87.5%"]),
+        ({"mask": NOTHING, "probability": math.nan}, ["No pneumothorax found"]),
+        (
+            {"mask": NOTHING, "stage": "segmenter", "probability": 0.979},
+            ["No pneumothorax outlined", "But the classifier's probability 97.9% is above its threshold"],
+        ),
+        ({"mask": NOTHING, "stage": "segmenter", "probability": math.nan}, ["No pneumothorax found"]),
+        ({"mask": NOTHING, "stage": "classifier"}, ["No pneumothorax found", "Probability 87.5%"]),
+        ({}, ["Pneumothorax found", "Area 114 pixels", "Probability 87.5%"]),
+        (IN_MM, ["Pneumothorax found", "Area 3420 mm2", "Probability 87.5%"]),
+        (
+            IN_MM | {"spacing_source": "ImagerPixelSpacing"},
+            ["Pneumothorax found", "Area 3420 mm2 at the detector", "Probability 87.5%"],
+        ),
+        (IN_MM | {"pixel_area_mm2": 0.0101}, ["Pneumothorax found", "Area 1 mm2", "Probability 87.5%"]),
+        (IN_MM | {"pixel_area_mm2": 0.0083}, ["Pneumothorax found", "Area less than 1 mm2", "Probability 87.5%"]),
+        (IN_MM | {"pixel_area_mm2": 0.001}, ["Pneumothorax found", "Area less than 1 mm2", "Probability 87.5%"]),
+        (IN_MM | {"pixel_area_mm2": math.nan}, ["Pneumothorax found", "Area 114 pixels", "Probability 87.5%"]),
     ],
 )
 def test_the_finding_in_words(facts, lines):
