@@ -26,7 +26,7 @@ _AT_DETECTOR = "The area is measured at the detector, where the patient appears 
 _MOST_GROUPS = 50
 _CERTAINTY_NOTE = "The certainty of the finding is the probability of pneumothorax"
 _DISAGREEMENT = (
-    "The networks disagree: the classifier's probability of pneumothorax is {:.2f} %, which is above its threshold, but "
+    "The networks disagree: the classifier's probability of pneumothorax is {:.2f} %, above its threshold, but "
     "no region was outlined that is certain and large enough"
 )
 
