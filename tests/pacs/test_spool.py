@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import stat
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -298,6 +299,125 @@ def test_an_image_may_fail_once_more_while_it_is_put_back(spool, monkeypatch):
     Spool(spool.folder).retry(KEY)
     pending[0].result(10)
     assert states(spool) == [f"failed/{KEY}/image.dcm", f"failed/{KEY}/reason.json"]
+
+
+def end_between_the_moves_of_fail(spool, reason="damaged"):
+    """Leave the image in `new`, and a folder with the reason alone in `failed`."""
+    child = os.fork()
+    if child == 0:
+        move = Spool._move
+
+        def move_and_end(self, source, target):
+            move(self, source, target)
+            os._exit(0)
+
+        Spool._move = move_and_end
+        spool.fail(KEY, reason)
+    os.waitpid(child, 0)
+    assert states(spool) == [f"failed/{KEY}/reason.json", f"new/{KEY}"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_an_image_is_not_lost_if_it_is_retried_after_a_kill_within_its_failure(spool):
+    add(spool)
+    end_between_the_moves_of_fail(spool)
+    spool.retry(KEY)
+    assert states(spool) == [f"new/{KEY}"]
+    spool.recover()
+    move_to_out(spool)
+    assert states(spool) == [f"out/{KEY}/digest", f"out/{KEY}/seg.dcm", f"out/{KEY}/sr.dcm"]
+
+
+@pytest.mark.parametrize("content", [[], ["reason.json"], ["seg.dcm"]])
+def test_results_without_a_digest_are_made_again_from_their_image(spool, content):
+    add(spool)
+    (spool.folder / "out" / KEY).mkdir()
+    for name in content:
+        (spool.folder / "out" / KEY / name).touch()
+    assert spool.recover() == 0
+    assert spool.waiting() == [KEY]
+    move_to_out(spool)
+    assert states(spool) == [f"out/{KEY}/digest", f"out/{KEY}/seg.dcm", f"out/{KEY}/sr.dcm"]
+    assert all(path.stat().st_size for path in spool.results(KEY))
+
+
+def test_a_folder_of_nothing_but_a_reason_is_not_retried(spool):
+    (spool.folder / "failed" / KEY).mkdir()
+    (spool.folder / "failed" / KEY / "reason.json").touch()
+    with pytest.raises(ValueError, match="no failed image has the key"):
+        spool.retry(KEY)
+    spool.recover()
+    assert spool.status().failures == []
+
+
+def test_an_image_is_put_back_while_the_queue_recovers(spool, monkeypatch):
+    add(spool)
+    spool.fail(KEY, "damaged")
+    retries, pending = ThreadPoolExecutor(1), []
+    by_age = spool_module._by_age
+
+    def retry_meanwhile(folder):
+        if not pending:
+            pending.append(retries.submit(Spool(spool.folder).retry, KEY))
+            with pytest.raises(NotDoneError):
+                pending[0].result(0.2)
+        return by_age(folder)
+
+    monkeypatch.setattr(spool_module, "_by_age", retry_meanwhile)
+    spool.recover()
+    pending[0].result(10)
+    assert states(spool) == [f"new/{KEY}"]
+
+
+def test_an_image_that_comes_while_its_namesake_is_put_back_does_not_replace_it(spool, monkeypatch):
+    add(spool)
+    spool.fail(KEY, "damaged")
+    first = (spool.folder / "failed" / KEY / "image.dcm").read_bytes()
+    retries, pending, read = ThreadPoolExecutor(1), [], spool_module._read
+
+    def retry_meanwhile(path):
+        if path.parent.name == "done":  # `new` was searched before
+            pending.append(retries.submit(Spool(spool.folder).retry, KEY))
+            with pytest.raises(NotDoneError):
+                pending[0].result(0.2)
+        return read(path)
+
+    monkeypatch.setattr(spool_module, "_read", retry_meanwhile)
+    assert add(spool, grey=2) is Added.OTHER_PIXELS
+    pending[0].result(10)
+    assert spool.image(KEY).read_bytes() == first
+
+
+FAIL_AND_RETRY = """
+import sys
+from pneumoseg.pacs.spool import Spool
+
+spool, role, rounds = Spool(sys.argv[1]), sys.argv[2], 0
+while rounds < 400:
+    if role == "fail":
+        for key in spool.waiting():
+            spool.fail(key, "damaged")
+            rounds += 1
+    else:
+        try:
+            for failure in spool.status().failures:
+                spool.retry(failure.key)
+                rounds += 1
+        except (ValueError, FileNotFoundError):  # is being put aside
+            pass
+"""
+
+
+def test_two_processes_move_the_same_image(spool):
+    add(spool)
+    content = spool.image(KEY).read_bytes()
+    roles = [
+        subprocess.Popen([sys.executable, "-c", FAIL_AND_RETRY, spool.folder, role], stderr=subprocess.PIPE, text=True)
+        for role in ("fail", "retry")
+    ]
+    assert [(role.communicate(timeout=60)[1], role.returncode) for role in roles] == [("", 0)] * 2
+    assert states(spool) == [f"new/{KEY}"]
+    assert spool.image(KEY).read_bytes() == content
 
 
 def test_a_failed_image_is_kept_with_its_reason_and_can_be_retried(spool):
