@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDoneError
 from types import SimpleNamespace
@@ -149,6 +150,58 @@ def test_the_same_pixels_in_another_encoding_are_a_duplicate(spool, syntax):
 def test_a_file_without_pixels_is_digested_as_a_whole(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     assert pixel_digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def deflated(expanded):
+    """Return a deflated DICOM file, whose private element expands to a number of bytes."""
+    meta = b"\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    parts = [packer.compress(b"\x09\x00\x10\x10OB\0\0" + expanded.to_bytes(4, "little"))]
+    parts += [packer.compress(bytes(2**20)) for _ in range(expanded // 2**20)]
+    return bytes(128) + b"DICM" + meta + b"".join(parts) + packer.flush()
+
+
+# Items of a sequence that never ends, sequences within sequences, and elements, all as short as can be.
+ITEMS = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0" * 2**19
+NESTED = (b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 2**18
+SHORT = b"\x09\x00\x10\x10LO\0\0" * 2**19
+HEAD = bytes(128) + b"DICM\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\0"
+
+MEASURE = """
+import sys, time, tracemalloc
+from pneumoseg.pacs.pixel_digest import pixel_digest
+
+begin = time.process_time()
+pixel_digest(sys.argv[1])
+seconds = time.process_time() - begin
+tracemalloc.start()
+print(pixel_digest(sys.argv[1]), seconds, tracemalloc.get_traced_memory()[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [deflated(400 * 2**20), HEAD + ITEMS, HEAD + NESTED, HEAD + SHORT],
+    ids=["deflated", "items", "nested", "short"],
+)
+def test_a_malicious_file_costs_its_digest_no_more_than_its_length(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    finished = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "file"], capture_output=True, text=True, check=True
+    )
+    digest, seconds, peak = finished.stdout.split()
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert float(seconds) < 0.5
+    assert int(peak) < 8 * 2**20
+
+
+@pytest.mark.parametrize("before", [2**20 - 200, *range(2**20 - 14, 2**20 + 1)])
+@pytest.mark.parametrize(
+    "head", [b"\xe0\x7f\x10\x00OW\0\0\x04\0\0\0", b"\xe0\x7f\x10\x00\x04\0\0\0", b"\x7f\xe0\x00\x10OB\0\0\0\0\0\x04"]
+)
+def test_pixels_are_found_wherever_they_begin(tmp_path, before, head):
+    (tmp_path / "file").write_bytes(bytes(before) + head + b"PIXL")
+    assert pixel_digest(tmp_path / "file") == hashlib.sha256(b"PIXL").hexdigest()
 
 
 def test_images_wait_in_the_order_of_their_arrival(spool):
