@@ -81,7 +81,7 @@ class Spool:
     """Queue in a folder. Each image has one key and moves through these folders, each time by one rename.
 
     - `tmp`: files that are being received or written, emptied by `recover`;
-    - `new/KEY`: an image that waits for the networks; `new/KEY.attempts` has one byte per attempt that never ended;
+    - `new/KEY`: an image that waits for the networks; `new/KEY.attempts` has one byte per attempt;
     - `out/KEY/`: the results of an image, which wait to be sent, and the digest of its pixels;
     - `done/KEY`: the digest of the pixels of an image whose results were all delivered;
     - `failed/KEY/`: the image or the results that were refused, and `reason.json`.
@@ -159,10 +159,13 @@ class Spool:
     def waiting(self) -> list[str]:
         """Return the keys of the images that wait for the networks, in the order of their arrival.
 
-        Those that a process worked on when it ended come last, so that they do not keep the others from their turn.
+        Those that were begun more often come later, so that they do not keep the others from their turn.
         """
-        begun = {path.stem for path in self._new.glob("*.attempts")}
-        return sorted(_by_age(self._new), key=lambda key: key in begun)
+        begun = dict[str, int]()
+        for path in self._new.glob("*.attempts"):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                begun[path.stem] = path.stat().st_size
+        return sorted(_by_age(self._new), key=lambda key: begun.get(key, 0))
 
     def unsent(self) -> list[str]:
         """Return the keys of the images whose results wait to be sent, the oldest first."""
@@ -176,25 +179,30 @@ class Spool:
         """Return the paths of the results of an image that wait to be sent."""
         return sorted((self._out / key).glob("*.dcm"))
 
-    @contextlib.contextmanager
-    def attempt(self, key: str) -> Iterator[int]:
-        """Record durably that an image is being worked on, while the context lasts, and yield how often that began.
+    def begin(self, key: str) -> int:
+        """Record durably that work on an image begins, and return how often it began.
 
-        The number is 1, and one more for each time that the process ended within the context.
+        `keep_results` and `fail` end the record. It stays if the process ends before.
 
         Raises:
-            OSError: If the attempt cannot be recorded.
+            OSError: If the attempt cannot be recorded; it does not count then.
         """
-        path = self._attempts(key)
-        with open(path, "ab", buffering=0) as file:
-            file.write(b"x")
-            os.fsync(file.fileno())
-            number = file.tell()
-        flush(self._new)
-        try:
-            yield number
-        finally:
-            path.unlink(missing_ok=True)
+        with open(self._attempts(key), "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                file.write(b"x")
+                os.fsync(file.fileno())
+                flush(self._new)
+            except BaseException:
+                file.truncate(before)
+                raise
+            return before + 1
+
+    def withdraw(self, key: str) -> None:
+        """Take back the last attempt at an image, which ended through no fault of the image."""
+        with contextlib.suppress(FileNotFoundError):
+            path = self._attempts(key)
+            os.truncate(path, max(0, path.stat().st_size - 1))
 
     def keep_results(self, key: str, objects: Mapping[str, Dataset]) -> None:
         """Store the results of an image durably, all or none, and remove the image.
@@ -207,7 +215,7 @@ class Spool:
             OSError: If they cannot be stored; the image then still waits.
         """
         if _has_results(self._out / key):  # by a process that ended before it removed the image
-            self._remove(self._new / key)
+            self._remove_image(key)
             return
         self._remove(self._out / key)
         with self._prepared() as prepared:
@@ -218,7 +226,7 @@ class Spool:
                 flush(path)
             flush(prepared)
             self._move(prepared, self._out / key)
-        self._remove(self._new / key)
+        self._remove_image(key)
 
     def finish(self, key: str) -> None:
         """Mark an image as done and remove its folder; all its results were delivered.
@@ -254,12 +262,13 @@ class Spool:
                 flush(self._out / key)
                 self._remove(folder)
                 self._move(self._out / key, folder)
-                self._remove(image)
+                self._remove_image(key)
             else:
                 self._remove(folder)
                 flush(prepared)
                 self._move(prepared, folder)
                 self._move(image, folder / _IMAGE)
+                self._attempts(key).unlink(missing_ok=True)
 
     def retry(self, key: str) -> None:
         """Put a failed image, or the results of it that were not delivered, back into the queue, at its end.
@@ -293,7 +302,7 @@ class Spool:
             _empty(self.temporary)
             twice = [key for key in _by_age(self._new) if self._is_past(key)]
             for key in twice:
-                self._remove(self._new / key)
+                self._remove_image(key)
             for key in _by_age(self._failed):
                 if {path.name for path in (self._failed / key).iterdir()} <= {_REASON}:
                     self._remove(self._failed / key)
@@ -375,6 +384,10 @@ class Spool:
         flush(target.parent)
         if source.parent != self.temporary:
             flush(source.parent)
+
+    def _remove_image(self, key: str) -> None:
+        self._remove(self._new / key)
+        self._attempts(key).unlink(missing_ok=True)
 
     def _remove(self, path: Path) -> None:
         """Remove a file, or a folder so that it is gone as a whole."""

@@ -217,28 +217,62 @@ def test_an_image_whose_process_ended_comes_after_the_others(spool):
     for age, uid in enumerate(uids):
         add(spool, uid)
         os.utime(spool.image(key_of(uid)), (1000 + age, 1000 + age))
-    killed = Spool(spool.folder).attempt(key_of("1.2.5"))
-    killed.__enter__()  # never left, as after a kill
-    assert spool.waiting() == [key_of(uid) for uid in ("1.2.3", "1.2.9", "1.2.5")]
+    for uid in ("1.2.5", "1.2.5", "1.2.3"):
+        spool.begin(key_of(uid))
+    assert spool.waiting() == [key_of(uid) for uid in ("1.2.9", "1.2.3", "1.2.5")]
+
+
+def attempts(spool):
+    path = spool.folder / "new" / f"{KEY}.attempts"
+    return path.stat().st_size if path.exists() else None
 
 
 def test_attempts_are_counted_across_the_end_of_a_process(spool):
     add(spool)
-    killed = [Spool(spool.folder).attempt(KEY) for _ in range(2)]
-    assert [attempt.__enter__() for attempt in killed] == [1, 2]  # never left, as after a kill
+    assert [Spool(spool.folder).begin(KEY) for _ in range(3)] == [1, 2, 3]
+    assert spool.recover() == 0
     assert spool.waiting() == [KEY]
-    with spool.attempt(KEY) as number:
-        assert number == 3
-    with spool.attempt(KEY) as number:
-        assert number == 1
+    assert spool.begin(KEY) == 4
 
 
-def test_an_attempt_that_fails_was_not_ended_by_the_process(spool):
+@pytest.mark.parametrize("step", [move_to_out, fail_image])
+def test_attempts_end_with_the_work(spool, step):
     add(spool)
-    with pytest.raises(OSError, match="full"), spool.attempt(KEY):
-        raise OSError("full")
-    with spool.attempt(KEY) as number:
-        assert number == 1
+    spool.begin(KEY)
+    step(spool)
+    assert attempts(spool) is None
+
+
+def test_a_retried_image_begins_from_the_first_attempt(spool, monkeypatch):
+    add(spool)
+    spool.begin(KEY)
+    fail_image(spool)
+    (spool.folder / "new" / f"{KEY}.attempts").write_text("xxx")  # by a process that ended before it removed them
+    spool.retry(KEY)
+    assert spool.begin(KEY) == 1
+
+
+def test_an_attempt_can_be_withdrawn(spool):
+    add(spool)
+    spool.withdraw(KEY)
+    assert [spool.begin(KEY), spool.begin(KEY)] == [1, 2]
+    spool.withdraw(KEY)
+    assert spool.begin(KEY) == 2
+    for _ in range(3):
+        spool.withdraw(KEY)
+    assert spool.begin(KEY) == 1
+
+
+@pytest.mark.parametrize("broken", ["fsync", "flush"])
+def test_an_attempt_that_cannot_be_recorded_does_not_count(spool, monkeypatch, broken):
+    add(spool)
+    assert spool.begin(KEY) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"fsync": (os, "fsync"), "flush": (spool_module, "flush")}[broken], no_space)
+        for _ in range(4):
+            with pytest.raises(OSError, match="No space"):
+                spool.begin(KEY)
+    assert spool.begin(KEY) == 2
 
 
 class FullDisk:
