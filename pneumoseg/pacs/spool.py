@@ -26,6 +26,7 @@ disk of less than 512 MiB a quarter of it."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 _STATES = "new", "out", "done", "failed"
 _IMAGE, _DIGEST, _REASON = "image.dcm", "digest", "reason.json"
+_MARKER = "pneumoseg-queue"
 _FOREIGN_AT_MOUNT = "lost+found"
 
 
@@ -86,6 +87,8 @@ class Spool:
     - `done/KEY`: the digest of the pixels of an image whose results were all delivered;
     - `failed/KEY/`: the image or the results that were refused, and `reason.json`.
 
+    An empty file, `pneumoseg-queue`, marks the folder as a queue.
+
     Files are flushed to the disk before they are moved, so that no image or result is lost by a power cut. A process
     that ends in the middle may leave an image in two of them; `recover` keeps the later one.
 
@@ -95,14 +98,16 @@ class Spool:
     keeps their moves apart. Otherwise one process at a time may work on the folder.
 
     Args:
-        folder: Folder of the queue; it is made if it does not exist. Only the user of the process may read it.
+        folder: Folder of the queue. Only the user of the process that makes it may read it.
+        make: Whether what is missing of the queue is made; otherwise nothing is changed.
 
     Attributes:
         folder: The folder.
         temporary: Folder in it for incoming files.
 
     Raises:
-        ValueError: If the folder holds anything else.
+        ValueError: If the folder holds other files and is not a queue.
+        FileNotFoundError: If something is missing that is not to be made.
         OSError: If the folder cannot be made or written to.
 
     Example:
@@ -111,17 +116,15 @@ class Spool:
         <Added.NEW: 'new'>
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        """Make the folders that are missing."""
+    def __init__(self, folder: str | Path, *, make: bool = True) -> None:
+        """Make the folders that are missing, or check that none is."""
         self.folder = Path(folder)
         self.temporary = self.folder / "tmp"
         self._new, self._out, self._done, self._failed = (self.folder / state for state in _STATES)
-        _refuse_other_folders(self.folder)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (self.temporary, self._new, self._out, self._done, self._failed):
-            path.mkdir(mode=0o700, exist_ok=True)
-            path.chmod(0o700)
-        flush(self.folder)
+        if make:
+            self._make()
+        else:
+            self._require()
 
     def add(self, file: Path, sop_instance_uid: str) -> Added:
         """Take over a received file. After `Added.NEW` the image survives a power cut.
@@ -334,6 +337,26 @@ class Spool:
         failures = [Failure(key, self._reason(key)) for key in _by_age(self._failed)]
         return Status(len(new), len(out), done, failures, max(0.0, oldest_s))
 
+    def _make(self) -> None:
+        _refuse_other_folders(self.folder)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / _MARKER).touch(0o600)
+        for path in (self.temporary, self._new, self._out, self._done, self._failed):
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+        flush(self.folder)
+
+    def _require(self) -> None:
+        if not (self.folder / _MARKER).exists():
+            raise FileNotFoundError(
+                f"{self.folder} holds no queue: name the folder that `pneumoseg listen --spool` was given"
+            )
+        missing = [name for name in ("tmp", *_STATES) if not (self.folder / name).is_dir()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.folder} lacks {', '.join(missing)}: start `pneumoseg listen` again, which makes what is missing"
+            )
+
     def _changing(self) -> contextlib.AbstractContextManager[None]:
         """Keep other threads and processes from moving images that are known, while the context lasts."""
         return locked_folder(self._new, "changed", wait=True)
@@ -400,9 +423,8 @@ class Spool:
 
 def _refuse_other_folders(folder: Path) -> None:
     """Refuse a folder that is not a queue, since the content of its `tmp` would be deleted."""
-    own = {"tmp", *_STATES}
-    names = {path.name for path in folder.iterdir()} - {_FOREIGN_AT_MOUNT} if folder.is_dir() else set()
-    if names - own and not own <= names:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {_FOREIGN_AT_MOUNT} and _MARKER not in names:
         raise ValueError(f"{folder} holds other files: name an empty folder, or the folder of a queue")
 
 

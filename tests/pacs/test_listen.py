@@ -341,10 +341,21 @@ def test_an_unknown_key_gives_status_one_and_the_others_are_put_back(tmp_path):
     assert spool.waiting() == keys
 
 
-def test_a_folder_without_a_queue_is_refused_and_stays_as_it_is(tmp_path):
-    result = invoke("queue", tmp_path)
+@pytest.mark.parametrize("options", [[], ["--retry", "all"]])
+def test_a_folder_without_a_queue_is_refused_and_stays_as_it_is(tmp_path, options):
+    (tmp_path / "new").mkdir()
+    result = invoke("queue", tmp_path, *options)
     assert isinstance(result.exception, FileNotFoundError)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+
+
+@pytest.mark.parametrize("options", [[], ["--retry", "0" * 32]])
+def test_a_queue_that_is_shown_is_not_changed(tmp_path, options):
+    spool, keys = queue_of(tmp_path, ["", "KeyError"])
+    (spool.folder / "done").chmod(0o750)
+    before = {path: (path.stat().st_mode, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")}
+    assert keys[1] in invoke("queue", spool.folder, *options).stdout
+    assert {path: (path.stat().st_mode, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")} == before
 
 
 SERVE = """

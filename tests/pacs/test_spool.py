@@ -73,8 +73,8 @@ def fail_results(spool):
 
 
 def states(spool):
-    """Return the paths of all files below the folder of the queue."""
-    return sorted(str(path.relative_to(spool.folder)) for path in spool.folder.rglob("*") if path.is_file())
+    """Return the paths of all files in the folders of the queue."""
+    return sorted(str(path.relative_to(spool.folder)) for path in spool.folder.glob("*/**/*") if path.is_file())
 
 
 def test_the_key_is_a_hash():
@@ -563,13 +563,16 @@ def test_old_markers_are_removed(spool):
     assert add(spool) is Added.NEW
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path):
+@pytest.mark.parametrize("others", [["home"], ["new"], ["new", "out", "done", "failed"], ["tmp"]])
+def test_a_folder_with_other_files_is_refused(tmp_path, others):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp" / "precious").touch()
-    (tmp_path / "home").mkdir()
+    for name in others:
+        (tmp_path / name).mkdir(exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="holds other files"):
         Spool(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "tmp"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_root_of_a_volume_and_a_queue_with_notes_are_accepted(tmp_path):
@@ -577,6 +580,33 @@ def test_the_root_of_a_volume_and_a_queue_with_notes_are_accepted(tmp_path):
     Spool(tmp_path)
     (tmp_path / "README").touch()
     Spool(tmp_path)
+
+
+def test_a_folder_of_the_queue_that_was_deleted_is_made_again(spool):
+    add(spool)
+    (spool.folder / "failed").rmdir()
+    (spool.folder / "out").rmdir()
+    again = Spool(spool.folder)
+    assert again.recover() == 0
+    move_to_out(again)
+    again.fail(KEY, "refused")
+    assert states(again) == FAILED_RESULTS
+
+
+def test_a_note_among_the_failed_images_harms_nobody(spool):
+    (spool.folder / "failed" / "NOTE.txt").touch()
+    again = Spool(spool.folder)
+    again.recover()
+    assert again.status() == (0, 0, 0, [], 0)
+    assert states(again) == ["failed/NOTE.txt"]
+
+
+@pytest.mark.parametrize("folder", ["failed", "tmp", "new"])
+def test_an_incomplete_queue_that_is_only_read_is_told_and_stays_so(spool, folder):
+    (spool.folder / folder).rmdir()
+    with pytest.raises(FileNotFoundError, match=f"lacks {folder}: start"):
+        Spool(spool.folder, make=False)
+    assert not (spool.folder / folder).exists()
 
 
 def retry(spool):
