@@ -123,8 +123,8 @@ def queue(
 ) -> None:
     """Show the queue of `listen`: counts by state, and why images failed.
 
-    Works while the service runs, and changes nothing without --retry. The exit status is 1 if no failed image has one of
-    the keys.
+    Works while the service runs, and changes nothing without --retry. The exit status is 1 if no failed image has one
+    of the keys.
     """
     from pneumoseg.pacs.spool import Spool
 
