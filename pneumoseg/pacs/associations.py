@@ -21,7 +21,7 @@ PDU_BYTES = 2**16
 MAX_PDU_BYTES = 2**20
 """Longest PDU that is read of an association; the answer to a request for one may need more than one with data."""
 MAX_COMMAND_BYTES = 2**16
-"""Bytes by which a message may exceed its data set: its command set and the headers of its parts."""
+"""Longest command set of a message, in bytes; a usual one has 200. Decoded, an element of 8 bytes needs 300."""
 
 _log = logging.getLogger(__name__)
 _READ_BYTES = 2**16
@@ -106,12 +106,15 @@ class _BoundedMessages(DIMSEServiceProvider):
     def __init__(self, association: Association, max_bytes: int) -> None:
         super().__init__(association)
         self._max_bytes = max_bytes + MAX_COMMAND_BYTES
-        self._received = 0
+        self._received = self._command = 0
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take in a part of a message."""
-        self._received += sum(len(data) for _, data in primitive.presentation_data_value_list)
-        if self._received > self._max_bytes:
+        parts = [data for _, data in primitive.presentation_data_value_list]
+        self._received += sum(map(len, parts))
+        # Bit 0 of the header of a part (PS3.8 section E.2).
+        self._command += sum(len(data) for data in parts if data and data[0] & 1)
+        if self._received > self._max_bytes or self._command > MAX_COMMAND_BYTES:
             self._end("a message exceeds the size limit")
             return
         try:
@@ -120,7 +123,7 @@ class _BoundedMessages(DIMSEServiceProvider):
             self._end(f"a message is malformed ({type(error).__name__})")
             return
         if self.message is None:
-            self._received = 0
+            self._received = self._command = 0
             # A sender must wait for each answer.
             if self.msg_queue.qsize() > 1:
                 self._end("messages arrive without waiting for answers")

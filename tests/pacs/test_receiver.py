@@ -316,6 +316,27 @@ def test_bounds_the_memory_of_a_command_without_end(tmp_path, monkeypatch):
         assert box.left() == []
 
 
+def command(size: int) -> bytes:
+    """Return a command set of a size with elements of 8 bytes, each of which costs 40 times as much once decoded."""
+    return struct.pack("<HHL", 0, 0x0902, 0) * (size // 8)
+
+
+def test_aborts_above_the_size_of_a_command(tmp_path, caplog):
+    """Images may be large, which a command may not."""
+    box = Inbox(tmp_path, max_bytes=100_000_000)
+    with running(box.receiver), associated(box.receiver.port) as association:
+        raw(association).sendall(pdu(command(60_000), COMMAND) + pdu(command(6_000), COMMAND))
+        wait_until(lambda: not box.associations())
+        assert "a message exceeds the size limit" in caplog.text
+
+
+def test_limits_each_command_and_not_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(associations, "MAX_COMMAND_BYTES", 200)
+    box = Inbox(tmp_path)
+    with running(box.receiver), associated(box.receiver.port, kind=Verification) as association:
+        assert [association.send_c_echo().Status for _ in range(5)] == [0x0000] * 5
+
+
 def test_bounds_the_memory_of_one_pdu(inbox):
     with associated(inbox.receiver.port) as association:
         tracemalloc.start()
