@@ -23,6 +23,10 @@ from pneumoseg.pacs.stow import StowSender
 __all__ = ["Refusal", "StoreSender", "StowSender", "UnreachableError"]
 
 
+_LASTING = (3, 4)
+"""Results of a presentation context that say what the receiver does not support: SOP class, transfer syntax."""
+
+
 class _Kind(NamedTuple):
     """UIDs of the SOP class and of the transfer syntax of a file."""
 
@@ -36,9 +40,10 @@ class StoreSender:
     Files are sent as they are: for each SOP class and transfer syntax of them a presentation context is proposed, and
     nothing is encoded again.
 
-    A file is delivered or refused by its status, see `delivery.judge`, and refused without a presentation context.
-    Everything else may pass: no connection, a rejected or aborted association, an AE title that is not recognised and
-    may be entered yet, no answer, other statuses.
+    A file is delivered or refused by its status, see `delivery.judge`, and refused if the receiver says that it does
+    not support its SOP class or its transfer syntax. Everything else may pass: no connection, a rejected or aborted
+    association, an AE title that is not recognised and may be entered yet, a presentation context that is left out or
+    refused for no reason, no answer, other statuses.
 
     Args:
         aet_to: AE title of the receiver.
@@ -76,7 +81,7 @@ class StoreSender:
             The files that were refused for good.
 
         Raises:
-            UnreachableError: If a file could not be sent; the files after it were not sent either.
+            UnreachableError: If a file could not be sent. Others may have been delivered.
         """
         kinds = {path: _read_kind(path) for path in files}
         refusals = [Refusal(path, kind) for path, kind in kinds.items() if isinstance(kind, str)]
@@ -85,16 +90,21 @@ class StoreSender:
             return refusals
         association = self._associate(sorted(set(sound.values())))
         try:
-            accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in association.accepted_contexts}
+            accepted, unsupported = _judge_kinds(association)
             for path, kind in sound.items():
-                reason = _store(association, path) if kind in accepted else "the receiver does not accept its kind"
-                if reason:
-                    refusals.append(Refusal(path, reason))
-                else:
-                    delivered(path)
+                if kind in unsupported:
+                    refusals.append(Refusal(path, "the receiver does not accept its kind"))
+                elif kind in accepted:
+                    reason = _store(association, path)
+                    if reason:
+                        refusals.append(Refusal(path, reason))
+                    else:
+                        delivered(path)
         finally:
             association.release()
             self._association = None
+        if not accepted | unsupported >= set(sound.values()):
+            raise UnreachableError("the receiver did not judge the kind of a file")
         return refusals
 
     def close(self) -> None:
@@ -158,6 +168,24 @@ def _read_kind(path: Path) -> _Kind | str:
         return _Kind(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
     except Exception as error:  # whatever a malformed file makes pydicom raise
         return f"is not a DICOM file that can be read ({type(error).__name__})"
+
+
+def _judge_kinds(association: Association) -> tuple[set[_Kind], set[_Kind]]:
+    """Return the proposed kinds that the receiver accepts, and those that it does not support.
+
+    It may have left out others, or have refused them without a reason (1 and 2 of PS3.8 table 9-18).
+    """
+    proposed = {
+        context.context_id: _Kind(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+        for context in association.requestor.requested_contexts
+    }
+    accepted = {
+        kind
+        for context in association.accepted_contexts
+        if [(kind := proposed[context.context_id]).syntax] == context.transfer_syntax
+    }
+    rejected = {proposed[context.context_id] for context in association.rejected_contexts if context.result in _LASTING}
+    return accepted, rejected
 
 
 def _store(association: Association, path: Path) -> str:
