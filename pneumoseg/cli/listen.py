@@ -1,5 +1,6 @@
 """Commands of the service for a PACS: `listen` runs it, `queue` shows and repairs its queue."""
 
+import contextlib
 import faulthandler
 import ipaddress
 import os
@@ -265,6 +266,8 @@ def serve(service: "Service", log: "EventLog", started: Callable[[], None]) -> N
     wait([serving], STOP_S)
     log.sum_up(service.counts)
     if not serving.done():
+        with contextlib.suppress(OSError):
+            service.abandon()
         os._exit(0)  # the running image stays in the queue
     error = serving.exception()
     if error is not None and not is_started.is_set():

@@ -38,6 +38,15 @@ class UnreachableError(OSError):
     """
 
 
+class BusyError(UnreachableError):
+    """Error of results that a receiver was reached for, and did not take now: it may take those of other images.
+
+    Example:
+        >>> print(BusyError("the receiver answered status 0xA700"))
+        the receiver answered status 0xA700
+    """
+
+
 def judge(status: int) -> str:
     """Return why a status refuses an object for good; '' if it confirms the object.
 
@@ -51,7 +60,7 @@ def judge(status: int) -> str:
             response (PS3.18 section I.2.2).
 
     Raises:
-        UnreachableError: If another attempt may succeed, as after 0xA700, out of resources.
+        BusyError: If another attempt may succeed, as after 0xA700, out of resources.
 
     Example:
         >>> judge(0xB000), judge(0xA900)
@@ -61,5 +70,5 @@ def judge(status: int) -> str:
         return ""
     reason = f"the receiver answered status 0x{status:04X}"
     if status in _PASSING or not (status & 0xFF00 in (0x0100, 0xA900) or status & 0xF000 == 0xC000):
-        raise UnreachableError(reason)
+        raise BusyError(reason)
     return reason

@@ -14,6 +14,7 @@ from pneumoseg.pacs import associations
 from pneumoseg.pacs.delivery import (
     CONNECT_SECONDS,
     SLOWEST_BYTES_PER_SECOND,
+    BusyError,
     Refusal,
     UnreachableError,
     judge,
@@ -81,7 +82,8 @@ class StoreSender:
             The files that were refused for good.
 
         Raises:
-            UnreachableError: If a file could not be sent. Others may have been delivered.
+            UnreachableError: If a file could not be sent. Others may have been delivered. It is a `BusyError` if an
+                association came about.
         """
         kinds = {path: _read_kind(path) for path in files}
         refusals = [Refusal(path, kind) for path, kind in kinds.items() if isinstance(kind, str)]
@@ -104,7 +106,7 @@ class StoreSender:
             association.release()
             self._association = None
         if not accepted | unsupported >= set(sound.values()):
-            raise UnreachableError("the receiver did not judge the kind of a file")
+            raise BusyError("the receiver did not judge the kind of a file")
         return refusals
 
     def close(self) -> None:
@@ -192,13 +194,13 @@ def _store(association: Association, path: Path) -> str:
     """Send a file and return why it was refused; '' if it was delivered.
 
     Raises:
-        UnreachableError: If neither can be said.
+        BusyError: If neither can be said.
     """
     try:
         association.dimse_timeout = associations.ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
         answer = association.send_c_store(path)
     except (OSError, RuntimeError) as error:  # the latter if the association ended since the last file
-        raise UnreachableError(f"the association failed ({type(error).__name__})") from None
+        raise BusyError(f"the association failed ({type(error).__name__})") from None
     if "Status" not in answer:
-        raise UnreachableError("the receiver ended the association, or does not answer")
+        raise BusyError("the receiver ended the association, or does not answer")
     return judge(answer.Status)

@@ -17,7 +17,14 @@ from pydicom.filereader import read_file_meta_info
 from requests.adapters import HTTPAdapter
 from requests.utils import get_netrc_auth
 
-from pneumoseg.pacs.delivery import CONNECT_SECONDS, SLOWEST_BYTES_PER_SECOND, Refusal, UnreachableError, judge
+from pneumoseg.pacs.delivery import (
+    CONNECT_SECONDS,
+    SLOWEST_BYTES_PER_SECOND,
+    BusyError,
+    Refusal,
+    UnreachableError,
+    judge,
+)
 
 ANSWER_SECONDS = 60.0
 """Longest wait for the response, once the request is sent."""
@@ -236,7 +243,7 @@ def _judge(response: _Response, instance: str) -> str:
     """Return why a response refuses a file; '' if it confirms it.
 
     Raises:
-        UnreachableError: If another attempt may succeed.
+        BusyError: If another attempt may succeed.
     """
     if instance in response.stored:
         return ""
@@ -245,4 +252,4 @@ def _judge(response: _Response, instance: str) -> str:
     reason = f"the service answered HTTP {response.status} and did not store it"
     if 400 <= response.status < 500:
         return reason
-    raise UnreachableError(reason)
+    raise BusyError(reason)
