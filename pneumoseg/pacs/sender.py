@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,22 +92,10 @@ class StoreSender:
             return refusals
         association = self._associate(sorted(set(sound.values())))
         try:
-            accepted, unsupported = _judge_kinds(association)
-            for path, kind in sound.items():
-                if kind in unsupported:
-                    refusals.append(Refusal(path, "the receiver does not accept its kind"))
-                elif kind in accepted:
-                    reason = _store(association, path)
-                    if reason:
-                        refusals.append(Refusal(path, reason))
-                    else:
-                        delivered(path)
+            return refusals + _send_all(association, sound, delivered)
         finally:
             association.release()
             self._association = None
-        if not accepted | unsupported >= set(sound.values()):
-            raise BusyError("the receiver did not judge the kind of a file")
-        return refusals
 
     def close(self) -> None:
         """End a running `send` from another thread, by an `UnreachableError` in it, and all later ones."""
@@ -190,11 +178,49 @@ def _judge_kinds(association: Association) -> tuple[set[_Kind], set[_Kind]]:
     return accepted, rejected
 
 
-def _store(association: Association, path: Path) -> str:
-    """Send a file and return why it was refused; '' if it was delivered.
+def _send_all(
+    association: Association, kinds: Mapping[Path, _Kind], delivered: Callable[[Path], None]
+) -> list[Refusal]:
+    """Send files, and return those that were refused for good.
 
     Raises:
-        BusyError: If neither can be said.
+        BusyError: If a file has to be sent again; the others were sent if the association lasted.
+    """
+    accepted, unsupported = _judge_kinds(association)
+    refusals, unjudged = [], None
+    for path, kind in kinds.items():
+        try:
+            reason = judge(_store(association, path)) if kind in accepted else _refuse(kind in unsupported)
+        except BusyError as error:
+            if not association.is_established:
+                raise
+            unjudged = error
+            continue
+        if reason:
+            refusals.append(Refusal(path, reason))
+        else:
+            delivered(path)
+    if unjudged:
+        raise unjudged
+    return refusals
+
+
+def _refuse(for_good: bool) -> str:
+    """Return why a file without a presentation context is refused.
+
+    Raises:
+        BusyError: If it is not for good.
+    """
+    if for_good:
+        return "the receiver does not accept its kind"
+    raise BusyError("the receiver did not judge the kind of a file")
+
+
+def _store(association: Association, path: Path) -> int:
+    """Send a file and return the status of the answer.
+
+    Raises:
+        BusyError: If there is none.
     """
     try:
         association.dimse_timeout = associations.ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
@@ -203,4 +229,4 @@ def _store(association: Association, path: Path) -> str:
         raise BusyError(f"the association failed ({type(error).__name__})") from None
     if "Status" not in answer:
         raise BusyError("the receiver ended the association, or does not answer")
-    return judge(answer.Status)
+    return int(answer.Status)
