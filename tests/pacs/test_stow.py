@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pneumoseg.pacs import stow
+from pneumoseg.pacs.delivery import BusyError
 from pneumoseg.pacs.sender import StowSender, UnreachableError
 from pneumoseg.pacs.tls import client_context
 from tests.pacs.network import INSTANCE, PATIENT, Certificates, image_file, large_file, needs
@@ -168,6 +169,13 @@ def test_refuses_what_a_client_error_leaves_out(pair):
     """Orthanc 1.10 answers so if one of the files cannot be parsed."""
     with Service(400, outcome(items("1.2.1"), items())) as service:
         assert send(service, *pair) == ([pair[0]], [(pair[1], "the service answered HTTP 400 and did not store it")])
+
+
+@pytest.mark.parametrize(("status", "busy"), [(500, True), (413, True), (503, False), (401, False), (200, False)])
+def test_tells_a_service_that_stumbles_over_files_from_one_that_takes_none(source, status, busy):
+    with Service(status, b"") as service, pytest.raises(UnreachableError) as error:
+        StowSender(service.url).send([source], Path.unlink)
+    assert isinstance(error.value, BusyError) is busy
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 301, 307, 400, 401, 403, 404, 405, 409, 413, 429, 500, 503])
