@@ -317,7 +317,7 @@ def test_a_receiver_without_room_holds_up_no_other_results(hospital, spool, tmp_
     hospital.archive.status = {"SEG": 0xA700}
     for number in range(3):
         hospital.send(tmp_path, number)
-    wait_until(lambda: hospital.archive.results() == {study_of(number): ["OT"] for number in range(3)})
+    wait_until(lambda: hospital.archive.results() == {study_of(number): ["OT", "SR"] for number in range(3)})
     assert spool.status().out == 3
     hospital.archive.status = {}
     wait_until(lambda: spool.status().done == 3)
