@@ -16,6 +16,7 @@ class Finding:
         spacing_source: Element that gives the pixel spacing: PixelSpacing, ImagerPixelSpacing or ''.
         pixel_spacing: Distance between rows and between columns, in mm; None if the file does not give it.
         pipeline_digest: SHA-256 of the pipeline, see `Pipeline.digest`.
+        pixel_aspect: Height of a pixel divided by its width.
 
     Example:
         >>> finding = Finding(np.ones((2, 3), bool), 0.9, 0.25, "PixelSpacing", (0.5, 0.5), "6e97")
@@ -29,3 +30,4 @@ class Finding:
     spacing_source: str
     pixel_spacing: tuple[float, float] | None
     pipeline_digest: str
+    pixel_aspect: float = 1.0

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
@@ -21,8 +21,6 @@ from pneumoseg.dicom_objects.study import ObjectIdentity
 
 KINDS = ("seg", "sr", "sc")
 """Kinds of objects: segmentation, structured report, Secondary Capture."""
-
-_logging = threading.Lock()
 
 
 def make_objects(
@@ -61,7 +59,7 @@ def make_objects(
     image, header = decode_dicom(name, content) if "sc" in kinds else (None, None)
     identify = functools.partial(ObjectIdentity, source, finding)
     made: dict[str, Dataset] = {}
-    with _quiet():
+    with _quiet:
         if "seg" in kinds and finding.mask.any():
             made["seg"] = make_segmentation(identify("seg-strict" if strict else "seg"), strict=strict)
         if "sr" in kinds:
@@ -80,14 +78,26 @@ def _require(finding: Finding, kinds: Sequence[str]) -> None:
         raise ValueError("DICOM objects need highdicom, which is not installed: pip install 'pneumoseg[dicom]'")
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep highdicom from logging UIDs, one thread at a time so that each restores the level that it found."""
-    logger = logging.getLogger("highdicom")
-    with _logging:
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
+class _Quiet(contextlib.AbstractContextManager[None]):
+    """Context in which highdicom logs no UIDs. The first of several threads sets the level, the last restores it."""
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("highdicom")
+        self._lock = threading.Lock()
+        self._threads, self._level = 0, logging.NOTSET
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._level = self._logger.level
+                self._logger.setLevel(logging.CRITICAL)
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._logger.setLevel(self._level)
+
+
+_quiet = _Quiet()

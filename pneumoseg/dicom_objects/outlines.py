@@ -23,8 +23,8 @@ class Component(NamedTuple):
     outline: np.ndarray
 
 
-def find_components(mask: np.ndarray) -> list[Component]:
-    """Return the 8-connected components of a mask, the largest first.
+def find_components(mask: np.ndarray, most: int) -> tuple[list[Component], int]:
+    """Return the largest 8-connected components of a mask.
 
     An outline passes halfway between the centres of pixels inside and outside, so the centres inside it are the
     component's, and those of its holes: an outline is the outer one only. If it had more than 8,000 points, it
@@ -32,25 +32,31 @@ def find_components(mask: np.ndarray) -> list[Component]:
 
     Args:
         mask: Mask, bool, (H, W).
+        most: Largest number of components to outline.
 
     Returns:
-        The components; [] for an empty mask.
+        The components, the largest first; and the number of all components of the mask.
 
     Example:
-        >>> find_components(np.array([[False, True]]))[0].outline.tolist()
-        [[1.5, 1.0], [1.0, 0.5], [1.5, 0.0], [2.0, 0.5], [1.5, 1.0]]
+        >>> [component], count = find_components(np.array([[False, True]]), 50)
+        >>> component.outline.tolist(), count
+        ([[1.5, 1.0], [1.0, 0.5], [1.5, 0.0], [2.0, 0.5], [1.5, 1.0]], 1)
     """
-    from skimage.measure import label, regionprops
+    from scipy.ndimage import find_objects
+    from skimage.measure import label
 
     if not mask.any():
-        return []
+        return [], 0
     box = bounding_box(mask)
-    regions = regionprops(label(mask[box], connectivity=2))
+    labels = label(mask[box], connectivity=2)
+    areas, boxes = np.bincount(labels.ravel())[1:], find_objects(labels)
     corner = np.array([box[0].start, box[1].start])
-    components = [
-        Component(int(region.num_pixels), _outline(region.image, corner + region.bbox[:2])) for region in regions
-    ]
-    return sorted(components, key=lambda component: -component.area_px)
+    components = []
+    for index in np.argsort(-areas, kind="stable")[:most]:
+        rows, columns = boxes[index]
+        outline = _outline(labels[rows, columns] == index + 1, corner + np.array([rows.start, columns.start]))
+        components.append(Component(int(areas[index]), outline))
+    return components, len(areas)
 
 
 def _outline(inside: np.ndarray, corner: np.ndarray) -> np.ndarray:

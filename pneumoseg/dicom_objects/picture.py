@@ -62,7 +62,9 @@ def describe(finding: Finding) -> list[str]:
     if math.isnan(finding.pixel_area_mm2):
         return ["Pneumothorax found", f"Area {area} pixels"]
     magnified = " at the detector" if finding.spacing_source == "ImagerPixelSpacing" else ""
-    return ["Pneumothorax found", f"Area {area * finding.pixel_area_mm2:.0f} mm2{magnified}"]
+    area_mm2 = area * finding.pixel_area_mm2
+    shown = f"{area_mm2:.0f}" if area_mm2 >= 1 else "less than 1"
+    return ["Pneumothorax found", f"Area {shown} mm2{magnified}"]
 
 
 def add_caption(image: np.ndarray, lines: list[str]) -> np.ndarray:

@@ -22,6 +22,8 @@ _MM2, _PIXELS = Code("mm2", "UCUM", "square millimeter"), Code("{pixels}", "UCUM
 _PERCENT = Code("%", "UCUM", "percent")
 _COMMENT = Code("121106", "DCM", "Comment")
 _AT_DETECTOR = "The area is measured at the detector, where the patient appears magnified"
+# highdicom needs about 30 ms for each group, and a mask of noise has thousands of components.
+_MOST_GROUPS = 50
 _CERTAINTY_NOTE = "The certainty of the finding is the probability of pneumothorax"
 
 
@@ -31,16 +33,19 @@ def make_report(identity: ObjectIdentity) -> Dataset:
     A positive report has one measurement group per connected component, with its outer outline and its area: in mm2
     where the pixel spacing is believed, else in pixels. Areas are counted from the mask, so holes do not belong to
     them. An area from Imager Pixel Spacing is measured at the detector, where the patient appears magnified; a comment
-    says so. A negative report has one group without an outline, whose evaluation is Absent. Each group repeats the
-    classifier's probability of pneumothorax, if there is one, as the certainty of the finding in percent.
+    says so. Only the largest 50 components have groups; of any others a comment tells the number and the area. A
+    negative report has one group without an outline, whose evaluation is Absent. Each group repeats the classifier's
+    probability of pneumothorax, if there is one, as the certainty of the finding in percent.
 
     Args:
         identity: Identity of the object, with the finding.
     """
     from highdicom.sr import Comprehensive3DSR, MeasurementReport
 
-    components = find_components(identity.finding.mask)
-    groups = [_presence(identity, component, number) for number, component in enumerate(components, 1)]
+    finding = identity.finding
+    components, count = find_components(finding.mask, _MOST_GROUPS)
+    notes = _area_notes(finding, components, count)
+    groups = [_presence(identity, component, number, notes) for number, component in enumerate(components, 1)]
     content = MeasurementReport(_observer(identity), _CHEST_XRAY, groups or [_absence(identity)])
     report = Comprehensive3DSR(
         [identity.header],
@@ -66,7 +71,17 @@ def _observer(identity: ObjectIdentity) -> Any:
     return ObservationContext(ObserverContext(CodedConcept("121007", "DCM", "Device"), device))
 
 
-def _presence(identity: ObjectIdentity, component: Component, number: int) -> Any:
+def _area_notes(finding: Finding, components: list[Component], count: int) -> list[str]:
+    believed = not math.isnan(finding.pixel_area_mm2)
+    notes = [_AT_DETECTOR] if believed and finding.spacing_source == "ImagerPixelSpacing" else []
+    if others := count - len(components):
+        pixels = int(finding.mask.sum()) - sum(component.area_px for component in components)
+        area = f"{pixels * finding.pixel_area_mm2:.2f} mm2" if believed else f"{pixels} pixels"
+        notes.append(f"{others} smaller components are left out, with an area of {area} together")
+    return notes
+
+
+def _presence(identity: ObjectIdentity, component: Component, number: int, notes: list[str]) -> Any:
     from highdicom.sr import (
         ImageRegion,
         Measurement,
@@ -83,8 +98,7 @@ def _presence(identity: ObjectIdentity, component: Component, number: int) -> An
         measurements=[Measurement(_AREA, area, _MM2 if believed else _PIXELS), *_certainty(finding)],
         **_facts(identity, _PRESENT, number),
     )
-    magnified = believed and finding.spacing_source == "ImagerPixelSpacing"
-    return _commented(group, finding, [_AT_DETECTOR] if magnified else [])
+    return _commented(group, finding, notes)
 
 
 def _absence(identity: ObjectIdentity) -> Any:

@@ -12,8 +12,9 @@ from pneumoseg.dicom_objects.study import ObjectIdentity
 def make_segmentation(identity: ObjectIdentity, *, strict: bool) -> Dataset:
     """Return a BINARY segmentation with one segment.
 
-    Viewers need a geometry, which a radiograph does not have: unless `strict`, the object holds Pixel Spacing, or 1
-    mm if the file does not give it, and a plane at the origin.
+    Viewers need a geometry, which a radiograph does not have: unless `strict`, the object holds a plane at the origin
+    and the image's Pixel Spacing. That is repeated even where it is not believed, because viewers lay the segmentation
+    over the image by it. Without Pixel Spacing a pixel is 1 mm wide and as high as its aspect ratio says.
 
     Args:
         identity: Identity of the object, with a mask that is not empty.
@@ -62,7 +63,7 @@ def _name_dimension(segmentation: Dataset, uid: str) -> None:
 def _add_geometry(segmentation: Dataset, finding: Finding) -> None:
     known = finding.pixel_spacing if finding.spacing_source == "PixelSpacing" else None
     measures, orientation, position = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing = [DSfloat(side, auto_format=True) for side in known or (1.0, 1.0)]
+    measures.PixelSpacing = [DSfloat(side, auto_format=True) for side in known or (finding.pixel_aspect, 1.0)]
     measures.SliceThickness = 1
     orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     position.ImagePositionPatient = [0, 0, 0]

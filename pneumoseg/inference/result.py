@@ -106,8 +106,8 @@ class Result:
             pydicom data sets by kind; no "seg" for an empty mask.
 
         Raises:
-            ImageError: If the image could not be read, is not DICOM, is a lateral view, lacks the UIDs of its study,
-                or was itself made by pneumoseg.
+            ImageError: If the image could not be read, is not DICOM, is not a frontal radiograph of a chest as CR, DX
+                or Secondary Capture, lacks the UIDs of its study, or was itself made by pneumoseg.
             ValueError: If the result is that of an array, or of networks without a bundle, a kind is unknown, or
                 highdicom is not installed.
 
@@ -126,6 +126,7 @@ class Result:
             self.spacing_source,
             self.pixel_spacing,
             self.pipeline_digest,
+            self.pixel_aspect,
         )
         return make_objects(self.source, finding, kinds, strict=strict)
 

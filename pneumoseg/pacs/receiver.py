@@ -22,16 +22,11 @@ from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from pneumoseg.dicom import TRANSFER_SYNTAXES
+from pneumoseg.dicom_objects import SOP_CLASSES
 from pneumoseg.pacs import associations, connections
 from pneumoseg.pacs.associations import require_aet
 from pneumoseg.pacs.spool import Added, Spool, key_of
 
-SOP_CLASSES: tuple[str, ...] = (
-    uid.ComputedRadiographyImageStorage,
-    uid.DigitalXRayImageStorageForPresentation,
-    uid.SecondaryCaptureImageStorage,
-)
-"""UIDs of the SOP classes that are accepted. For all others a sender gets no presentation context."""
 MAX_BYTES = 256 * 2**20
 """Largest data set that is received by default, in bytes; larger files are not read either."""
 MAX_ASSOCIATIONS = 4

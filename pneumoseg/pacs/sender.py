@@ -189,11 +189,10 @@ def _send_all(
     accepted, unsupported = _judge_kinds(association)
     refusals, unjudged = [], None
     for path, kind in kinds.items():
+        status = _store(association, path) if kind in accepted else None
         try:
-            reason = judge(_store(association, path)) if kind in accepted else _refuse(kind in unsupported)
+            reason = _refuse(kind in unsupported) if status is None else judge(status)
         except BusyError as error:
-            if not association.is_established:
-                raise
             unjudged = error
             continue
         if reason:

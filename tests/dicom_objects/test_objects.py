@@ -14,7 +14,7 @@ from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
 import pneumoseg
 from pneumoseg.annotations.dicom_seg import DicomSegmentations
-from pneumoseg.dicom_objects import KINDS, make_objects
+from pneumoseg.dicom_objects import KINDS, make_objects, objects
 from tests.dicom_objects.builders import (
     DIGEST,
     HEADERS,
@@ -93,6 +93,11 @@ def test_the_geometry_of_the_segmentation(image):
     assert geometry(**IN_MM) == [5, 6]
     assert geometry() == [1, 1]
     assert geometry(**IN_MM | {"spacing_source": "ImagerPixelSpacing"}) == [1, 1]
+    # A spacing that is not believed is still the image's, over which viewers lay the segmentation.
+    assert geometry(**IN_MM | {"pixel_area_mm2": math.nan}) == [5, 6]
+    assert geometry(pixel_aspect=1.25) == [1.25, 1]
+    assert geometry(spacing_source="ImagerPixelSpacing", pixel_spacing=(0.4, 0.2), pixel_aspect=2.0) == [2, 1]
+    assert geometry(pixel_aspect=4 / 3)[0] == pytest.approx(4 / 3)
     strict = make_objects(image, finding(**IN_MM), ["seg"], strict=True)["seg"]
     names = {element.keyword for element in strict.iterall()}
     assert not names & {"PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence", "PixelSpacing"}
@@ -146,6 +151,27 @@ def test_areas_at_the_detector_say_so(image):
     assert comments(spacing_source="ImagerPixelSpacing") == {magnified}
     assert comments(spacing_source="ImagerPixelSpacing", pixel_area_mm2=math.nan) == {caution}
     assert comments(probability=math.nan) == {"Research only, not for diagnosis"}
+
+
+@pytest.mark.parametrize(("facts", "area"), [({}, "20 pixels"), (IN_MM, "600.00 mm2")], ids=["pixels", "mm2"])
+def test_a_report_has_at_most_50_groups(image, facts, area):
+    # 60 components of 1 pixel, and 10 of 2: 80 pixels.
+    mask = NOTHING.copy()
+    mask[::2, :4:2] = True
+    mask[:20:2, 10:12] = True
+    dataset = make_objects(image, finding(mask, **facts), ["sr"])["sr"]
+    areas = [group.get_measurements(name=AREA)[0].value for group in groups(dataset)]
+    assert areas == [scaled * (30 if facts else 1) for scaled in [2] * 10 + [1] * 40]
+    [comment] = {str(item.TextValue) for item in _items(dataset) if _name(item) == "Comment"}
+    assert comment.endswith(f". 20 smaller components are left out, with an area of {area} together")
+
+
+def test_50_groups_leave_nothing_out(image):
+    mask = NOTHING.copy()
+    mask[:50:2, :4:2] = True
+    dataset = make_objects(image, finding(mask), ["sr"])["sr"]
+    assert len(groups(dataset)) == 50
+    assert not any("left out" in str(item.TextValue) for item in _items(dataset) if _name(item) == "Comment")
 
 
 def _items(dataset):
@@ -294,3 +320,25 @@ def test_threads_leave_the_logger_as_it_was(image):
     assert [[uids(dataset) for dataset in objects.values()] for objects in made] == [
         [uids(dataset) for dataset in made[0].values()]
     ] * 4
+
+
+def test_threads_make_objects_at_the_same_time(image, monkeypatch):
+    together, levels, original = threading.Barrier(2, timeout=60), [], objects.make_report
+    logger = logging.getLogger("highdicom")
+    before = logger.level
+
+    def meet(identity):
+        together.wait()
+        made = original(identity)
+        levels.append(logger.level)
+        return made
+
+    monkeypatch.setattr(objects, "make_report", meet)
+    threads = [threading.Thread(target=make_objects, args=(image, finding(), ["sr"])) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # The first that is ready leaves the logger silent for the other.
+    assert levels == [logging.CRITICAL] * 2
+    assert logger.level == before

@@ -87,6 +87,9 @@ def test_the_caption_is_legible_and_hides_nothing(shape):
         ({}, ["Pneumothorax found", "Area 114 pixels"]),
         (IN_MM, ["Pneumothorax found", "Area 3420 mm2"]),
         (IN_MM | {"spacing_source": "ImagerPixelSpacing"}, ["Pneumothorax found", "Area 3420 mm2 at the detector"]),
+        (IN_MM | {"pixel_area_mm2": 0.0101}, ["Pneumothorax found", "Area 1 mm2"]),
+        (IN_MM | {"pixel_area_mm2": 0.0083}, ["Pneumothorax found", "Area less than 1 mm2"]),
+        (IN_MM | {"pixel_area_mm2": 0.001}, ["Pneumothorax found", "Area less than 1 mm2"]),
         (IN_MM | {"pixel_area_mm2": math.nan}, ["Pneumothorax found", "Area 114 pixels"]),
     ],
 )

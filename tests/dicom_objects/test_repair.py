@@ -10,7 +10,28 @@ from pneumoseg.dicom_objects.repair import decode_text, repair_value
         (b"M\xfcller", "", "Müller"),
         (b"M\xc3\xbcller", "", "Müller"),
         (b"M\xfcller", "ISO_IR 100", "Müller"),
-        (b"M\xc3\xbc", "ISO_IR 100", "MÃ¼"),
+        (b"M\xc3\xbc", "ISO_IR 100", "Mü"),
+        (b"\xc3\xbc\xfc", "ISO_IR 100", "Ã¼ü"),
+        ("Ив".encode(), "ISO_IR 144", "Ив"),
+        ("Łódź".encode(), "ISO_IR 101", "Łódź"),
+        ("Žá€".encode("iso8859-15"), "ISO_IR 203", "Žá€"),
+        ("Žá€".encode("iso8859-15"), "ISO 2022 IR 203", "Žá€"),
+        (b"A\x1b-b\xa4", "\\ISO 2022 IR 203", "A€"),
+        # Two letters of Katakana and of Thai that are also a valid UTF-8 sequence.
+        (b"\xd0\xb7", "ISO_IR 13", "\uff90\uff77"),
+        (b"\xc3\xa1", "ISO_IR 166", "\u0e23\u0e01"),
+        # Multi-byte character sets without escape sequences, and UTF-8 in their place.
+        ("王^小東".encode("gbk"), "\\ISO 2022 IR 58", "王^小東"),
+        ("王^小东".encode("gb2312"), "\\ISO 2022 IR 58", "王^小东"),
+        ("王^小东".encode("gb2312"), "ISO 2022 IR 6\\ISO_2022_IR_58", "王^小东"),
+        ("王小".encode(), "\\ISO 2022 IR 58", "王小"),
+        ("홍^길동".encode("euc_kr"), "\\ISO 2022 IR 149", "홍^길동"),
+        ("홍^길동".encode("euc_kr"), "ISO 2022 IR 149", "홍^길동"),
+        ("똠".encode("cp949"), "\\ISO 2022 IR 149", "똠"),
+        ("홍길".encode(), "\\ISO 2022 IR 149", "홍길"),
+        ("山田^太郎".encode("shift_jis"), "\\ISO 2022 IR 87", "山田^太郎"),
+        ("山田^太郎".encode(), "\\ISO 2022 IR 87", "山田^太郎"),
+        (b"M\xfcller", "ISO 2022 IR 100\\ISO 2022 IR 58", "Müller"),
         (b"M\xfcller", "ISO_IR 6", "Müller"),
         (b"M\xfcller", "ISO_IR 192", "Müller"),
         (b"M\xfcller", "iso-ir 100", "Müller"),
@@ -34,6 +55,17 @@ from pneumoseg.dicom_objects.repair import decode_text, repair_value
 )
 def test_text_is_decoded(value, character_set, text):
     assert decode_text(value, character_set) == text
+
+
+@pytest.mark.parametrize(
+    ("character_set", "encoding"),
+    [("ISO_IR 192", "utf-8"), ("", "utf-8"), ("ISO_IR 100", "utf-8"), ("GB18030", "gb18030"), ("GBK", "gbk")],
+)
+def test_a_text_that_was_cut_loses_only_its_last_character(character_set, encoding):
+    cut = "山田太郎".encode(encoding)[:-1]
+    assert decode_text(cut, character_set, is_cut=True) == "山田太"
+    # A value that ends so in the file is something else.
+    assert decode_text("Åå".encode("latin-1"), "", is_cut=False) == "Åå"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +109,23 @@ def test_values_are_repaired(text, vr, repaired):
     assert repair_value(text, vr) == repaired
 
 
-def test_numbers_are_not_cut():
-    assert repair_value("1" * 17, "SH", may_cut=False) == ""
-    assert repair_value("1" * 16, "SH", may_cut=False) == "1" * 16
+@pytest.mark.parametrize(
+    ("text", "vr", "repaired"),
+    [
+        ("1" * 17, "SH", ""),
+        ("1" * 16, "SH", "1" * 16),
+        (" 12 34 \0", "LO", "12 34"),
+        ("12\0\0", "LO", "12"),
+        ("\t12\r\n", "LO", "12"),
+        ("12\\34", "LO", ""),
+        ("12\\", "LO", ""),
+        ("\\34", "LO", ""),
+        ("12\x0034", "LO", ""),
+        ("12\t34", "SH", ""),
+        ("12\x1b34", "SH", ""),
+        ("12\x8534", "SH", ""),
+        ("12\ufffd34", "SH", ""),
+    ],
+)
+def test_identifiers_are_whole_or_empty(text, vr, repaired):
+    assert repair_value(text, vr, may_cut=False) == repaired

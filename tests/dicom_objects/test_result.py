@@ -43,6 +43,18 @@ def test_areas_follow_the_rule_of_the_result(tmp_path):
     assert math.isnan(other.area_mm2)
 
 
+def test_the_shape_of_pixels_reaches_the_segmentation(tmp_path):
+    def sides(**attributes):
+        path = radiograph(tmp_path / "a.dcm", np.full((64, 64), 255, np.uint8), **attributes)
+        pipeline = Pipeline([networks.brightest()], [networks.identity()], networks={"segmenter-0": "ab" * 32})
+        segmentation = pipeline.predict(path).to_dicom(["seg"])["seg"]
+        return segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+
+    assert sides(PixelAspectRatio=["3", "2"]) == [1.5, 1]
+    assert sides(ImagerPixelSpacing=[".4", ".2"]) == [2, 1]
+    assert sides(PixelSpacing=[".5", ".25"]) == [0.5, 0.25]
+
+
 def test_results_without_a_study(tmp_path):
     with pytest.raises(ValueError, match="predict from its path, not an array"):
         result(np.zeros((60, 50), np.uint8), three_components()).to_dicom()

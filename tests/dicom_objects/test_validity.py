@@ -13,6 +13,7 @@ from tests.dicom_objects.builders import HEADERS, NOTHING, SHAPE, errors, findin
 
 SPACINGS = {
     "no spacing": {},
+    "aspect": {"pixel_aspect": 4 / 3},
     "spacing": {"spacing_source": "PixelSpacing", "pixel_spacing": (5.0, 5.0), "pixel_area_mm2": 25.0},
     "long spacing": {
         "spacing_source": "PixelSpacing", "pixel_spacing": (10 / 3, 5 / 7), "pixel_area_mm2": 50 / 21,

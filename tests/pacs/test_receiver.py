@@ -27,8 +27,10 @@ from pneumoseg.dicom import TRANSFER_SYNTAXES, read_image
 from pneumoseg.pacs import associations, connections, receiver
 from pneumoseg.pacs.receiver import Receiver
 from pneumoseg.pacs.sender import StoreSender, UnreachableError
+from pneumoseg.pacs.service import Service
 from pneumoseg.pacs.spool import Spool, key_of
 from tests.dicom.builders import GRADIENT, save
+from tests.pacs import hospital
 from tests.pacs.network import (
     INSTANCE,
     LOSSY,
@@ -670,6 +672,30 @@ def test_logs_hold_no_patient_data(inbox, tmp_path, caplog):
     said = [record.getMessage() for record in caplog.records if record.name.split(".")[0] != "pydicom"]
     assert f"{KEY} received: new" in said
     assert not [text for text in said if "DOE" in text or "4711" in text]
+
+
+def test_a_result_that_a_router_sends_back_comes_to_its_end(tmp_path):
+    """The receiver takes pictures; the service alone tells its own, so that no result is made of a result."""
+    archive, spool = hospital.Archive().start(), Spool(tmp_path / "spool")
+    door = Receiver(spool, ["SCANNER"], port=0)
+    service = Service(spool, hospital.QuickPipeline(), door, StoreSender("ARCHIVE", "127.0.0.1", archive.port))
+    serving = threading.Thread(target=service.run)
+    serving.start()
+    try:
+        wait_until(lambda: door.port)
+        image = dcmread(hospital.write_radiograph(tmp_path / "image.dcm"))
+        assert hospital.send(door.port, image) == [0x0000]
+        wait_until(lambda: spool.status().done == 1)
+        (picture,) = [result for result in archive.stored if result.SOPClassUID == PICTURE]
+        picture.file_meta = image.file_meta
+        assert hospital.send(door.port, picture) == [0x0000]
+        wait_until(lambda: spool.status().done == 2)
+        assert service.counts["sent back"] == 1
+        assert len(archive.stored) == 3
+    finally:
+        service.stop()
+        serving.join(60)
+        archive.stop()
 
 
 @needs("storescu")
