@@ -99,7 +99,7 @@ class Spool:
 
     Args:
         folder: Folder of the queue. Only the user of the process that makes it may read it.
-        make: Whether what is missing of the queue is made; otherwise nothing is changed.
+        make: Whether missing parts of the queue are made; otherwise nothing is changed.
 
     Attributes:
         folder: The folder.
@@ -354,7 +354,7 @@ class Spool:
         missing = [name for name in ("tmp", *_STATES) if not (self.folder / name).is_dir()]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder} lacks {', '.join(missing)}: start `pneumoseg listen` again, which makes what is missing"
+                f"{self.folder} lacks {', '.join(missing)}: start `pneumoseg listen` again, which makes them"
             )
 
     def _changing(self) -> contextlib.AbstractContextManager[None]:

@@ -379,7 +379,7 @@ def test_a_disk_that_fills_up_within_the_pipeline_is_not_the_images_fault(spool)
 
 
 class ResourceExhaustedError(Exception):
-    """What TensorFlow raises under this name."""
+    """Error that TensorFlow raises under this name."""
 
 
 def damaged_by(cause):
