@@ -20,10 +20,12 @@ import json
 import logging
 import netrc
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +33,41 @@ log = logging.getLogger("orthanc_forward")
 
 # Edit these where your devices write other values.
 MODALITIES = {"CR", "DX"}
-BODY_PARTS = {"CHEST", "THORAX", "LUNG"}
+BODY_PARTS = {"CHEST", "THORAX", "LUNG", "LUNGS"}  # one of the words, if there are any
 VIEWS = {"", "PA", "AP"}
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"  # raw data of the detector
 OUR_MANUFACTURER = "pneumoseg"  # results must not be routed back: that would be an endless loop
 
+NO_X_RAY, OUR_RESULT, DELETED = "not an X-ray", "a result of pneumoseg", "deleted since"
+NOT_COUNTED = ("", NO_X_RAY, OUR_RESULT, DELETED)
 SECONDS_UNTIL_RETRY = 60.0
 NO_ANSWER = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException)
 
 
-def is_wanted(tags: dict[str, Any]) -> bool:
-    """Return whether an instance is a frontal chest X-ray that pneumoseg did not make itself.
+def unwanted(tags: Any) -> str:
+    """Return why an instance is not a frontal chest X-ray that pneumoseg can work on; '' if it may be one.
+
+    Many devices leave out the part of the body, or write more than it: an X-ray is passed over only if the words name
+    another part.
 
     Args:
         tags: Orthanc's simplified tags of the instance.
     """
-    return (
-        str(tags.get("Modality")).upper() in MODALITIES
-        and str(tags.get("BodyPartExamined")).upper() in BODY_PARTS
-        and str(tags.get("ViewPosition", "")).upper() in VIEWS
-        and tags.get("SOPClassUID") != DX_FOR_PROCESSING
-        and tags.get("Manufacturer") != OUR_MANUFACTURER
-    )
+    tags = tags if isinstance(tags, dict) else {}
+    part, view = _text(tags, "BodyPartExamined"), _text(tags, "ViewPosition")
+    if _text(tags, "Modality") not in MODALITIES:
+        return NO_X_RAY
+    if tags.get("SOPClassUID") == DX_FOR_PROCESSING:
+        return "raw data"
+    if tags.get("Manufacturer") == OUR_MANUFACTURER:
+        return OUR_RESULT
+    if part and not BODY_PARTS & set(re.findall("[A-Z]+", part)):
+        return "with another part of the body"
+    return "" if view in VIEWS else "with another view"
+
+
+def _text(tags: dict[str, Any], name: str) -> str:
+    return str(tags.get(name) or "").strip().upper()
 
 
 class Orthanc:
@@ -130,7 +145,7 @@ class Forwarder:
         self._not_before: dict[str, float] = {}
 
     def collect(self) -> None:
-        """Read the new changes, and note which images have to be sent.
+        """Read the new changes, note which images have to be sent, and log how many X-rays do not.
 
         Raises:
             OSError: If Orthanc does not answer. The next call goes on where this one stopped.
@@ -142,21 +157,31 @@ class Forwarder:
         if last < self.since:
             log.warning("Orthanc counts its changes from the start again, so all of its images are looked at")
             self.since = 0
-        done = False
-        while not done:
-            page = self.orthanc.get(f"/changes?since={self.since}&limit=100")
-            new = [change["ID"] for change in page["Changes"] if change["ChangeType"] == "NewInstance"]
-            self.waiting += [instance for instance in new if instance not in self.waiting and self._is_wanted(instance)]
-            self.since, done = page["Last"], page["Done"]
-            if page["Changes"]:
-                self._save()
-
-    def _is_wanted(self, instance: str) -> bool:
+        passed_over: Counter[str] = Counter()
         try:
-            return is_wanted(self.orthanc.get(f"/instances/{instance}/simplified-tags"))
+            while not self._read_page(passed_over):
+                pass
+        finally:
+            _log_passed_over(passed_over)
+
+    def _read_page(self, passed_over: Counter[str]) -> bool:
+        """Read some changes, and return whether they were the last."""
+        page = self.orthanc.get(f"/changes?since={self.since}&limit=100")
+        new = [change["ID"] for change in page["Changes"] if change["ChangeType"] == "NewInstance"]
+        reasons = {instance: self._unwanted(instance) for instance in new if instance not in self.waiting}
+        self.waiting += [instance for instance, reason in reasons.items() if not reason]
+        self.since = page["Last"]
+        if page["Changes"]:
+            self._save()
+        passed_over.update(reasons.values())
+        return bool(page["Done"])
+
+    def _unwanted(self, instance: str) -> str:
+        try:
+            return unwanted(self.orthanc.get(f"/instances/{instance}/simplified-tags"))
         except urllib.error.HTTPError as error:
-            if error.code == 404:  # deleted since
-                return False
+            if error.code == 404:
+                return DELETED
             raise
 
     def send(self) -> int:
@@ -209,6 +234,14 @@ class Forwarder:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.file)
+
+
+def _log_passed_over(reasons: Counter[str]) -> None:
+    """Log how many X-rays are never sent, so that whoever runs the script can tell whether that is right."""
+    named = {reason: count for reason, count in sorted(reasons.items()) if reason not in NOT_COUNTED}
+    if named:
+        text = ", ".join(f"{count} {reason}" for reason, count in named.items())
+        log.info("%d X-rays passed over: %s", sum(named.values()), text)
 
 
 def explain(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Commands of the service for a PACS: `listen` runs it, `queue` shows and repairs its queue."""
 
+import contextlib
 import faulthandler
 import ipaddress
 import os
@@ -122,14 +123,12 @@ def queue(
 ) -> None:
     """Show the queue of `listen`: counts by state, and why images failed.
 
-    Works while the service runs. The exit status is 1 if no failed image has one of the keys.
+    Works while the service runs, and changes nothing without --retry. The exit status is 1 if no failed image has one
+    of the keys.
     """
-    if not (folder / "new").is_dir():
-        raise FileNotFoundError(f"{folder} holds no queue: name the folder that `pneumoseg listen --spool` was given")
-
     from pneumoseg.pacs.spool import Spool
 
-    spool, keys = Spool(folder), retry or []
+    spool, keys = Spool(folder, make=False), retry or []
     if "all" in keys:
         keys = [failure.key for failure in spool.status().failures]
     unknown = [key for key in keys if not _retry(spool, key)]
@@ -265,6 +264,8 @@ def serve(service: "Service", log: "EventLog", started: Callable[[], None]) -> N
     wait([serving], STOP_S)
     log.sum_up(service.counts)
     if not serving.done():
+        with contextlib.suppress(OSError):
+            service.abandon()
         os._exit(0)  # the running image stays in the queue
     error = serving.exception()
     if error is not None and not is_started.is_set():

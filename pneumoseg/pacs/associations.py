@@ -10,6 +10,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 
+from pneumoseg.pacs import connections
+
 NETWORK_SECONDS = 60.0
 """Longest silence on a connection, and longest time that one PDU may take to arrive."""
 ANSWER_SECONDS = 30.0
@@ -17,9 +19,9 @@ ANSWER_SECONDS = 30.0
 PDU_BYTES = 2**16
 """Longest PDU with data that senders are asked for. pynetdicom's 16 KiB take half as long again."""
 MAX_PDU_BYTES = 2**20
-"""Longest PDU that is read; a request for an association may need more than one with data."""
+"""Longest PDU that is read of an association; the answer to a request for one may need more than one with data."""
 MAX_COMMAND_BYTES = 2**16
-"""Bytes by which a message may exceed its data set: its command set and the headers of its parts."""
+"""Longest command set of a message, in bytes; a usual one has 200. Decoded, an element of 8 bytes needs 300."""
 
 _log = logging.getLogger(__name__)
 _READ_BYTES = 2**16
@@ -65,20 +67,23 @@ def limit(association: Association, max_bytes: int = MAX_PDU_BYTES) -> None:
     assert connection.socket is not None
     # Otherwise the process's default timeout counts, or none.
     connection.socket.settimeout(NETWORK_SECONDS)
-    receive = functools.partial(_receive, connection.socket)
-    connection.recv = receive  # type: ignore[method-assign]
+    connection.recv = functools.partial(_receive, association, connection.socket)  # type: ignore[method-assign]
+    connection._shutdown_socket = functools.partial(_close, connection.socket)  # type: ignore[method-assign]
     association.dimse = _BoundedMessages(association, max_bytes)
 
 
-def _receive(connection: socket.socket, length: int) -> bytearray:
+def _receive(association: Association, connection: socket.socket, length: int) -> bytearray:
     """Return the next bytes of a connection, fewer if it is closed.
 
     Raises:
         OSError: If there are too many, they take too long, or the connection fails.
     """
-    if length > MAX_PDU_BYTES:
+    has_asked = association.is_requestor or association.requestor.primitive
+    if length > (MAX_PDU_BYTES if has_asked else connections.MAX_REQUEST_BYTES):
         raise OSError("PDU too long")
-    content, deadline = bytearray(), time.monotonic() + NETWORK_SECONDS
+    seconds = NETWORK_SECONDS if has_asked else connections.REQUEST_SECONDS
+    connection.settimeout(seconds)
+    content, deadline = bytearray(), time.monotonic() + seconds
     while len(content) < length:
         part = connection.recv(min(_READ_BYTES, length - len(content)))
         if not part:
@@ -89,18 +94,27 @@ def _receive(connection: socket.socket, length: int) -> bytearray:
     return content
 
 
+def _close(connection: socket.socket) -> None:
+    """Close a connection; pynetdicom leaves one open that the other side has reset."""
+    connections.cut(connection)
+    connection.close()
+
+
 class _BoundedMessages(DIMSEServiceProvider):
     """Reception of messages that ends the association if one is too long or malformed."""
 
     def __init__(self, association: Association, max_bytes: int) -> None:
         super().__init__(association)
         self._max_bytes = max_bytes + MAX_COMMAND_BYTES
-        self._received = 0
+        self._received = self._command = 0
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take in a part of a message."""
-        self._received += sum(len(data) for _, data in primitive.presentation_data_value_list)
-        if self._received > self._max_bytes:
+        parts = [data for _, data in primitive.presentation_data_value_list]
+        self._received += sum(map(len, parts))
+        # Bit 0 of the header of a part (PS3.8 section E.2).
+        self._command += sum(len(data) for data in parts if data and data[0] & 1)
+        if self._received > self._max_bytes or self._command > MAX_COMMAND_BYTES:
             self._end("a message exceeds the size limit")
             return
         try:
@@ -109,7 +123,7 @@ class _BoundedMessages(DIMSEServiceProvider):
             self._end(f"a message is malformed ({type(error).__name__})")
             return
         if self.message is None:
-            self._received = 0
+            self._received = self._command = 0
             # A sender must wait for each answer.
             if self.msg_queue.qsize() > 1:
                 self._end("messages arrive without waiting for answers")
@@ -137,9 +151,6 @@ def end(association: Association, seconds: float = 1.0) -> None:
 
 def disconnect(association: Association) -> None:
     """Cut the connection of an association, so that all waits for the other side end."""
-    connection = association.dul.socket and association.dul.socket.socket
-    try:
-        if connection:
-            connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it was closed already
+    connection = association.dul.socket
+    if connection is not None and connection.socket is not None:
+        connections.cut(connection.socket)

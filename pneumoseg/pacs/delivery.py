@@ -10,6 +10,7 @@ SLOWEST_BYTES_PER_SECOND = 2**17
 
 _DUPLICATE = 0x0111
 _WARNINGS = (0x0001, 0x0107, 0x0116)
+_PASSING = (0x0110, 0x0124)
 
 
 class Refusal(NamedTuple):
@@ -37,18 +38,29 @@ class UnreachableError(OSError):
     """
 
 
+class BusyError(UnreachableError):
+    """Error of results that a receiver was reached for, and did not take now: it may take those of other images.
+
+    Example:
+        >>> print(BusyError("the receiver answered status 0xA700"))
+        the receiver answered status 0xA700
+    """
+
+
 def judge(status: int) -> str:
     """Return why a status refuses an object for good; '' if it confirms the object.
 
     Confirmed are 0x0000; a warning (0xBxxx, 0x0001, 0x0107, 0x0116), because the object is stored then; and 0x0111,
-    which says that the receiver had the object before. Refused are other statuses of 0x01xx, 0xA9xx and 0xCxxx.
+    which says that the receiver had the object before. Refused are other statuses of 0x01xx, 0xA9xx and 0xCxxx, but for
+    two that do not blame the object: 0x0110, processing failure, which archives also answer while their disk is full
+    or their database is down, and 0x0124, not authorised, which whoever runs the archive may mend.
 
     Args:
         status: Status of a C-STORE response (PS3.7 annex C, PS3.4 section B.2.3) or failure reason of a STOW-RS
             response (PS3.18 section I.2.2).
 
     Raises:
-        UnreachableError: If another attempt may succeed, as after 0xA700, out of resources.
+        BusyError: If another attempt may succeed, as after 0xA700, out of resources.
 
     Example:
         >>> judge(0xB000), judge(0xA900)
@@ -57,6 +69,6 @@ def judge(status: int) -> str:
     if status in (0, _DUPLICATE, *_WARNINGS) or status & 0xF000 == 0xB000:
         return ""
     reason = f"the receiver answered status 0x{status:04X}"
-    if status & 0xFF00 in (0x0100, 0xA900) or status & 0xF000 == 0xC000:
-        return reason
-    raise UnreachableError(reason)
+    if status in _PASSING or not (status & 0xFF00 in (0x0100, 0xA900) or status & 0xF000 == 0xC000):
+        raise BusyError(reason)
+    return reason

@@ -4,19 +4,18 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
-import pydicom
-
 _CHUNK = 1 << 20
 _TAGS = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
 """Tag of Pixel Data, (7FE0,0010), in both byte orders."""
 
 
 def pixel_digest(path: str | Path) -> str:
-    """Return the SHA-256 of the Pixel Data of a DICOM file as they lie in it, in hexadecimal.
+    """Return the SHA-256 of a DICOM file from the value of Pixel Data to the end, in hexadecimal.
 
-    Nothing is decoded, so that no codec runs on an image that is not safe in the queue yet. The same pixels give the
-    same digest whatever the other elements are, and in implicit and explicit VR; not if they were compressed again. A
-    file without Pixel Data that can be found is digested as a whole.
+    Nothing is decoded, inflated or parsed: the image is not safe in the queue yet, and a malicious one must not cost
+    more than its length. The first four bytes that equal the tag of Pixel Data count as such. The same pixels thus give
+    the same digest whatever the other elements are, and in implicit and explicit VR; not if they were compressed again,
+    nor always if an icon precedes them. A file without these bytes, such as a deflated one, is digested as a whole.
 
     Args:
         path: Path of a DICOM file of any size; it is read in pieces.
@@ -37,16 +36,19 @@ def pixel_digest(path: str | Path) -> str:
 
 
 def _start_of_pixels(file: BinaryIO) -> int:
-    """Return the position of the value of Pixel Data, or 0 if it cannot be found, as in deflated files."""
-    try:
-        # Elements that are not asked for are passed over; reading stops in front of Pixel Data.
-        pydicom.dcmread(file, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
-    except OSError:
-        raise
-    except Exception:  # whatever a malformed file makes pydicom raise
-        return 0
-    start, header = file.tell(), file.read(8)
-    if header[:4] not in _TAGS:
-        return 0
+    """Return the position of the value of Pixel Data, or 0 if it cannot be found."""
+    position, tail = 0, b""
+    while chunk := file.read(_CHUNK):
+        window = tail + chunk
+        starts = [start for tag in _TAGS if (start := window.find(tag)) >= 0]
+        if starts:
+            return _after_header(file, position - len(tail) + min(starts))
+        position, tail = position + len(chunk), window[-3:]
+    return 0
+
+
+def _after_header(file: BinaryIO, start: int) -> int:
+    """Return the position of the value of an element that starts at a position."""
+    file.seek(start + 4)
     # The tag is followed by a VR, "OB" or "OW", or in implicit VR by the length: even, unlike the code of an O.
-    return start + (12 if header[4:5] == b"O" else 8)
+    return start + (12 if file.read(1) == b"O" else 8)

@@ -1,12 +1,9 @@
 """Receiver of images: a C-STORE SCP that confirms an image once the queue has it on the disk."""
 
-import errno
 import io
 import logging
 import os
-import socket
 import ssl
-import sys
 import threading
 import time
 import uuid
@@ -19,21 +16,21 @@ from typing import Any, cast
 from pydicom import uid
 from pydicom.filereader import read_dataset
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoseg.dicom import TRANSFER_SYNTAXES
 from pneumoseg.dicom_objects import SOP_CLASSES
-from pneumoseg.pacs import associations
+from pneumoseg.pacs import associations, connections
 from pneumoseg.pacs.associations import require_aet
 from pneumoseg.pacs.spool import Added, Spool, key_of
 
 MAX_BYTES = 256 * 2**20
 """Largest data set that is received by default, in bytes; larger files are not read either."""
 MAX_ASSOCIATIONS = 4
-"""Number of associations at a time; a further one is rejected as a passing fault, so its sender tries again."""
+"""Number of associations at a time, of clients that asked for one; a further one is rejected as a passing fault."""
 STOP_SECONDS = 5.0
 """Time that running associations are given to finish when the receiver stops."""
 
@@ -98,12 +95,13 @@ class Receiver:
         self._entity = AE(require_aet(aet))
         self._entity.require_calling_aet = [require_aet(title) for title in accept]
         self._entity.require_called_aet = True
-        self._entity.maximum_associations = MAX_ASSOCIATIONS
+        # Those that have not asked count there too; see `_admit`.
+        self._entity.maximum_associations = connections.MAX_CONNECTIONS
         self._entity.maximum_pdu_size = associations.PDU_BYTES
         self._entity.add_supported_context(Verification)
         for sop_class in SOP_CLASSES:
             self._entity.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        self._server: _Server | None = None
+        self._server: connections.Server | None = None
 
     def start(self) -> None:
         """Listen for images, in threads of the receiver.
@@ -112,17 +110,19 @@ class Receiver:
             OSError: If the port is taken, or the address is not one of this computer.
         """
         entity = self._entity
-        entity.acse_timeout = entity.dimse_timeout = associations.ANSWER_SECONDS
+        entity.acse_timeout = connections.REQUEST_SECONDS
+        entity.dimse_timeout = associations.ANSWER_SECONDS
         entity.network_timeout = associations.NETWORK_SECONDS
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._limit),
             (evt.EVT_CONN_CLOSE, _forget),
+            (evt.EVT_REQUESTED, _admit),
             (evt.EVT_REJECTED, _log_rejection),
             (evt.EVT_C_STORE, self._store),
         ]
         address, contexts = (self._host, self.port), entity.supported_contexts
         try:
-            server = _Server(entity, address, entity.ae_title, contexts, self._tls, evt_handlers=handlers)
+            server = connections.Server(entity, address, entity.ae_title, contexts, self._tls, evt_handlers=handlers)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OSError(error.errno, f"cannot listen on {self._host} port {self.port}: {reason}") from error
@@ -133,15 +133,21 @@ class Receiver:
     def stop(self) -> None:
         """End the service: no association begins any more; running ones may finish for `STOP_SECONDS`, or are aborted.
 
-        An image that was not confirmed stays with its sender. Nothing happens if the receiver does not run.
+        Connections that are not associations yet are cut. An image that was not confirmed stays with its sender.
+        Nothing happens if the receiver does not run.
         """
         server, self._server = self._server, None
         if server is None:
             return
         BaseServer.shutdown(server)
         server.server_close()
-        deadline = time.monotonic() + STOP_SECONDS
+        server.warnings.sum_up(at_once=True)
+        server.cut_silent()
         for association in server.active_associations:
+            if not association.is_established:
+                associations.disconnect(association)
+        deadline = time.monotonic() + STOP_SECONDS
+        for association in filter(Association.is_alive, server.active_associations):
             association.join(max(0.0, deadline - time.monotonic()))
         for association in server.active_associations:
             associations.end(association)
@@ -156,10 +162,10 @@ class Receiver:
         try:
             return self._keep(event)
         except (OSError, MemoryError) as error:
-            _log.error(f"an image cannot be stored ({_name(error)}), its sender keeps it")
+            _log.error(f"an image cannot be stored ({connections.describe(error)}), its sender keeps it")
             return OUT_OF_RESOURCES
         except Exception as error:
-            _log.error(f"an image cannot be understood ({_name(error)}), its sender keeps it")
+            _log.error(f"an image cannot be understood ({connections.describe(error)}), its sender keeps it")
             return CANNOT_UNDERSTAND
 
     def _keep(self, event: evt.Event) -> int:
@@ -201,21 +207,22 @@ def _forget(event: evt.Event) -> None:
         event.assoc.dul.to_user_queue.put(None)
 
 
+def _admit(event: evt.Event) -> None:
+    """Reject an association beyond `MAX_ASSOCIATIONS`, as a passing fault."""
+    server = cast(connections.Server, event.assoc._server)
+    if sum(bool(other.requestor.primitive) for other in server.active_associations) > MAX_ASSOCIATIONS:
+        event.assoc.acse.send_reject(0x02, 0x03, 0x02)
+        _log_rejection(event)
+        event.assoc.kill()
+
+
 def _log_rejection(event: evt.Event) -> None:
     request = event.assoc.requestor.primitive
     if request:
+        server = cast(connections.Server, event.assoc._server)
         titles = f"from {request.calling_ae_title!r} to {request.called_ae_title!r}"
-        _log.warning(f"an association {titles} was rejected: not accepted, or more than {MAX_ASSOCIATIONS} at a time")
-
-
-def _name(error: BaseException | None) -> str:
-    """Return the class of an error, and the name of its cause if it has one; its text may quote paths and values."""
-    cause = None
-    if isinstance(error, ssl.SSLError):
-        cause = error.reason
-    elif isinstance(error, OSError):
-        cause = errno.errorcode.get(error.errno or 0)
-    return f"{type(error).__name__} {cause}" if cause else type(error).__name__
+        reason = f"not accepted, or more than {MAX_ASSOCIATIONS} at a time"
+        server.warnings.warn(f"an association {titles} was rejected: {reason}")
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
@@ -223,25 +230,3 @@ def _write(path: Path, *parts: bytes | memoryview) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         for part in parts:
             file.write(part)
-
-
-class _Server(ThreadedAssociationServer):
-    """Server that makes the TLS handshake in the thread of the connection, so that a silent client holds up nobody."""
-
-    daemon_threads = True
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, without the handshake."""
-        assert self.socket is not None
-        return self.socket.accept()
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Make the handshake, then serve the connection."""
-        if self.ssl_context:
-            request.settimeout(associations.ANSWER_SECONDS)
-            request = self.ssl_context.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log the class of an error, which the base class would print with its text."""
-        _log.warning(f"a connection failed before it became an association ({_name(sys.exc_info()[1])})")

@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from pneumoseg.pacs import associations
 from pneumoseg.pacs.delivery import (
     CONNECT_SECONDS,
     SLOWEST_BYTES_PER_SECOND,
+    BusyError,
     Refusal,
     UnreachableError,
     judge,
@@ -21,6 +22,10 @@ from pneumoseg.pacs.delivery import (
 from pneumoseg.pacs.stow import StowSender
 
 __all__ = ["Refusal", "StoreSender", "StowSender", "UnreachableError"]
+
+
+_LASTING = (3, 4)
+"""Results of a presentation context that say what the receiver does not support: SOP class, transfer syntax."""
 
 
 class _Kind(NamedTuple):
@@ -36,9 +41,10 @@ class StoreSender:
     Files are sent as they are: for each SOP class and transfer syntax of them a presentation context is proposed, and
     nothing is encoded again.
 
-    A file is delivered or refused by its status, see `delivery.judge`, and refused without a presentation context.
-    Everything else may pass: no connection, a rejected or aborted association, an AE title that is not recognised and
-    may be entered yet, no answer, other statuses.
+    A file is delivered or refused by its status, see `delivery.judge`, and refused if the receiver says that it does
+    not support its SOP class or its transfer syntax. Everything else may pass: no connection, a rejected or aborted
+    association, an AE title that is not recognised and may be entered yet, a presentation context that is left out or
+    refused for no reason, no answer, other statuses.
 
     Args:
         aet_to: AE title of the receiver.
@@ -76,7 +82,8 @@ class StoreSender:
             The files that were refused for good.
 
         Raises:
-            UnreachableError: If a file could not be sent; the files after it were not sent either.
+            UnreachableError: If a file could not be sent. Others may have been delivered. It is a `BusyError` if an
+                association came about.
         """
         kinds = {path: _read_kind(path) for path in files}
         refusals = [Refusal(path, kind) for path, kind in kinds.items() if isinstance(kind, str)]
@@ -85,17 +92,10 @@ class StoreSender:
             return refusals
         association = self._associate(sorted(set(sound.values())))
         try:
-            accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in association.accepted_contexts}
-            for path, kind in sound.items():
-                reason = _store(association, path) if kind in accepted else "the receiver does not accept its kind"
-                if reason:
-                    refusals.append(Refusal(path, reason))
-                else:
-                    delivered(path)
+            return refusals + _send_all(association, sound, delivered)
         finally:
             association.release()
             self._association = None
-        return refusals
 
     def close(self) -> None:
         """End a running `send` from another thread, by an `UnreachableError` in it, and all later ones."""
@@ -160,17 +160,72 @@ def _read_kind(path: Path) -> _Kind | str:
         return f"is not a DICOM file that can be read ({type(error).__name__})"
 
 
-def _store(association: Association, path: Path) -> str:
-    """Send a file and return why it was refused; '' if it was delivered.
+def _judge_kinds(association: Association) -> tuple[set[_Kind], set[_Kind]]:
+    """Return the proposed kinds that the receiver accepts, and those that it does not support.
+
+    It may have left out others, or have refused them without a reason (1 and 2 of PS3.8 table 9-18).
+    """
+    proposed = {
+        context.context_id: _Kind(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+        for context in association.requestor.requested_contexts
+    }
+    accepted = {
+        kind
+        for context in association.accepted_contexts
+        if [(kind := proposed[context.context_id]).syntax] == context.transfer_syntax
+    }
+    rejected = {proposed[context.context_id] for context in association.rejected_contexts if context.result in _LASTING}
+    return accepted, rejected
+
+
+def _send_all(
+    association: Association, kinds: Mapping[Path, _Kind], delivered: Callable[[Path], None]
+) -> list[Refusal]:
+    """Send files, and return those that were refused for good.
 
     Raises:
-        UnreachableError: If neither can be said.
+        BusyError: If a file has to be sent again; the others were sent if the association lasted.
+    """
+    accepted, unsupported = _judge_kinds(association)
+    refusals, unjudged = [], None
+    for path, kind in kinds.items():
+        status = _store(association, path) if kind in accepted else None
+        try:
+            reason = _refuse(kind in unsupported) if status is None else judge(status)
+        except BusyError as error:
+            unjudged = error
+            continue
+        if reason:
+            refusals.append(Refusal(path, reason))
+        else:
+            delivered(path)
+    if unjudged:
+        raise unjudged
+    return refusals
+
+
+def _refuse(for_good: bool) -> str:
+    """Return why a file without a presentation context is refused.
+
+    Raises:
+        BusyError: If it is not for good.
+    """
+    if for_good:
+        return "the receiver does not accept its kind"
+    raise BusyError("the receiver did not judge the kind of a file")
+
+
+def _store(association: Association, path: Path) -> int:
+    """Send a file and return the status of the answer.
+
+    Raises:
+        BusyError: If there is none.
     """
     try:
         association.dimse_timeout = associations.ANSWER_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
         answer = association.send_c_store(path)
     except (OSError, RuntimeError) as error:  # the latter if the association ended since the last file
-        raise UnreachableError(f"the association failed ({type(error).__name__})") from None
+        raise BusyError(f"the association failed ({type(error).__name__})") from None
     if "Status" not in answer:
-        raise UnreachableError("the receiver ended the association, or does not answer")
-    return judge(answer.Status)
+        raise BusyError("the receiver ended the association, or does not answer")
+    return int(answer.Status)

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ disk of less than 512 MiB a quarter of it."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 _STATES = "new", "out", "done", "failed"
 _IMAGE, _DIGEST, _REASON = "image.dcm", "digest", "reason.json"
+_MARKER = "pneumoseg-queue"
 _FOREIGN_AT_MOUNT = "lost+found"
 
 
@@ -82,28 +82,32 @@ class Spool:
     """Queue in a folder. Each image has one key and moves through these folders, each time by one rename.
 
     - `tmp`: files that are being received or written, emptied by `recover`;
-    - `new/KEY`: an image that waits for the networks; `new/KEY.attempts` has one byte per attempt that never ended;
+    - `new/KEY`: an image that waits for the networks; `new/KEY.attempts` has one byte per attempt;
     - `out/KEY/`: the results of an image, which wait to be sent, and the digest of its pixels;
     - `done/KEY`: the digest of the pixels of an image whose results were all delivered;
     - `failed/KEY/`: the image or the results that were refused, and `reason.json`.
+
+    An empty file, `pneumoseg-queue`, marks the folder as a queue.
 
     Files are flushed to the disk before they are moved, so that no image or result is lost by a power cut. A process
     that ends in the middle may leave an image in two of them; `recover` keeps the later one.
 
     A marker in `done` takes one block of the disk, mostly 4 KiB: a million images take 4 GB. `prune` removes old ones.
 
-    Methods may be called from several threads, and `status` and `retry` also from other processes. Otherwise one
-    process at a time may work on the folder.
+    Methods may be called from several threads, and `status` and `retry` also from other processes; a lock on `new`
+    keeps their moves apart. Otherwise one process at a time may work on the folder.
 
     Args:
-        folder: Folder of the queue; it is made if it does not exist. Only the user of the process may read it.
+        folder: Folder of the queue. Only the user of the process that makes it may read it.
+        make: Whether missing parts of the queue are made; otherwise nothing is changed.
 
     Attributes:
         folder: The folder.
         temporary: Folder in it for incoming files.
 
     Raises:
-        ValueError: If the folder holds anything else.
+        ValueError: If the folder holds other files and is not a queue.
+        FileNotFoundError: If something is missing that is not to be made.
         OSError: If the folder cannot be made or written to.
 
     Example:
@@ -112,18 +116,15 @@ class Spool:
         <Added.NEW: 'new'>
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        """Make the folders that are missing."""
+    def __init__(self, folder: str | Path, *, make: bool = True) -> None:
+        """Make the folders that are missing, or check that none is."""
         self.folder = Path(folder)
         self.temporary = self.folder / "tmp"
         self._new, self._out, self._done, self._failed = (self.folder / state for state in _STATES)
-        self._adding = threading.Lock()
-        _refuse_other_folders(self.folder)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (self.temporary, self._new, self._out, self._done, self._failed):
-            path.mkdir(mode=0o700, exist_ok=True)
-            path.chmod(0o700)
-        flush(self.folder)
+        if make:
+            self._make()
+        else:
+            self._require()
 
     def add(self, file: Path, sop_instance_uid: str) -> Added:
         """Take over a received file. After `Added.NEW` the image survives a power cut.
@@ -140,7 +141,7 @@ class Spool:
         """
         key = key_of(sop_instance_uid)
         try:
-            with self._adding:
+            with self._changing():
                 known = self._known_digest(key)
                 if known is None:
                     if not self.has_space():
@@ -161,10 +162,13 @@ class Spool:
     def waiting(self) -> list[str]:
         """Return the keys of the images that wait for the networks, in the order of their arrival.
 
-        Those that a process worked on when it ended come last, so that they do not keep the others from their turn.
+        Those that were begun more often come later, so that they do not keep the others from their turn.
         """
-        begun = {path.stem for path in self._new.glob("*.attempts")}
-        return sorted(_by_age(self._new), key=lambda key: key in begun)
+        begun = dict[str, int]()
+        for path in self._new.glob("*.attempts"):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                begun[path.stem] = path.stat().st_size
+        return sorted(_by_age(self._new), key=lambda key: begun.get(key, 0))
 
     def unsent(self) -> list[str]:
         """Return the keys of the images whose results wait to be sent, the oldest first."""
@@ -178,25 +182,30 @@ class Spool:
         """Return the paths of the results of an image that wait to be sent."""
         return sorted((self._out / key).glob("*.dcm"))
 
-    @contextlib.contextmanager
-    def attempt(self, key: str) -> Iterator[int]:
-        """Record durably that an image is being worked on, while the context lasts, and yield how often that began.
+    def begin(self, key: str) -> int:
+        """Record durably that work on an image begins, and return how often it began.
 
-        The number is 1, and one more for each time that the process ended within the context.
+        `keep_results` and `fail` end the record. It stays if the process ends before.
 
         Raises:
-            OSError: If the attempt cannot be recorded.
+            OSError: If the attempt cannot be recorded; it does not count then.
         """
-        path = self._attempts(key)
-        with open(path, "ab", buffering=0) as file:
-            file.write(b"x")
-            os.fsync(file.fileno())
-            number = file.tell()
-        flush(self._new)
-        try:
-            yield number
-        finally:
-            path.unlink(missing_ok=True)
+        with open(self._attempts(key), "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                file.write(b"x")
+                os.fsync(file.fileno())
+                flush(self._new)
+            except BaseException:
+                file.truncate(before)
+                raise
+            return before + 1
+
+    def withdraw(self, key: str) -> None:
+        """Take back the last attempt at an image, which ended through no fault of the image."""
+        with contextlib.suppress(FileNotFoundError):
+            path = self._attempts(key)
+            os.truncate(path, max(0, path.stat().st_size - 1))
 
     def keep_results(self, key: str, objects: Mapping[str, Dataset]) -> None:
         """Store the results of an image durably, all or none, and remove the image.
@@ -208,9 +217,10 @@ class Spool:
         Raises:
             OSError: If they cannot be stored; the image then still waits.
         """
-        if (self._out / key).exists():  # by a process that ended before it removed the image
-            self._remove(self._new / key)
+        if _has_results(self._out / key):  # by a process that ended before it removed the image
+            self._remove_image(key)
             return
+        self._remove(self._out / key)
         with self._prepared() as prepared:
             for kind, dataset in objects.items():
                 dataset.save_as(prepared / f"{kind}.dcm", enforce_file_format=True)
@@ -219,7 +229,7 @@ class Spool:
                 flush(path)
             flush(prepared)
             self._move(prepared, self._out / key)
-        self._remove(self._new / key)
+        self._remove_image(key)
 
     def finish(self, key: str) -> None:
         """Mark an image as done and remove its folder; all its results were delivered.
@@ -247,20 +257,21 @@ class Spool:
             OSError: If the reason cannot be written; the image or the results then still wait.
         """
         folder, image = self._failed / key, self._new / key
-        with locked_folder(self._failed, "changed", wait=True), self._prepared() as prepared:
+        with self._changing(), self._prepared() as prepared:
             (prepared / _REASON).write_text(json.dumps({"reason": reason}))
             flush(prepared / _REASON)
-            if (self._out / key).is_dir():
+            if _has_results(self._out / key):
                 (prepared / _REASON).replace(self._out / key / _REASON)
                 flush(self._out / key)
                 self._remove(folder)
                 self._move(self._out / key, folder)
-                self._remove(image)
+                self._remove_image(key)
             else:
                 self._remove(folder)
                 flush(prepared)
                 self._move(prepared, folder)
                 self._move(image, folder / _IMAGE)
+                self._attempts(key).unlink(missing_ok=True)
 
     def retry(self, key: str) -> None:
         """Put a failed image, or the results of it that were not delivered, back into the queue, at its end.
@@ -270,37 +281,38 @@ class Spool:
             OSError: If it cannot be moved.
         """
         folder = self._failed / key
-        # The service may be about to fail this image, or may fail it once more as soon as it is back.
-        with locked_folder(self._failed, "changed", wait=True):
-            if not _KEY.fullmatch(key) or not folder.is_dir():
-                raise ValueError(f"no failed image has the key {key!r}: `pneumoseg queue` lists them")
-            if (folder / _IMAGE).exists():
+        with self._changing():
+            if _KEY.fullmatch(key) and _has_results(folder):
+                os.utime(folder)
+                self._move(folder, self._out / key)
+            elif _KEY.fullmatch(key) and (folder / _IMAGE).exists():
+                self._attempts(key).unlink(missing_ok=True)
                 os.utime(folder / _IMAGE)
                 self._move(folder / _IMAGE, self._new / key)
                 self._remove(folder)
+            elif _KEY.fullmatch(key) and folder.is_dir() and (self._new / key).exists():
+                self._remove(folder)  # by a process that ended before the image was there
             else:
-                os.utime(folder)
-                self._move(folder, self._out / key)
+                raise ValueError(f"no failed image has the key {key!r}: `pneumoseg queue` lists them")
 
     def recover(self) -> int:
-        """Remove what the end of a process left behind. No other process may work on the folder.
+        """Remove what the end of a process left behind. No other process may serve the folder.
 
         Returns:
             Number of images that were found in two folders.
         """
-        _empty(self.temporary)
-        twice = 0
-        for key in _by_age(self._failed):
-            if not _holds_anything(self._failed / key):
-                self._remove(self._failed / key)
-        for key in _by_age(self._new):
-            if (self._out / key).exists() or (self._failed / key).exists():
-                self._remove(self._new / key)
-                twice += 1
-        for path in self._new.glob("*.attempts"):
-            if not path.with_suffix("").exists():
-                path.unlink()
-        return twice
+        with self._changing():
+            _empty(self.temporary)
+            twice = [key for key in _by_age(self._new) if self._is_past(key)]
+            for key in twice:
+                self._remove_image(key)
+            for key in _by_age(self._failed):
+                if {path.name for path in (self._failed / key).iterdir()} <= {_REASON}:
+                    self._remove(self._failed / key)
+            for path in self._new.glob("*.attempts"):
+                if not path.with_suffix("").exists():
+                    path.unlink()
+        return len(twice)
 
     def prune(self, days: float) -> int:
         """Remove the markers of images that were done long ago, and return their number.
@@ -324,6 +336,35 @@ class Spool:
         done = sum(1 for name in os.listdir(self._done) if _KEY.fullmatch(name))
         failures = [Failure(key, self._reason(key)) for key in _by_age(self._failed)]
         return Status(len(new), len(out), done, failures, max(0.0, oldest_s))
+
+    def _make(self) -> None:
+        _refuse_other_folders(self.folder)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / _MARKER).touch(0o600)
+        for path in (self.temporary, self._new, self._out, self._done, self._failed):
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+        flush(self.folder)
+
+    def _require(self) -> None:
+        if not (self.folder / _MARKER).exists():
+            raise FileNotFoundError(
+                f"{self.folder} holds no queue: name the folder that `pneumoseg listen --spool` was given"
+            )
+        missing = [name for name in ("tmp", *_STATES) if not (self.folder / name).is_dir()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.folder} lacks {', '.join(missing)}: start `pneumoseg listen` again, which makes them"
+            )
+
+    def _changing(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other threads and processes from moving images that are known, while the context lasts."""
+        return locked_folder(self._new, "changed", wait=True)
+
+    def _is_past(self, key: str) -> bool:
+        """Return whether a later state holds the image or its results as a whole."""
+        failed = self._failed / key
+        return _has_results(self._out / key) or _has_results(failed) or (failed / _IMAGE).exists()
 
     def _reason(self, key: str) -> str:
         try:
@@ -367,6 +408,10 @@ class Spool:
         if source.parent != self.temporary:
             flush(source.parent)
 
+    def _remove_image(self, key: str) -> None:
+        self._remove(self._new / key)
+        self._attempts(key).unlink(missing_ok=True)
+
     def _remove(self, path: Path) -> None:
         """Remove a file, or a folder so that it is gone as a whole."""
         doomed = self.temporary / secrets.token_hex(8)
@@ -378,9 +423,8 @@ class Spool:
 
 def _refuse_other_folders(folder: Path) -> None:
     """Refuse a folder that is not a queue, since the content of its `tmp` would be deleted."""
-    own = {"tmp", *_STATES}
-    names = {path.name for path in folder.iterdir()} - {_FOREIGN_AT_MOUNT} if folder.is_dir() else set()
-    if names - own and not own <= names:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {_FOREIGN_AT_MOUNT} and _MARKER not in names:
         raise ValueError(f"{folder} holds other files: name an empty folder, or the folder of a queue")
 
 
@@ -400,8 +444,8 @@ def _by_age(folder: Path) -> list[str]:
     return sorted(times, key=lambda key: (times[key], key))
 
 
-def _holds_anything(folder: Path) -> bool:
-    return any(folder.glob("*.dcm"))
+def _has_results(folder: Path) -> bool:
+    return (folder / _DIGEST).exists()
 
 
 def _read(path: Path) -> str:

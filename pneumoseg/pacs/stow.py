@@ -17,7 +17,14 @@ from pydicom.filereader import read_file_meta_info
 from requests.adapters import HTTPAdapter
 from requests.utils import get_netrc_auth
 
-from pneumoseg.pacs.delivery import CONNECT_SECONDS, SLOWEST_BYTES_PER_SECOND, Refusal, UnreachableError, judge
+from pneumoseg.pacs.delivery import (
+    CONNECT_SECONDS,
+    SLOWEST_BYTES_PER_SECOND,
+    BusyError,
+    Refusal,
+    UnreachableError,
+    judge,
+)
 
 ANSWER_SECONDS = 60.0
 """Longest wait for the response, once the request is sent."""
@@ -26,6 +33,9 @@ MAX_RESPONSE_BYTES = 2**20
 
 _STORED, _FAILED, _INSTANCE, _REASON = "00081199", "00081198", "00081155", "00081197"
 _PROCESSING_FAILURE = 0x0110
+_OF_THIS_REQUEST = 400, 409, 413, 415, 422, 500
+"""Statuses with which a service may answer these files alone, unlike those for a missing right or a service that is
+overloaded or down."""
 
 # urllib3 logs URLs and headers at DEBUG.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -211,7 +221,7 @@ def _parse(status: int, body: bytes) -> _Response:
     """Return the content of a response in the DICOM JSON model (PS3.18 section I.2 and annex F).
 
     Raises:
-        UnreachableError: If it is something else.
+        UnreachableError: If it is something else; a `BusyError` if other files may have another answer.
     """
     try:
         answer = json.loads(body)
@@ -222,9 +232,8 @@ def _parse(status: int, body: bytes) -> _Response:
         failures = {_value(item, _INSTANCE): int(_value(item, _REASON, _PROCESSING_FAILURE)) for item in failed}
         return _Response(status, {_value(item, _INSTANCE) for item in stored}, failures)
     except (ValueError, TypeError, LookupError, AttributeError):
-        raise UnreachableError(
-            f"the service answered HTTP {status} and does not say what became of the files"
-        ) from None
+        kind = BusyError if status in _OF_THIS_REQUEST else UnreachableError
+        raise kind(f"the service answered HTTP {status} and does not say what became of the files") from None
 
 
 def _value(item: dict[str, Any], tag: str, *default: Any) -> Any:
@@ -236,7 +245,7 @@ def _judge(response: _Response, instance: str) -> str:
     """Return why a response refuses a file; '' if it confirms it.
 
     Raises:
-        UnreachableError: If another attempt may succeed.
+        BusyError: If another attempt may succeed.
     """
     if instance in response.stored:
         return ""
@@ -245,4 +254,4 @@ def _judge(response: _Response, instance: str) -> str:
     reason = f"the service answered HTTP {response.status} and did not store it"
     if 400 <= response.status < 500:
         return reason
-    raise UnreachableError(reason)
+    raise BusyError(reason)

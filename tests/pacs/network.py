@@ -77,7 +77,7 @@ def data_set(path: Path) -> bytes:
         return file.read()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until a condition holds, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -107,7 +107,13 @@ def associated(port: int, aet: str = "SENDER", kind: str = PICTURE, **options) -
 
 
 class Archive:
-    """Receiver that keeps data sets in memory and answers the statuses of a function, or 0x0000."""
+    """Receiver that keeps data sets in memory and answers the statuses of a function, or 0x0000.
+
+    Attributes:
+        refusal: Result of the presentation contexts that it does not accept, instead of 3 or 4.
+    """
+
+    refusal = 0
 
     def __init__(self, *kinds: str, tls=None, answer: Callable[[evt.Event], int] | None = None) -> None:
         self.received: list[tuple[str, str, bytes]] = []
@@ -119,7 +125,7 @@ class Archive:
         self._tls = tls
 
     def __enter__(self) -> "Archive":
-        handlers = [(evt.EVT_C_STORE, self._store)]
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACSE_SENT, self._refuse)]
         self._server = self._entity.make_server(
             ("127.0.0.1", 0), evt_handlers=handlers, ssl_context=self._tls, server_class=ThreadedAssociationServer
         )
@@ -130,6 +136,11 @@ class Archive:
 
     def __exit__(self, *error) -> None:
         self._entity.shutdown()
+
+    def _refuse(self, event: evt.Event) -> None:
+        for context in getattr(event.primitive, "presentation_context_definition_results_list", []):
+            if self.refusal and context.result:
+                context.result = self.refusal
 
     def _store(self, event: evt.Event) -> int:
         data = event.request.DataSet

@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tests.test_docs import problems
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +19,20 @@ def test_the_unit_starts_a_command_with_options_that_exist():
     assert Path(program).name == "pneumoseg"
     assert words[0] == "listen"
     assert problems(words) == []
+
+
+@pytest.mark.parametrize("name", ["pneumoseg.service", "pneumoseg-forward.service"])
+def test_the_units_need_no_new_systemd(name):
+    """The specifier %d needs systemd 250; Ubuntu 22.04 has 249."""
+    assert "%d" not in (ROOT / "deploy" / name).read_text(encoding="utf-8")
+
+
+def test_the_forwarder_finds_its_password_and_its_script():
+    unit = (ROOT / "deploy/pneumoseg-forward.service").read_text(encoding="utf-8").replace("\\\n", " ")
+    words = shlex.split(re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1])
+    assert words[:3] == ["/usr/bin/env", "NETRC=${CREDENTIALS_DIRECTORY}/netrc", "/usr/bin/python3"]
+    assert (ROOT / "deploy" / Path(words[3]).name).exists()
+    assert "LoadCredential=netrc:" in unit
 
 
 def test_the_container_starts_a_command_with_options_that_exist():

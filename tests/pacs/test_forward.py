@@ -101,23 +101,64 @@ def forwarder(forward, orthanc, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tags", "is_wanted"),
+    "tags",
     [
-        (CHEST, True),
-        (CHEST | {"Modality": "DX", "ViewPosition": "AP"}, True),
-        ({"Modality": "CR", "BodyPartExamined": "chest"}, True),
-        (CHEST | {"ViewPosition": "LL"}, False),
-        (CHEST | {"ViewPosition": "LATERAL"}, False),
-        (CHEST | {"BodyPartExamined": "ABDOMEN"}, False),
-        ({"Modality": "CR"}, False),
-        (CHEST | {"Modality": "CT"}, False),
-        (CHEST | {"Modality": "DX", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1"}, False),
-        (CHEST | {"Manufacturer": "pneumoseg"}, False),
-        ({}, False),
+        CHEST,
+        CHEST | {"Modality": "DX", "ViewPosition": "AP"},
+        {"Modality": "CR", "BodyPartExamined": "chest"},
+        {"Modality": "CR"},
+        CHEST | {"Modality": " DX "},
+        *[
+            CHEST | {"BodyPartExamined": part}
+            for part in ("", "  ", None, "Chest PA", "W033 Chest", "CHEST_PA", "CHEST-AP", "Rib, Thorax", "LUNG L")
+        ],
+        *[CHEST | {"ViewPosition": view} for view in (None, "", "pa", " AP ")],
     ],
 )
-def test_frontal_chest_x_rays_are_wanted(forward, tags, is_wanted):
-    assert forward.is_wanted(tags) is is_wanted
+def test_frontal_chest_x_rays_are_wanted(forward, tags):
+    assert forward.unwanted(tags) == ""
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        (CHEST | {"ViewPosition": "LL"}, "with another view"),
+        (CHEST | {"ViewPosition": "LATERAL"}, "with another view"),
+        (CHEST | {"BodyPartExamined": "ABDOMEN"}, "with another part of the body"),
+        (CHEST | {"BodyPartExamined": "ABDOMEN CHESTNUT"}, "with another part of the body"),
+        (CHEST | {"Modality": "CT"}, "not an X-ray"),
+        (CHEST | {"Modality": "DX", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1"}, "raw data"),
+        (CHEST | {"Manufacturer": "pneumoseg"}, "a result of pneumoseg"),
+        ({}, "not an X-ray"),
+        ([], "not an X-ray"),
+    ],
+)
+def test_other_images_are_not_wanted(forward, tags, reason):
+    assert forward.unwanted(tags) == reason
+
+
+def test_x_rays_that_are_passed_over_are_counted(forward, orthanc, forwarder, caplog):
+    """Since the state moves on they never come, so whoever runs the script has to hear of it."""
+    secret = {"PatientName": "Secretperson"}
+    for number, part in enumerate(("ABDOMEN", "HAND", "CHEST")):
+        orthanc.add(f"i{number}", CHEST | {"BodyPartExamined": part} | secret)
+    orthanc.add("lateral", CHEST | {"ViewPosition": "LL"} | secret)
+    orthanc.add("ct", CHEST | {"Modality": "CT"} | secret)
+    orthanc.add("ours", CHEST | {"Manufacturer": "pneumoseg"} | secret)
+    orthanc.add("deleted")
+    del orthanc.tags["deleted"]
+    running = forwarder()
+    with caplog.at_level(logging.INFO):
+        forward.run_once(running)
+    assert orthanc.sent == ["i2"]
+    assert caplog.messages == [
+        "3 X-rays passed over: 2 with another part of the body, 1 with another view",
+        "1 images sent",
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        forward.run_once(running)
+    assert caplog.messages == []
 
 
 def test_our_own_objects_are_not_wanted(forward):

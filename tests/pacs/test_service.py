@@ -13,9 +13,9 @@ import pydicom
 import pytest
 
 from pneumoseg.folder_lock import locked_folder
-from pneumoseg.image_errors import DamagedError
+from pneumoseg.image_errors import DamagedError, ImageError
 from pneumoseg.pacs import service as service_module
-from pneumoseg.pacs.delivery import Refusal, UnreachableError
+from pneumoseg.pacs.delivery import BusyError, Refusal, UnreachableError
 from pneumoseg.pacs.receiver import Receiver
 from pneumoseg.pacs.sender import StoreSender
 from pneumoseg.pacs.service import Service
@@ -28,7 +28,7 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(service_module, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(service_module, "_POLL_S", 0.05)
     monkeypatch.setattr(service_module, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(service_module, "LONGEST_DISK_PAUSE_S", 0.05)
+    monkeypatch.setattr(service_module, "LONGEST_LOCAL_PAUSE_S", 0.05)
 
 
 @pytest.fixture
@@ -269,6 +269,61 @@ def test_an_image_that_the_receiver_stumbles_over_does_not_hold_up_the_others(sp
     assert spool.unsent() == [first]
 
 
+def test_results_that_are_refused_for_now_wait_alone(spool, monkeypatch):
+    monkeypatch.setattr(service_module, "_FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr(service_module, "LONGEST_PAUSE_S", 1000.0)
+    keys = [add(spool, number) for number in range(5)]
+    for age, key in enumerate(keys):
+        os.utime(spool.image(key), (1000 + age, 1000 + age))
+    tried = []
+
+    class Full(Post):
+        def send(self, files, delivered):
+            tried.append(files[0].parent.name)
+            if files[0].parent.name in keys[:3]:
+                raise BusyError("the receiver answered status 0xA700")
+            return super().send(files, delivered)
+
+    with running(Service(spool, QuickPipeline(), Door(), Full())):
+        wait_until(lambda: spool.status().done == 2)
+        late = add(spool, 5)
+        wait_until(lambda: spool.status().done == 3)
+    assert sorted(tried) == sorted([*keys, late])
+    assert set(spool.unsent()) == set(keys[:3])
+
+
+def test_the_delays_of_an_image_double_up_to_the_longest(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(service_module, "_FIRST_PAUSE_S", 1.0)
+    monkeypatch.setattr(service_module, "LONGEST_PAUSE_S", 300.0)
+    monkeypatch.setattr(service_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    delays = service_module._Delays()
+    assert delays.is_over("a")
+    for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]:
+        assert delays.begin("a") == expected
+        assert not delays.is_over("a")
+        assert delays.is_over("b")
+        now[0] += expected - 0.5
+        assert not delays.is_over("a")
+        now[0] += 0.5
+        assert delays.is_over("a")
+    delays.keep(["a"])
+    assert delays.begin("a") == 300
+    delays.keep(["b"])
+    assert delays.begin("a") == 1
+
+
+def test_a_receiver_without_room_holds_up_no_other_results(hospital, spool, tmp_path):
+    hospital.archive.status = {"SEG": 0xA700}
+    for number in range(3):
+        hospital.send(tmp_path, number)
+    wait_until(lambda: hospital.archive.results() == {study_of(number): ["OT", "SR"] for number in range(3)})
+    assert spool.status().out == 3
+    hospital.archive.status = {}
+    wait_until(lambda: spool.status().done == 3)
+    assert hospital.archive.results() == {study_of(number): ALL for number in range(3)}
+
+
 def test_pauses_double_up_to_the_longest_and_begin_again(monkeypatch):
     waits = []
     monkeypatch.setattr(service_module, "_FIRST_PAUSE_S", 1.0)
@@ -284,7 +339,7 @@ def no_space(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("step", ["attempt", "keep_results", "fail", "finish"])
+@pytest.mark.parametrize("step", ["begin", "keep_results", "fail", "finish"])
 def test_a_full_disk_makes_the_service_pause(spool, step, monkeypatch, caplog):
     keys = {add(spool, 0, ViewPosition="LL"), add(spool, 1)}
     calls, unpatched = [], getattr(Spool, step)
@@ -323,6 +378,124 @@ def test_a_disk_that_fills_up_within_the_pipeline_is_not_the_images_fault(spool)
     assert spool.status() == (0, 0, 1, [], 0)
 
 
+class ResourceExhaustedError(Exception):
+    """Error that TensorFlow raises under this name."""
+
+
+def damaged_by(cause):
+    try:
+        raise cause
+    except type(cause) as error:
+        raise DamagedError("doe.dcm", "cannot be decoded") from error
+
+
+PASSING = [
+    *(OSError(number, "") for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN)),
+    MemoryError(),
+    ResourceExhaustedError("doe"),
+    ImageError("doe.dcm", "cannot be opened (Too many open files)"),
+]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: f"{type(fault).__name__}-{getattr(fault, 'errno', '')}")
+def test_a_fault_that_passes_lets_the_image_wait_behind_the_others(spool, fault, caplog):
+    key, other = add(spool, 0), add(spool, 1)
+    os.utime(spool.image(key), (1000, 1000))
+    seen = []
+
+    def lack(path):
+        seen.append(path.name)
+        if path.name == key and seen.count(key) < 10:
+            if seen.count(key) > 1 and not isinstance(fault, ImageError):
+                damaged_by(fault)
+            raise fault
+
+    post = serve(spool, QuickPipeline(lack))
+    assert spool.status() == (0, 0, 2, [], 0)
+    assert seen == [key, other, *[key] * 9]
+    assert len(post.sent) == 6
+    assert "doe" not in caplog.text
+
+
+def test_a_fault_that_does_not_pass_ends_in_failed_after_ten_attempts(spool):
+    key = add(spool, 0)
+    add(spool, 1)
+    seen = []
+
+    def lack(path):
+        seen.append(path.name)
+        if path.name == key:
+            raise MemoryError
+
+    serve(spool, QuickPipeline(lack))
+    assert seen.count(key) == 10
+    assert reasons(spool) == ["MemoryError"]
+    assert spool.status().done == 1
+    spool.retry(key)
+    assert len(serve(spool).sent) == 3
+
+
+@pytest.mark.parametrize("fault", [OSError("broken data stream"), ValueError("no"), DamagedError("doe.dcm", "is")])
+def test_a_fault_of_the_image_ends_in_failed_at_once(spool, fault):
+    def stumble(path):
+        seen.append(path)
+        raise fault
+
+    seen = []
+    add(spool)
+    serve(spool, QuickPipeline(stumble))
+    assert len(seen) == len(reasons(spool)) == 1
+
+
+def test_an_error_that_nobody_foresaw_while_results_are_kept_fails_the_image(spool, monkeypatch):
+    key, other = add(spool, 0), add(spool, 1)
+    keep_results = Spool.keep_results
+
+    def broken(self, of, objects):
+        if of == key:
+            raise ValueError("DOE^JANE")
+        keep_results(self, of, objects)
+
+    monkeypatch.setattr(Spool, "keep_results", broken)
+    assert {sent for sent, _, _ in serve(spool).sent} == {other}
+    assert reasons(spool) == ["ValueError"]
+
+
+@pytest.mark.parametrize("step", ["waiting", "unsent", "prune"])
+def test_a_lack_of_resources_within_the_loops_does_not_end_the_service(spool, step, monkeypatch, caplog):
+    faults, unpatched = [OSError(errno.EMFILE, "/spool/new"), MemoryError()] * 2, getattr(Spool, step)
+
+    def lack(*arguments):
+        if faults:
+            raise faults.pop(0)
+        return unpatched(*arguments)
+
+    monkeypatch.setattr(Spool, step, lack)
+    add(spool)
+    assert len(serve(spool).sent) == 3
+    assert faults == []
+    assert "OSError EMFILE" in caplog.text
+    assert "/spool" not in caplog.text
+
+
+def test_a_stop_within_the_work_is_not_the_images_fault(spool):
+    begun, go_on, key = threading.Event(), threading.Event(), add(spool)
+
+    def pause(path):
+        begun.set()
+        assert go_on.wait(10)
+
+    service = Service(spool, QuickPipeline(pause), Door(), Post())
+    with running(service):
+        assert begun.wait(10)
+        service.abandon()
+        assert (spool.folder / "new" / f"{key}.attempts").stat().st_size == 0  # what the next process finds
+        go_on.set()
+        wait_until(lambda: spool.status().done == 1)
+    service.abandon()
+    assert list((spool.folder / "new").iterdir()) == []
+
+
 CRASH = """
 import os, sys
 from pneumoseg.pacs.service import Service
@@ -345,7 +518,7 @@ def test_an_image_that_ends_the_process_ten_times_has_failed(spool):
     assert crashes.stdout == f"139 {key}\n" * 10
     healthy = add(spool, 1)
     post = serve(spool)
-    assert reasons(spool) == ["the process ended 10 times while it worked on this image"]
+    assert reasons(spool) == ["10 attempts ended without a result, the last one with the process"]
     assert {sent for sent, _, _ in post.sent} == {healthy}
     spool.retry(key)
     assert len(serve(spool).sent) == 3

@@ -7,8 +7,10 @@ import os
 import pathlib
 import shutil
 import stat
+import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDoneError
 from types import SimpleNamespace
@@ -71,8 +73,8 @@ def fail_results(spool):
 
 
 def states(spool):
-    """Return the paths of all files below the folder of the queue."""
-    return sorted(str(path.relative_to(spool.folder)) for path in spool.folder.rglob("*") if path.is_file())
+    """Return the paths of all files in the folders of the queue."""
+    return sorted(str(path.relative_to(spool.folder)) for path in spool.folder.glob("*/**/*") if path.is_file())
 
 
 def test_the_key_is_a_hash():
@@ -150,6 +152,58 @@ def test_a_file_without_pixels_is_digested_as_a_whole(tmp_path, content):
     assert pixel_digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
+def deflated(expanded):
+    """Return a deflated DICOM file, whose private element expands to a number of bytes."""
+    meta = b"\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    parts = [packer.compress(b"\x09\x00\x10\x10OB\0\0" + expanded.to_bytes(4, "little"))]
+    parts += [packer.compress(bytes(2**20)) for _ in range(expanded // 2**20)]
+    return bytes(128) + b"DICM" + meta + b"".join(parts) + packer.flush()
+
+
+# Items of a sequence that never ends, sequences within sequences, and elements, all as short as can be.
+ITEMS = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0" * 2**19
+NESTED = (b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 2**18
+SHORT = b"\x09\x00\x10\x10LO\0\0" * 2**19
+HEAD = bytes(128) + b"DICM\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\0"
+
+MEASURE = """
+import sys, time, tracemalloc
+from pneumoseg.pacs.pixel_digest import pixel_digest
+
+begin = time.process_time()
+pixel_digest(sys.argv[1])
+seconds = time.process_time() - begin
+tracemalloc.start()
+print(pixel_digest(sys.argv[1]), seconds, tracemalloc.get_traced_memory()[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [deflated(400 * 2**20), HEAD + ITEMS, HEAD + NESTED, HEAD + SHORT],
+    ids=["deflated", "items", "nested", "short"],
+)
+def test_a_malicious_file_costs_its_digest_no_more_than_its_length(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    finished = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "file"], capture_output=True, text=True, check=True
+    )
+    digest, seconds, peak = finished.stdout.split()
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert float(seconds) < 0.5
+    assert int(peak) < 8 * 2**20
+
+
+@pytest.mark.parametrize("before", [2**20 - 200, *range(2**20 - 14, 2**20 + 1)])
+@pytest.mark.parametrize(
+    "head", [b"\xe0\x7f\x10\x00OW\0\0\x04\0\0\0", b"\xe0\x7f\x10\x00\x04\0\0\0", b"\x7f\xe0\x00\x10OB\0\0\0\0\0\x04"]
+)
+def test_pixels_are_found_wherever_they_begin(tmp_path, before, head):
+    (tmp_path / "file").write_bytes(bytes(before) + head + b"PIXL")
+    assert pixel_digest(tmp_path / "file") == hashlib.sha256(b"PIXL").hexdigest()
+
+
 def test_images_wait_in_the_order_of_their_arrival(spool):
     uids = [f"1.2.{number}" for number in (5, 3, 9, 1)]
     for age, uid in enumerate(uids):
@@ -163,28 +217,62 @@ def test_an_image_whose_process_ended_comes_after_the_others(spool):
     for age, uid in enumerate(uids):
         add(spool, uid)
         os.utime(spool.image(key_of(uid)), (1000 + age, 1000 + age))
-    killed = Spool(spool.folder).attempt(key_of("1.2.5"))
-    killed.__enter__()  # never left, as after a kill
-    assert spool.waiting() == [key_of(uid) for uid in ("1.2.3", "1.2.9", "1.2.5")]
+    for uid in ("1.2.5", "1.2.5", "1.2.3"):
+        spool.begin(key_of(uid))
+    assert spool.waiting() == [key_of(uid) for uid in ("1.2.9", "1.2.3", "1.2.5")]
+
+
+def attempts(spool):
+    path = spool.folder / "new" / f"{KEY}.attempts"
+    return path.stat().st_size if path.exists() else None
 
 
 def test_attempts_are_counted_across_the_end_of_a_process(spool):
     add(spool)
-    killed = [Spool(spool.folder).attempt(KEY) for _ in range(2)]
-    assert [attempt.__enter__() for attempt in killed] == [1, 2]  # never left, as after a kill
+    assert [Spool(spool.folder).begin(KEY) for _ in range(3)] == [1, 2, 3]
+    assert spool.recover() == 0
     assert spool.waiting() == [KEY]
-    with spool.attempt(KEY) as number:
-        assert number == 3
-    with spool.attempt(KEY) as number:
-        assert number == 1
+    assert spool.begin(KEY) == 4
 
 
-def test_an_attempt_that_fails_was_not_ended_by_the_process(spool):
+@pytest.mark.parametrize("step", [move_to_out, fail_image])
+def test_attempts_end_with_the_work(spool, step):
     add(spool)
-    with pytest.raises(OSError, match="full"), spool.attempt(KEY):
-        raise OSError("full")
-    with spool.attempt(KEY) as number:
-        assert number == 1
+    spool.begin(KEY)
+    step(spool)
+    assert attempts(spool) is None
+
+
+def test_a_retried_image_begins_from_the_first_attempt(spool, monkeypatch):
+    add(spool)
+    spool.begin(KEY)
+    fail_image(spool)
+    (spool.folder / "new" / f"{KEY}.attempts").write_text("xxx")  # by a process that ended before it removed them
+    spool.retry(KEY)
+    assert spool.begin(KEY) == 1
+
+
+def test_an_attempt_can_be_withdrawn(spool):
+    add(spool)
+    spool.withdraw(KEY)
+    assert [spool.begin(KEY), spool.begin(KEY)] == [1, 2]
+    spool.withdraw(KEY)
+    assert spool.begin(KEY) == 2
+    for _ in range(3):
+        spool.withdraw(KEY)
+    assert spool.begin(KEY) == 1
+
+
+@pytest.mark.parametrize("broken", ["fsync", "flush"])
+def test_an_attempt_that_cannot_be_recorded_does_not_count(spool, monkeypatch, broken):
+    add(spool)
+    assert spool.begin(KEY) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"fsync": (os, "fsync"), "flush": (spool_module, "flush")}[broken], no_space)
+        for _ in range(4):
+            with pytest.raises(OSError, match="No space"):
+                spool.begin(KEY)
+    assert spool.begin(KEY) == 2
 
 
 class FullDisk:
@@ -300,6 +388,125 @@ def test_an_image_may_fail_once_more_while_it_is_put_back(spool, monkeypatch):
     assert states(spool) == [f"failed/{KEY}/image.dcm", f"failed/{KEY}/reason.json"]
 
 
+def end_between_the_moves_of_fail(spool, reason="damaged"):
+    """Leave the image in `new`, and a folder with the reason alone in `failed`."""
+    child = os.fork()
+    if child == 0:
+        move = Spool._move
+
+        def move_and_end(self, source, target):
+            move(self, source, target)
+            os._exit(0)
+
+        Spool._move = move_and_end
+        spool.fail(KEY, reason)
+    os.waitpid(child, 0)
+    assert states(spool) == [f"failed/{KEY}/reason.json", f"new/{KEY}"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_an_image_is_not_lost_if_it_is_retried_after_a_kill_within_its_failure(spool):
+    add(spool)
+    end_between_the_moves_of_fail(spool)
+    spool.retry(KEY)
+    assert states(spool) == [f"new/{KEY}"]
+    spool.recover()
+    move_to_out(spool)
+    assert states(spool) == [f"out/{KEY}/digest", f"out/{KEY}/seg.dcm", f"out/{KEY}/sr.dcm"]
+
+
+@pytest.mark.parametrize("content", [[], ["reason.json"], ["seg.dcm"]])
+def test_results_without_a_digest_are_made_again_from_their_image(spool, content):
+    add(spool)
+    (spool.folder / "out" / KEY).mkdir()
+    for name in content:
+        (spool.folder / "out" / KEY / name).touch()
+    assert spool.recover() == 0
+    assert spool.waiting() == [KEY]
+    move_to_out(spool)
+    assert states(spool) == [f"out/{KEY}/digest", f"out/{KEY}/seg.dcm", f"out/{KEY}/sr.dcm"]
+    assert all(path.stat().st_size for path in spool.results(KEY))
+
+
+def test_a_folder_of_nothing_but_a_reason_is_not_retried(spool):
+    (spool.folder / "failed" / KEY).mkdir()
+    (spool.folder / "failed" / KEY / "reason.json").touch()
+    with pytest.raises(ValueError, match="no failed image has the key"):
+        spool.retry(KEY)
+    spool.recover()
+    assert spool.status().failures == []
+
+
+def test_an_image_is_put_back_while_the_queue_recovers(spool, monkeypatch):
+    add(spool)
+    spool.fail(KEY, "damaged")
+    retries, pending = ThreadPoolExecutor(1), []
+    by_age = spool_module._by_age
+
+    def retry_meanwhile(folder):
+        if not pending:
+            pending.append(retries.submit(Spool(spool.folder).retry, KEY))
+            with pytest.raises(NotDoneError):
+                pending[0].result(0.2)
+        return by_age(folder)
+
+    monkeypatch.setattr(spool_module, "_by_age", retry_meanwhile)
+    spool.recover()
+    pending[0].result(10)
+    assert states(spool) == [f"new/{KEY}"]
+
+
+def test_an_image_that_comes_while_its_namesake_is_put_back_does_not_replace_it(spool, monkeypatch):
+    add(spool)
+    spool.fail(KEY, "damaged")
+    first = (spool.folder / "failed" / KEY / "image.dcm").read_bytes()
+    retries, pending, read = ThreadPoolExecutor(1), [], spool_module._read
+
+    def retry_meanwhile(path):
+        if path.parent.name == "done":  # `new` was searched before
+            pending.append(retries.submit(Spool(spool.folder).retry, KEY))
+            with pytest.raises(NotDoneError):
+                pending[0].result(0.2)
+        return read(path)
+
+    monkeypatch.setattr(spool_module, "_read", retry_meanwhile)
+    assert add(spool, grey=2) is Added.OTHER_PIXELS
+    pending[0].result(10)
+    assert spool.image(KEY).read_bytes() == first
+
+
+FAIL_AND_RETRY = """
+import sys
+from pneumoseg.pacs.spool import Spool
+
+spool, role, rounds = Spool(sys.argv[1]), sys.argv[2], 0
+while rounds < 400:
+    if role == "fail":
+        for key in spool.waiting():
+            spool.fail(key, "damaged")
+            rounds += 1
+    else:
+        try:
+            for failure in spool.status().failures:
+                spool.retry(failure.key)
+                rounds += 1
+        except (ValueError, FileNotFoundError):  # is being put aside
+            pass
+"""
+
+
+def test_two_processes_move_the_same_image(spool):
+    add(spool)
+    content = spool.image(KEY).read_bytes()
+    roles = [
+        subprocess.Popen([sys.executable, "-c", FAIL_AND_RETRY, spool.folder, role], stderr=subprocess.PIPE, text=True)
+        for role in ("fail", "retry")
+    ]
+    assert [(role.communicate(timeout=60)[1], role.returncode) for role in roles] == [("", 0)] * 2
+    assert states(spool) == [f"new/{KEY}"]
+    assert spool.image(KEY).read_bytes() == content
+
+
 def test_a_failed_image_is_kept_with_its_reason_and_can_be_retried(spool):
     add(spool)
     spool.fail(KEY, "RefusedError: is a lateral view")
@@ -356,13 +563,16 @@ def test_old_markers_are_removed(spool):
     assert add(spool) is Added.NEW
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path):
+@pytest.mark.parametrize("others", [["home"], ["new"], ["new", "out", "done", "failed"], ["tmp"]])
+def test_a_folder_with_other_files_is_refused(tmp_path, others):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp" / "precious").touch()
-    (tmp_path / "home").mkdir()
+    for name in others:
+        (tmp_path / name).mkdir(exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="holds other files"):
         Spool(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "tmp"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_root_of_a_volume_and_a_queue_with_notes_are_accepted(tmp_path):
@@ -370,6 +580,33 @@ def test_the_root_of_a_volume_and_a_queue_with_notes_are_accepted(tmp_path):
     Spool(tmp_path)
     (tmp_path / "README").touch()
     Spool(tmp_path)
+
+
+def test_a_folder_of_the_queue_that_was_deleted_is_made_again(spool):
+    add(spool)
+    (spool.folder / "failed").rmdir()
+    (spool.folder / "out").rmdir()
+    again = Spool(spool.folder)
+    assert again.recover() == 0
+    move_to_out(again)
+    again.fail(KEY, "refused")
+    assert states(again) == FAILED_RESULTS
+
+
+def test_a_note_among_the_failed_images_harms_nobody(spool):
+    (spool.folder / "failed" / "NOTE.txt").touch()
+    again = Spool(spool.folder)
+    again.recover()
+    assert again.status() == (0, 0, 0, [], 0)
+    assert states(again) == ["failed/NOTE.txt"]
+
+
+@pytest.mark.parametrize("folder", ["failed", "tmp", "new"])
+def test_an_incomplete_queue_that_is_only_read_is_told_and_stays_so(spool, folder):
+    (spool.folder / folder).rmdir()
+    with pytest.raises(FileNotFoundError, match=f"lacks {folder}: start"):
+        Spool(spool.folder, make=False)
+    assert not (spool.folder / folder).exists()
 
 
 def retry(spool):
