@@ -88,7 +88,10 @@ def listen(
         raise ValueError("--to-tls sends with the certificates of --tls: name them")
     if not unencrypted:
         _require_encryption(host, target, received_with_tls=tls is not None)
+    if (target.aet, target.host, target.port) == (aet, host, port):
+        raise ValueError(f"--to {target.text} is this service itself: name the PACS that gets the results")
     require_pipeline(pipeline)
+    _require_free_port(host, port)
 
     from pneumoseg.pacs.receiver import Receiver
     from pneumoseg.pacs.service import Service
@@ -199,6 +202,20 @@ def _require_encryption(host: str, target: Target, *, received_with_tls: bool) -
     if not target.encrypted and not _is_loopback(target.host):
         secure = "--tls CERT KEY CA and --to-tls" if target.aet else "an https URL"
         raise ValueError(f"{target.text} is another computer, without TLS: give {secure}, {remedy}")
+
+
+def _require_free_port(host: str, port: int) -> None:
+    """Check that the port can be listened on, before the networks are loaded, which takes seconds.
+
+    Raises:
+        OSError: If it is taken, or the address is not one of this computer.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host} port {port} ({error.strerror}): stop what uses it, or name another"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -172,7 +172,13 @@ def options(tmp_path):
     """Return options of `listen` that are right, as a dictionary; the pipeline is not one that can be loaded."""
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "pipeline.json").touch()
-    return {"--pipeline": tmp_path / "p", "--spool": tmp_path / "queue", "--accept": "SCANNER", "--to": "A@[::1]:104"}
+    return {
+        "--pipeline": tmp_path / "p",
+        "--spool": tmp_path / "queue",
+        "--accept": "SCANNER",
+        "--to": "A@[::1]:104",
+        "--port": "0",
+    }
 
 
 def listen(options):
@@ -203,6 +209,7 @@ def listen(options):
         ({"--host": "0.0.0.0"}, "--host 0.0.0.0 lets other computers connect without TLS: give --tls CERT KEY CA"),
         ({"--host": ""}, "lets other computers connect"),
         ({"--stow": "https://pacs.example"}, "name one receiver"),
+        ({"--port": "104", "--aet": "A", "--to": "A@127.0.0.1:104"}, "A@127.0.0.1:104 is this service itself"),
         ({"--to-tls": True}, "with the certificates of --tls"),
         ({"--objects": "seg,gsps"}, "gsps"),
     ],
@@ -225,6 +232,13 @@ def test_wrong_urls_are_refused(options, url, error):
     message = listen(options | {"--stow": url})
     assert error in message
     assert "secret" not in message
+
+
+def test_a_port_that_is_taken_is_told_before_a_queue_is_made(options):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert listen(options | {"--port": str(port)}).startswith(f"cannot listen on 127.0.0.1 port {port} (Address")
+    assert not options["--spool"].exists()
 
 
 def test_a_receiver_of_the_results_must_be_named(options):
