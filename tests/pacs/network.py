@@ -135,6 +135,9 @@ class Archive:
         return self
 
     def __exit__(self, *error) -> None:
+        # pynetdicom's thread fails if it is told to abort an association that is about to end.
+        for association in self._entity.active_associations:
+            association.join(5)
         self._entity.shutdown()
 
     def _refuse(self, event: evt.Event) -> None:
