@@ -108,6 +108,8 @@ def _authorization(host: str) -> dict[str, str]:
         entry = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
     except FileNotFoundError:
         entry = None
+    except netrc.NetrcParseError as error:  # its text may quote a password
+        raise ValueError("the .netrc file cannot be used: check its lines, and that only you can read it") from error
     if entry is None:
         return {}
     return {"Authorization": "Basic " + base64.b64encode(f"{entry[0]}:{entry[2]}".encode()).decode()}
@@ -118,7 +120,9 @@ def _read_state(file: Path) -> tuple[int, list[str]]:
         state = json.loads(file.read_text())
         return int(state["since"]), list(state["waiting"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} holds no state of this script: delete it, and all images are sent again") from error
+        raise ValueError(
+            f"{file} holds no state of this script: name another file, or delete a damaged one, and all images are sent again"
+        ) from error
 
 
 class Forwarder:

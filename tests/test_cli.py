@@ -401,7 +401,7 @@ def test_a_file_replaced_since_indexing_is_not_scored_in_silence(runs, generated
 
 
 OUTPUTS = [
-    ("synthesize", "{out}"),
+    ("synthesize", "{out}", "--train", "2", "--test", "1"),
     ("index", "absent", "absent", "--out", "{out}"),
     ("show-masks", "--manifest", "absent", "--out", "{out}"),
     ("show-augmentations", "--manifest", "absent", "--out", "{out}"),
@@ -411,16 +411,18 @@ OUTPUTS = [
     ("assemble", "absent", "--out", "{out}"),
     ("cache-predictions", "--manifest", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("predict", "absent", "--pipeline", "absent", "--out", "{out}"),
+    ("listen", "--pipeline", "absent", "--spool", "{out}", "--accept", "A", "--to", "A@[::1]:104"),
     ("submit", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("evaluate", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("report", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
 ]
-FOLDERS = {"synthesize", "train", "swa", "assemble", "cache-predictions", "predict", "evaluate"}
+FOLDERS = {"synthesize", "train", "swa", "assemble", "cache-predictions", "predict", "listen", "evaluate"}
 
 
 def test_every_command_that_writes_is_among_the_outputs():
     names = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
-    assert names - {arguments[0] for arguments in OUTPUTS} == {"validate-submission", "tune", "reproduce"}
+    others = {"validate-submission", "tune", "reproduce", "queue", "dicom"}  # `dicom` names no path in its messages
+    assert names - {arguments[0] for arguments in OUTPUTS} == others
 
 
 @pytest.mark.parametrize("arguments", OUTPUTS, ids=lambda arguments: arguments[0])

@@ -33,6 +33,7 @@ MAX_RESPONSE_BYTES = 2**20
 
 _STORED, _FAILED, _INSTANCE, _REASON = "00081199", "00081198", "00081155", "00081197"
 _PROCESSING_FAILURE = 0x0110
+_HINTS = dict.fromkeys((401, 403), "check the user and the password in .netrc") | {404: "check the URL"}
 _OF_THIS_REQUEST = 400, 409, 413, 415, 422, 500
 """Statuses with which a service may answer these files alone, unlike those for a missing right or a service that is
 overloaded or down."""
@@ -233,7 +234,8 @@ def _parse(status: int, body: bytes) -> _Response:
         return _Response(status, {_value(item, _INSTANCE) for item in stored}, failures)
     except (ValueError, TypeError, LookupError, AttributeError):
         kind = BusyError if status in _OF_THIS_REQUEST else UnreachableError
-        raise kind(f"the service answered HTTP {status} and does not say what became of the files") from None
+        hint = f": {_HINTS[status]}" if status in _HINTS else ""
+        raise kind(f"the service answered HTTP {status} and does not say what became of the files{hint}") from None
 
 
 def _value(item: dict[str, Any], tag: str, *default: Any) -> Any:

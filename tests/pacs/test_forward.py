@@ -247,6 +247,13 @@ def test_the_password_comes_from_netrc(forward, orthanc, forwarder, tmp_path):
     assert orthanc.sent == ["a"]
 
 
+def test_a_netrc_file_with_a_mistake_is_told_without_its_text(forward, forwarder, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login u password p secret\n")
+    with pytest.raises(ValueError, match=r"\.netrc file cannot be used: check its lines") as error:
+        forwarder()
+    assert "secret" not in str(error.value)
+
+
 def test_an_orthanc_that_is_down_is_told(forward, orthanc, tmp_path):
     absent = forward.Forwarder(forward.Orthanc("http://127.0.0.1:9"), "pneumoseg", tmp_path / "state.json")
     assert forward.run_once(absent) == "0 images wait: Orthanc does not answer (URLError): is it running?"
@@ -283,5 +290,5 @@ def test_progress_is_kept_if_orthanc_goes_down_in_between(forward, orthanc, forw
 @pytest.mark.parametrize("content", ["", "{}", "[1]"])
 def test_a_damaged_state_is_told(forward, orthanc, forwarder, tmp_path, content):
     (tmp_path / "state.json").write_text(content)
-    with pytest.raises(ValueError, match=r"state\.json holds no state of this script: delete it"):
+    with pytest.raises(ValueError, match=r"state\.json holds no state of this script: name another file"):
         forwarder()

@@ -57,7 +57,8 @@ def test_keeps_results_while_orthanc_does_not_run(outcomes):
 
 def test_keeps_results_if_the_title_or_the_path_is_wrong(outcomes):
     assert outcomes["typo"]["error"] == "the receiver rejected the association: Called AE title not recognised"
-    assert outcomes["wrong_path"]["error"] == "the service answered HTTP 404 and does not say what became of the files"
+    error = "the service answered HTTP 404 and does not say what became of the files: check the URL"
+    assert outcomes["wrong_path"]["error"] == error
     assert outcomes["typo"]["delivered"] == outcomes["wrong_path"]["delivered"] == []
 
 

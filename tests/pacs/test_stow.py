@@ -186,7 +186,11 @@ def test_keeps_files_that_a_response_says_nothing_about(source, status, body):
     with Service(status, body, {"Location": "/elsewhere"}) as service:
         done, error = send(service, source)
     assert done == []
-    assert error == f"the service answered HTTP {status} and does not say what became of the files"
+    hint = {401: ": check the user and the password in .netrc", 404: ": check the URL"}
+    hint[403] = hint[401]
+    assert (
+        error == f"the service answered HTTP {status} and does not say what became of the files{hint.get(status, '')}"
+    )
     assert [path for path, *_ in service.requests] == ["/dicom-web/studies"]
 
 
