@@ -121,7 +121,7 @@ def _read_state(file: Path) -> tuple[int, list[str]]:
         return int(state["since"]), list(state["waiting"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file} holds no state of this script: name another file, or delete a damaged one, and all images are sent again"
+            f"{file} holds no state of this script: name another file, or delete a damaged one, and all is sent again"
         ) from error
 
 

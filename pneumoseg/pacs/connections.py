@@ -1,16 +1,16 @@
 """Connections of a receiver: a server that bounds their number and their waits."""
 
 import contextlib
-import errno
 import logging
 import socket
-import ssl
 import sys
 import threading
 import time
 from typing import Any
 
 from pynetdicom.transport import ThreadedAssociationServer
+
+from pneumoseg.pacs.reasons import describe
 
 MAX_CONNECTIONS = 16
 """Number of open connections, of which some have not asked for an association yet; a further one is closed at once."""
@@ -119,7 +119,9 @@ class Server(ThreadedAssociationServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the class of an error, which the base class would print with its text."""
-        self.warnings.warn(f"a connection failed before it became an association ({describe(sys.exc_info()[1])})")
+        error = sys.exc_info()[1]
+        assert error is not None
+        self.warnings.warn(f"a connection failed before it became an association ({describe(error)})")
 
     def service_actions(self) -> None:
         """Tidy up, between two connections."""
@@ -141,24 +143,6 @@ def cut(connection: socket.socket) -> None:
     """
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-def describe(error: BaseException | None) -> str:
-    """Return the class of an error, and the name of its cause if it has one; its text may quote paths and values.
-
-    Args:
-        error: Error of any kind.
-
-    Example:
-        >>> describe(OSError(28, "No space left on device", "/home/doe/image"))
-        'OSError ENOSPC'
-    """
-    cause = None
-    if isinstance(error, ssl.SSLError):
-        cause = error.reason
-    elif isinstance(error, OSError):
-        cause = errno.errorcode.get(error.errno or 0)
-    return f"{type(error).__name__} {cause}" if cause else type(error).__name__
 
 
 def _speaks(connection: socket.socket) -> bool:

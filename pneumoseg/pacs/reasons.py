@@ -1,6 +1,7 @@
 """Reasons for failures without patient data, for logs and for lists that people share."""
 
 import os
+import ssl
 
 from pneumoseg.dicom_objects import RefusedError
 from pneumoseg.image_errors import (
@@ -26,7 +27,8 @@ def describe(error: BaseException) -> str:
     """Return the class of an error and, if it is known, its reason, without any value from the file.
 
     The text of other errors may quote names, UIDs and paths, so only their class is told, and for an error of the
-    operating system, or a file that cannot be opened because of one, its number's meaning.
+    operating system, or a file that cannot be opened because of one, its number's meaning; for TLS the name of the
+    reason.
 
     Example:
         >>> describe(DamagedError("doe.dcm", "NumberOfFrames is 'DOE^JANE'")), describe(KeyError("doe"))
@@ -44,5 +46,7 @@ def describe(error: BaseException) -> str:
 
 
 def _meaning(error: BaseException | None) -> str:
-    """Return the meaning of the number of an error of the operating system; '' for other errors."""
+    """Return the meaning of the number of an error of the operating system or of TLS; '' for other errors."""
+    if isinstance(error, ssl.SSLError):
+        return error.reason or ""
     return os.strerror(error.errno) if isinstance(error, OSError) and type(error.errno) is int else ""

@@ -25,6 +25,7 @@ from pneumoseg.dicom import TRANSFER_SYNTAXES
 from pneumoseg.dicom_objects import SOP_CLASSES
 from pneumoseg.pacs import associations, connections
 from pneumoseg.pacs.associations import require_aet
+from pneumoseg.pacs.reasons import describe
 from pneumoseg.pacs.spool import Added, Spool, key_of
 
 MAX_BYTES = 256 * 2**20
@@ -162,10 +163,10 @@ class Receiver:
         try:
             return self._keep(event)
         except (OSError, MemoryError) as error:
-            _log.error(f"an image cannot be stored ({connections.describe(error)}), its sender keeps it")
+            _log.error(f"an image cannot be stored ({describe(error)}), its sender keeps it")
             return OUT_OF_RESOURCES
         except Exception as error:
-            _log.error(f"an image cannot be understood ({connections.describe(error)}), its sender keeps it")
+            _log.error(f"an image cannot be understood ({describe(error)}), its sender keeps it")
             return CANNOT_UNDERSTAND
 
     def _keep(self, event: evt.Event) -> int:

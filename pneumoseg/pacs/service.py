@@ -1,7 +1,6 @@
 """Service that takes images from a queue, runs the pipeline on them, and sends the results."""
 
 import contextlib
-import errno
 import logging
 import threading
 import time
@@ -335,8 +334,7 @@ class _Delays:
 
 
 def _describe(error: Exception) -> str:
-    """Return the text of an error if it is known to be free of patient data, else its class and number."""
+    """Return the text of an error if it is known to be free of patient data, else its class and reason."""
     if isinstance(error, UnreachableError):
         return str(error)
-    number = errno.errorcode.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-    return f"{type(error).__name__} {number}".strip()
+    return describe(error)

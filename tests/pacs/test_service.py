@@ -359,7 +359,7 @@ def test_a_full_disk_makes_the_service_pause(spool, step, monkeypatch, caplog):
     assert faults == []
     assert reasons(spool) == ["RefusedError: is a lateral view"]
     assert len(post.sent) == 3
-    assert "OSError ENOSPC" in caplog.text
+    assert "OSError: No space left on device" in caplog.text
     assert "No space" not in caplog.text
     assert {failure.key for failure in spool.status().failures} < keys
 
@@ -474,7 +474,7 @@ def test_a_lack_of_resources_within_the_loops_does_not_end_the_service(spool, st
     add(spool)
     assert len(serve(spool).sent) == 3
     assert faults == []
-    assert "OSError EMFILE" in caplog.text
+    assert "OSError: Too many open files" in caplog.text
     assert "/spool" not in caplog.text
 
 

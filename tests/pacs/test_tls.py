@@ -81,14 +81,14 @@ def test_refuses_a_client_without_a_certificate(listening, source, ours, caplog)
     context = ssl.create_default_context(cafile=ours.ca)
     with pytest.raises(UnreachableError):
         send(listening.port, source, context)
-    wait_until(lambda: "(SSLError PEER_DID_NOT_RETURN_A_CERTIFICATE)" in caplog.text)
+    wait_until(lambda: "(SSLError: PEER_DID_NOT_RETURN_A_CERTIFICATE)" in caplog.text)
 
 
 def test_refuses_a_client_of_another_authority(listening, source, theirs, ours, caplog):
     cert, key, _ = theirs.issue("client")
     with pytest.raises(UnreachableError):
         send(listening.port, source, client_context(cert, key, ours.ca))
-    wait_until(lambda: "(SSLCertVerificationError CERTIFICATE_VERIFY_FAILED)" in caplog.text)
+    wait_until(lambda: "(SSLCertVerificationError: CERTIFICATE_VERIFY_FAILED)" in caplog.text)
 
 
 def test_refuses_a_client_without_tls(listening, source):
