@@ -231,7 +231,7 @@ class FailingSpool(Spool):
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "/spool/tmp/image"), "(OSError ENOSPC)"),
+        (OSError(errno.ENOSPC, "No space left on device", "/spool/tmp/image"), "(OSError: No space left on device)"),
         (MemoryError("/spool/tmp/image"), "(MemoryError)"),
     ],
 )

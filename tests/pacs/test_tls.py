@@ -123,7 +123,7 @@ def test_tells_which_connection_failed_by_its_class(listening, source, caplog):
     with socket.create_connection(("127.0.0.1", listening.port)) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: DOE^JANE\r\n\r\n")
         wait_until(lambda: caplog.text)
-    assert "a connection failed before it became an association (SSLError HTTP_REQUEST)" in caplog.text
+    assert "a connection failed before it became an association (SSLError: HTTP_REQUEST)" in caplog.text
     assert "DOE" not in caplog.text
 
 
