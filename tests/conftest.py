@@ -57,6 +57,20 @@ def manifest(generated):
         )
 
 
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory):
+    """Return the folder of a pipeline of untrained networks that lets every image pass and keeps every pixel."""
+    from pneumoseg.inference import assemble_pipeline
+    from tests.inference.test_folder import save_classifier, save_segmenter
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    save_classifier(folder / "c")
+    save_segmenter(folder / "s", 0.5)
+    options = {"classifier_threshold": 0, "mask_threshold": 0, "minimum_area": 0}
+    assemble_pipeline(folder / "c", folder / "s", folder / "p", **options)
+    return folder / "p"
+
+
 def write_dicom(path, image, **elements):
     """Write an image, uint8 or uint16, as an uncompressed DICOM file, with further elements given by keyword."""
     dataset = Dataset()

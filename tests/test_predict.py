@@ -13,26 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from pneumoseg.cli import app
-from pneumoseg.inference import assemble_pipeline
 from tests.conftest import write_dicom
-from tests.inference.test_folder import save_classifier, save_segmenter
 
 COMMAND = Path(sys.executable).parent / "pneumoseg"
 KEYS = [
     "image_id", "path", "probability", "has_pneumothorax", "area_px", "area_mm2", "spacing_source", "stage", "rle",
     "error",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """A pipeline of untrained networks that lets every image pass and keeps every pixel."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_classifier(folder / "c")
-    save_segmenter(folder / "s", 0.5)
-    options = {"classifier_threshold": 0, "mask_threshold": 0, "minimum_area": 0}
-    assemble_pipeline(folder / "c", folder / "s", folder / "p", **options)
-    return folder / "p"
 
 
 @pytest.fixture

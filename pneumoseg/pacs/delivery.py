@@ -1,5 +1,6 @@
 """Outcomes of sending a result, which both senders share."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,3 +73,37 @@ def judge(status: int) -> str:
     if status in _PASSING or not (status & 0xFF00 in (0x0100, 0xA900) or status & 0xF000 == 0xC000):
         raise BusyError(reason)
     return reason
+
+
+def settle(files: Iterable[Path], refuse: Callable[[Path], str], delivered: Callable[[Path], None]) -> list[Refusal]:
+    """Find out for each file what became of it, and return those that were refused for good.
+
+    Args:
+        files: Paths of the files.
+        refuse: Function that returns why the receiver refuses a file for good; '' if it confirms the file. It raises an
+            `UnreachableError` if the file has to be sent again.
+        delivered: Function that is called with the path of each file that is confirmed.
+
+    Raises:
+        UnreachableError: The first one, once all files are settled.
+
+    Example:
+        >>> settle([Path("sr.dcm"), Path("sc.dcm")], lambda path: "", lambda path: print(path))
+        sr.dcm
+        sc.dcm
+        []
+    """
+    refusals, unsettled = [], None
+    for path in files:
+        try:
+            reason = refuse(path)
+        except UnreachableError as error:
+            unsettled = unsettled or error  # an association that failed for one file fails for the others too
+            continue
+        if reason:
+            refusals.append(Refusal(path, reason))
+        else:
+            delivered(path)
+    if unsettled:
+        raise unsettled
+    return refusals

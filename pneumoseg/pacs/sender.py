@@ -18,6 +18,7 @@ from pneumoseg.pacs.delivery import (
     Refusal,
     UnreachableError,
     judge,
+    settle,
 )
 from pneumoseg.pacs.stow import StowSender
 
@@ -187,21 +188,13 @@ def _send_all(
         BusyError: If a file has to be sent again; the others were sent if the association lasted.
     """
     accepted, unsupported = _judge_kinds(association)
-    refusals, unjudged = [], None
-    for path, kind in kinds.items():
-        status = _store(association, path) if kind in accepted else None
-        try:
-            reason = _refuse(kind in unsupported) if status is None else judge(status)
-        except BusyError as error:
-            unjudged = error
-            continue
-        if reason:
-            refusals.append(Refusal(path, reason))
-        else:
-            delivered(path)
-    if unjudged:
-        raise unjudged
-    return refusals
+
+    def refuse(path: Path) -> str:
+        if kinds[path] in accepted:
+            return judge(_store(association, path))
+        return _refuse(kinds[path] in unsupported)
+
+    return settle(kinds, refuse, delivered)
 
 
 def _refuse(for_good: bool) -> str:

@@ -24,6 +24,7 @@ from pneumoseg.pacs.delivery import (
     Refusal,
     UnreachableError,
     judge,
+    settle,
 )
 
 ANSWER_SECONDS = 60.0
@@ -112,20 +113,8 @@ class StowSender:
                 refusals.append(Refusal(path, f"is not a DICOM file that can be read ({type(error).__name__})"))
         if not contents:
             return refusals
-        response, unclear = self._request(contents), None
-        for path, instance in instances.items():
-            try:
-                reason = _judge(response, instance)
-            except UnreachableError as error:
-                unclear = error
-                continue
-            if reason:
-                refusals.append(Refusal(path, reason))
-            else:
-                delivered(path)
-        if unclear:
-            raise unclear
-        return refusals
+        response = self._request(contents)
+        return refusals + settle(instances, lambda path: _judge(response, instances[path]), delivered)
 
     def close(self) -> None:
         """End a running `send` from another thread, by an `UnreachableError` in it, and all later ones."""

@@ -31,11 +31,10 @@ from pneumoseg.dicom_objects import KINDS
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
-from pneumoseg.inference import Result, assemble_pipeline
+from pneumoseg.inference import Result
 from pneumoseg.pacs import folder as folder_module
 from pneumoseg.pacs.folder import process_folder
 from tests.conftest import write_dicom
-from tests.inference.test_folder import save_classifier, save_segmenter
 from tests.pacs.fresh_home import empty_home, left_behind
 
 DIGEST = "0123456789abcdef" * 4
@@ -747,17 +746,6 @@ def test_a_missing_pipeline_and_a_missing_extra_are_told_first(dicom, source, tm
     monkeypatch.setitem(sys.modules, "highdicom", None)
     missing = dicom(source, tmp_path / "out", pipeline="absent")
     assert str(missing.exception) == "this command needs highdicom: pip install 'pneumoseg[dicom]'"
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """A pipeline of untrained networks that lets every image pass and keeps every pixel."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_classifier(folder / "c")
-    save_segmenter(folder / "s", 0.5)
-    options = {"classifier_threshold": 0, "mask_threshold": 0, "minimum_area": 0}
-    assemble_pipeline(folder / "c", folder / "s", folder / "p", **options)
-    return folder / "p"
 
 
 def test_a_real_process_may_be_killed_and_run_again(pipeline, source, tmp_path):

@@ -16,13 +16,11 @@ from typer.testing import CliRunner
 from pneumoseg.cli import app
 from pneumoseg.cli.listen import serve
 from pneumoseg.folder_lock import locked_folder
-from pneumoseg.inference import assemble_pipeline
 from pneumoseg.pacs.event_log import EventLog
 from pneumoseg.pacs.receiver import Receiver
 from pneumoseg.pacs.sender import StoreSender
 from pneumoseg.pacs.service import Service
 from pneumoseg.pacs.spool import Added, Spool, key_of
-from tests.inference.test_folder import save_classifier, save_segmenter
 from tests.pacs.fresh_home import empty_home, left_behind
 from tests.pacs.hospital import ROOT, Archive, QuickPipeline, send, study_of, wait_until, write_radiograph
 
@@ -36,17 +34,6 @@ def archive():
     archive = Archive().start()
     yield archive
     archive.stop()
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """A pipeline of untrained networks that lets every image pass and keeps every pixel."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_classifier(folder / "c")
-    save_segmenter(folder / "s", 0.5)
-    options = {"classifier_threshold": 0, "mask_threshold": 0, "minimum_area": 0}
-    assemble_pipeline(folder / "c", folder / "s", folder / "p", **options)
-    return folder / "p"
 
 
 def free_port():

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pneumoseg.inference import assemble_pipeline
-from tests.inference.test_folder import save_classifier, save_segmenter
-
 ROOT = Path(__file__).parents[2]
 UNSHARE = ["unshare", "-rnpf", "--mount-proc", "--kill-child"]
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -21,17 +18,6 @@ def can_run():
     """Return whether there are an Orthanc and namespaces, in which nobody else can reach it."""
     programs = all(shutil.which(name) for name in ("Orthanc", "unshare", "ip")) and Path("/usr/bin/storescu").exists()
     return programs and PLUGIN.exists() and subprocess.run([*UNSHARE, "true"], check=False).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """A pipeline of untrained networks that lets every image pass and keeps every pixel."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_classifier(folder / "c")
-    save_segmenter(folder / "s", 0.5)
-    options = {"classifier_threshold": 0, "mask_threshold": 0, "minimum_area": 0}
-    assemble_pipeline(folder / "c", folder / "s", folder / "p", **options)
-    return folder / "p"
 
 
 @pytest.mark.skipif(not can_run(), reason="there is no Orthanc with DICOMweb, or no namespaces to run it in")
