@@ -56,7 +56,7 @@ def make_objects(
     source = parse_source(name, content)
     if source.shape != finding.mask.shape:
         raise ValueError(f"{name}: the mask is {finding.mask.shape}, expected the image's {source.shape}")
-    image, header = decode_dicom(name, content) if "sc" in kinds else (None, None)
+    image = decode_dicom(name, content)[0] if "sc" in kinds else None
     identify = functools.partial(ObjectIdentity, source, finding)
     made: dict[str, Dataset] = {}
     with _quiet:
@@ -64,8 +64,8 @@ def make_objects(
             made["seg"] = make_segmentation(identify("seg-strict" if strict else "seg"), strict=strict)
         if "sr" in kinds:
             made["sr"] = make_report(identify("sr"))
-        if image is not None and header is not None:
-            made["sc"] = make_picture(identify("sc"), image, header.pixel_aspect)
+        if image is not None:
+            made["sc"] = make_picture(identify("sc"), image)
     return made
 
 

@@ -17,7 +17,7 @@ from pneumoseg.overlay import draw_over
 _LETTERS, _SMALLEST_LETTERS = 0.022, 12
 
 
-def make_picture(identity: ObjectIdentity, image: np.ndarray, pixel_aspect: float) -> Dataset:
+def make_picture(identity: ObjectIdentity, image: np.ndarray) -> Dataset:
     """Return an 8-bit picture of the image as displayed, with the finding written below it.
 
     The outline is drawn around the mask in colour; without one the picture is grey. The text stands in a band below the
@@ -26,7 +26,6 @@ def make_picture(identity: ObjectIdentity, image: np.ndarray, pixel_aspect: floa
     Args:
         identity: Identity of the object, with the finding.
         image: Image as displayed, uint8, (H, W).
-        pixel_aspect: Height of a pixel of the image divided by its width.
     """
     from highdicom.sc import SCImage
 
@@ -44,7 +43,7 @@ def make_picture(identity: ObjectIdentity, image: np.ndarray, pixel_aspect: floa
     picture.ConversionType = "WSD"
     picture.DerivationDescription = f"Finding burnt in by {MAKER}"
     picture.update({element.tag: element for element in identity.source.depiction})
-    _set_scale(picture, finding, pixel_aspect)
+    _set_scale(picture, finding)
     _refer(picture, identity)
     return identity.complete(picture)
 
@@ -95,12 +94,12 @@ def add_caption(image: np.ndarray, lines: list[str]) -> np.ndarray:
     return captioned
 
 
-def _set_scale(picture: Dataset, finding: Finding, pixel_aspect: float) -> None:
+def _set_scale(picture: Dataset, finding: Finding) -> None:
     """Say how large a pixel is where that is believed; otherwise, how high it is for its width, unless square."""
     if finding.spacing_source == "PixelSpacing" and finding.pixel_spacing and not math.isnan(finding.pixel_area_mm2):
         picture.PixelSpacing = [DSfloat(side, auto_format=True) for side in finding.pixel_spacing]
-    elif pixel_aspect != 1:
-        ratio = Fraction(pixel_aspect).limit_denominator(1000)
+    elif finding.pixel_aspect != 1:
+        ratio = Fraction(finding.pixel_aspect).limit_denominator(1000)
         picture.PixelAspectRatio = [ratio.numerator, ratio.denominator]
 
 

@@ -124,9 +124,9 @@ def test_sizes_of_pixels(tmp_path):
 
     assert scale(IN_MM, PixelSpacing=["5", "6"]) == ([5, 6], None)
     # Of a spacing that is not believed, the ratio is.
-    unbelieved = IN_MM | {"pixel_area_mm2": math.nan}
+    unbelieved = IN_MM | {"pixel_area_mm2": math.nan, "pixel_aspect": 5 / 6}
     assert scale(unbelieved, PixelSpacing=["5", "6"]) == (None, [5, 6])
-    assert scale({}, PixelAspectRatio=["3", "2"]) == (None, [3, 2])
+    assert scale({"pixel_aspect": 1.5}, PixelAspectRatio=["3", "2"]) == (None, [3, 2])
     assert scale({}) == (None, None)
 
 

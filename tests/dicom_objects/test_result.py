@@ -55,6 +55,18 @@ def test_the_shape_of_pixels_reaches_the_segmentation(tmp_path):
     assert sides(PixelSpacing=[".5", ".25"]) == [0.5, 0.25]
 
 
+def test_the_shape_of_pixels_reaches_the_picture(tmp_path):
+    def ratio(**attributes):
+        path = radiograph(tmp_path / "a.dcm", np.full((64, 64), 255, np.uint8), **attributes)
+        pipeline = Pipeline([networks.brightest()], [networks.identity()], networks={"segmenter-0": "ab" * 32})
+        return pipeline.predict(path).to_dicom(["sc"])["sc"].get("PixelAspectRatio")
+
+    assert ratio(PixelAspectRatio=["3", "2"]) == [3, 2]
+    assert ratio(ImagerPixelSpacing=[".4", ".2"]) == [2, 1]
+    assert ratio(PixelSpacing=[".5", ".25"]) == [2, 1]  # of 32 mm, which are not believed
+    assert ratio() is None
+
+
 def test_results_without_a_study(tmp_path):
     with pytest.raises(ValueError, match="predict from its path, not an array"):
         result(np.zeros((60, 50), np.uint8), three_components()).to_dicom()
