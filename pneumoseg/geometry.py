@@ -127,6 +127,30 @@ def letterbox_image(image: "tf.Tensor", size: int, square: "tf.Tensor | None" = 
     return tf.ensure_shape(resized, (size, size, 1))
 
 
+def letterbox_array(image: np.ndarray, size: int, pixel_aspect: float = 1.0) -> np.ndarray:
+    """Resize and pad an image to a square as `letterbox_image` does, without TensorFlow.
+
+    Args:
+        image: uint8, (H, W).
+        size: Side of the square in pixels.
+        pixel_aspect: Height of a pixel of the image divided by its width.
+
+    Returns:
+        uint8, (size, size). The padding is 0. Where an average lies close to the middle between two grey levels, it may
+        be rounded differently from `letterbox_image`; sides that shrink by a power of two give the same bytes.
+
+    Example:
+        >>> letterbox_array(np.full((4, 2), 9, np.uint8), 4)[0]
+        array([0, 9, 9, 0], dtype=uint8)
+    """
+    height, width, top, left = letterbox(image.shape[0], image.shape[1], size, pixel_aspect)
+    if (height, width) == (size, size) == image.shape:
+        return image
+    square = np.zeros((size, size), np.uint8)
+    square[top : top + height, left : left + width] = _resized(image, height, width)
+    return square
+
+
 def unletterbox(prob_map: np.ndarray, rows: int, columns: int, pixel_aspect: float = 1.0) -> np.ndarray:
     """Bring a square map back to the grid of the image: crop the padding, then resize bilinearly (section 3.1).
 
@@ -209,3 +233,15 @@ def _resize_if_needed(image: "tf.Tensor", shape: "tf.Tensor", method: str) -> "t
 
     needed = tf.reduce_any(tf.shape(image)[:2] != shape)
     return tf.cond(needed, lambda: tf.image.resize(image, shape, method), lambda: tf.cast(image, tf.float32))
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    import cv2
+
+    # If pixels are not square, one side may shrink while the other grows.
+    shrunk_shape = min(height, image.shape[0]), min(width, image.shape[1])
+    resized: np.ndarray = image.astype(np.float32)
+    for rows, columns, method in ((*shrunk_shape, cv2.INTER_AREA), (height, width, cv2.INTER_LINEAR)):
+        if resized.shape != (rows, columns):
+            resized = cv2.resize(resized, (columns, rows), interpolation=method)
+    return np.rint(resized).astype(np.uint8)

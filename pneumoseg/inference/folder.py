@@ -17,6 +17,7 @@ import keras
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.decision import DecisionRule
 from pneumoseg.device import announce_device
+from pneumoseg.engines.keras_network import KerasNetwork
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
 from pneumoseg.models.bundle import (
@@ -150,8 +151,13 @@ def load_pipeline(
     """
     record = PipelineFolder.read(folder, assembled=assembled)
     announce_device(keras.config.dtype_policy().name, jit_compile)
+    full_batch = batch_size if jit_compile else None
     classifiers, segmenters = (
-        [_bundle_of(Path(folder) / name, kind, jit_compile).model for name in record.bundles(kind)] for kind in _KINDS
+        [
+            KerasNetwork(_bundle_of(Path(folder) / name, kind, jit_compile).model, full_batch)
+            for name in record.bundles(kind)
+        ]
+        for kind in _KINDS
     )
     chosen = "as assembled"
     if record.tuning is not None:
@@ -209,7 +215,7 @@ def assemble_pipeline(
         for kind, chosen in zip(_KINDS, (classifier_threshold, mask_threshold), strict=True)
     }
     rule = DecisionRule(thresholds["classifier"], thresholds["segmenter"], minimum_area)
-    networks = {kind: [bundle.model for bundle in several] for kind, several in bundles.items()}
+    networks = {kind: [KerasNetwork(bundle.model) for bundle in several] for kind, several in bundles.items()}
     Pipeline(networks["classifier"], networks["segmenter"], rule, flip)  # refuses what does not fit together
     joint = {f"{kind}s": len(paths) for kind, paths in sources.items()} | {"flip": flip} | asdict(rule)
     folder.parent.mkdir(parents=True, exist_ok=True)

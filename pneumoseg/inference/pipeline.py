@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import pandas as pd
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
-from pneumoseg.geometry import letterbox_image, square_shape
+from pneumoseg.engines import Network
+from pneumoseg.geometry import letterbox_array
 from pneumoseg.identifiers import image_id_of
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
@@ -74,8 +74,8 @@ class Pipeline:
         ('mask', 10234)
     """
 
-    classifiers: Sequence[keras.Model]
-    segmenters: Sequence[keras.Model]
+    classifiers: Sequence[Network]
+    segmenters: Sequence[Network]
     rule: DecisionRule = field(default_factory=DecisionRule)
     flip: bool = False
     batch_size: int = 4
@@ -87,7 +87,7 @@ class Pipeline:
         """Check the batch size and the image sizes."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
-        sizes = {model.input_shape[1] for model in self.segmenters}
+        sizes = {network.image_size for network in self.segmenters}
         if len(sizes) != 1:
             raise ValueError(f"segmenters are averaged pixel by pixel: expected one image size, got {sorted(sizes)}")
 
@@ -236,39 +236,32 @@ class Pipeline:
         for output in self._outputs(self.segmenters, images):
             yield output[..., 0]
 
-    def _outputs(self, models: Sequence[keras.Model], images: list["_LoadedImage"]) -> Iterator[np.ndarray]:
+    def _outputs(self, networks: Sequence[Network], images: list["_LoadedImage"]) -> Iterator[np.ndarray]:
         for first in range(0, len(images), self.batch_size):
             batch = images[first : first + self.batch_size]
             squares = {
-                size: np.stack([_to_square(read, size) for read in batch])
-                for size in {model.input_shape[1] for model in models}
+                size: np.stack([letterbox_array(read.image, size, read.pixel_aspect) for read in batch])[..., None]
+                for size in {network.image_size for network in networks}
             }
-            outputs = [output for model in models for output in self._seen(model, squares[model.input_shape[1]])]
+            outputs = [output for network in networks for output in self._seen(network, squares[network.image_size])]
             yield from np.mean(outputs, axis=0)
 
-    def _seen(self, model: keras.Model, squares: np.ndarray) -> Iterator[np.ndarray]:
+    def _seen(self, network: Network, squares: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the network's output, and with `flip` its output for the mirrored images; a map is mirrored back."""
-        yield self._output(model, squares)
+        yield network(squares)
         if self.flip:
-            output = self._output(model, np.ascontiguousarray(squares[:, :, ::-1]))
+            output = network(np.ascontiguousarray(squares[:, :, ::-1]))
             yield output[:, :, ::-1] if output.ndim == 4 else output
-
-    def _output(self, model: keras.Model, squares: np.ndarray) -> np.ndarray:
-        # XLA would compile again for each number of images, which takes minutes, so batches are filled up. Without XLA
-        # a smaller batch costs less than a full one, and is traced again only once.
-        missing = self.batch_size - len(squares) if model.jit_compile else 0
-        full = np.pad(squares, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        return np.asarray(model.predict_on_batch(full))[: len(squares)]
 
     def _repr_html_(self) -> str:
         """Return the table that Jupyter shows."""
-        networks = [
-            (kind, model.name, f"{model.input_shape[1]} × {model.input_shape[2]}", f"{model.count_params():,}")
-            for kind, models in (("classifier", self.classifiers), ("segmenter", self.segmenters))
-            for model in models
+        facts_of_networks = [
+            (kind, network.name, f"{network.image_size} × {network.image_size}", f"{network.parameters:,}")
+            for kind, networks in (("classifier", self.classifiers), ("segmenter", self.segmenters))
+            for network in networks
         ]
         rows = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in network)}</tr>" for network in networks
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in network)}</tr>" for network in facts_of_networks
         )
         rule = ", ".join(f"{name} {value:g}" for name, value in asdict(self.rule).items())
         facts = {"rule": rule, "mirrored images averaged": "yes" if self.flip else "no", **self.origin}
@@ -298,11 +291,6 @@ def _read(source: Source) -> _LoadedImage:
         return _LoadedImage(image_id_of(source), source, np.zeros((0, 0), np.uint8), error)
     facts = header.pixel_spacing, header.spacing_source, header.pixel_aspect
     return _LoadedImage(image_id_of(source), source, image, None, *facts)
-
-
-def _to_square(read: _LoadedImage, size: int) -> np.ndarray:
-    square = None if read.pixel_aspect == 1 else np.array(square_shape(read.image.shape, read.pixel_aspect), np.int32)
-    return np.asarray(letterbox_image(read.image[..., None], size, square))
 
 
 def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_LoadedImage]]:

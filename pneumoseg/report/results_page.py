@@ -118,12 +118,12 @@ def pipeline_facts(pipeline: Pipeline) -> dict[str, str]:
     """
     kinds = {"classifier": pipeline.classifiers, "segmenter": pipeline.segmenters}
     networks = {}
-    for kind, models in kinds.items():
-        for number, model in enumerate(models, start=1):
+    for kind, several in kinds.items():
+        for number, network in enumerate(several, start=1):
             spec = pipeline.networks.get(f"{kind}_{number}", "")
-            size = "{} × {}".format(*model.input_shape[1:3])
-            identity = f", {model.name}, SHA-256 of its spec {spec[:12]}…" if spec else ""
-            networks[f"{kind} {number}"] = f"sees {size} pixels, {model.count_params():,} weights{identity}"
+            size = f"{network.image_size} × {network.image_size}"
+            identity = f", {network.name}, SHA-256 of its spec {spec[:12]}…" if spec else ""
+            networks[f"{kind} {number}"] = f"sees {size} pixels, {network.parameters:,} weights{identity}"
     rule = {name.replace("_", " "): f"{value:g}" for name, value in asdict(pipeline.rule).items()}
     flip = {"mirrored images averaged": "yes" if pipeline.flip else "no"}
     return {**networks, **rule, **flip, **{name: printable(text) for name, text in pipeline.origin.items()}}

@@ -298,7 +298,9 @@ def test_swapped_missing_or_changed_bundles(bundles, folder, tmp_path):
 def test_xla_is_off_unless_asked_for_and_the_log_says_so(assembled, jit, caplog):
     with caplog.at_level("INFO", "pneumoseg"):
         pipeline = load_pipeline(assembled, jit_compile=True) if jit else load_pipeline(assembled)
-    assert [model.jit_compile for model in (*pipeline.classifiers, *pipeline.segmenters)] == [jit, jit]
+    networks = (*pipeline.classifiers, *pipeline.segmenters)
+    assert [network.model.jit_compile for network in networks] == [jit, jit]
+    assert [network.full_batch for network in networks] == [4 if jit else None] * 2
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Device: ")]
     assert line.endswith(f"float32, jit {'on' if jit else 'off'}")
 

@@ -198,9 +198,9 @@ def test_maps_are_kept_for_all_readable_images_and_change_no_decision(pipeline, 
 
 def test_segmenter_sees_the_same_batches_whether_maps_are_kept_or_not(pipeline, monkeypatch):
     segmenter, seen = identity(SIZE), []
-    predict = segmenter.predict_on_batch
+    predict = segmenter.model.predict_on_batch
     monkeypatch.setattr(
-        segmenter, "predict_on_batch", lambda x: seen.append(x.max(axis=(1, 2, 3)).tolist()) or predict(x)
+        segmenter.model, "predict_on_batch", lambda x: seen.append(x.max(axis=(1, 2, 3)).tolist()) or predict(x)
     )
     images = [picture(value, 9, 9) for value in (30, 255, 120, 240, 60, 230)]
     several = replace(pipeline, segmenters=[segmenter])
@@ -339,14 +339,14 @@ def test_show_draws_the_outline(pipeline, tmp_path):
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_compiled_network_sees_batches_of_one_shape(jit, classified, segmented, flip, monkeypatch):
     classifier, segmenter, seen = brightest(SIZE), identity(SIZE), []
-    for model in (classifier, segmenter):
-        model.jit_compile = jit
-        predict = model.predict_on_batch
-        noted = lambda x, m=model, p=predict: seen.append((m, len(x))) or p(x)  # noqa: E731
-        monkeypatch.setattr(model, "predict_on_batch", noted)
+    for network in (classifier, segmenter):
+        network.model.jit_compile, network.full_batch = jit, 2 if jit else None
+        predict = network.model.predict_on_batch
+        noted = lambda x, n=network, p=predict: seen.append((n, len(x))) or p(x)  # noqa: E731
+        monkeypatch.setattr(network.model, "predict_on_batch", noted)
     pipeline = Pipeline([classifier], [segmenter], RULE, flip=flip, batch_size=2)
     images = [picture(255 if number in (0, 5, 15, 20) else 30, 9, 9) for number in range(37)]
     results = list(pipeline.predict_many(images))
     assert [result.area_px for result in results] == [81 if (image == 255).any() else 0 for image in images]
-    for model, sizes in ((classifier, classified), (segmenter, segmented)):
-        assert sorted(size for m, size in seen if m is model) == sorted(sizes * (2 if flip else 1))
+    for network, sizes in ((classifier, classified), (segmenter, segmented)):
+        assert sorted(size for n, size in seen if n is network) == sorted(sizes * (2 if flip else 1))
