@@ -1,0 +1,295 @@
+"""Seconds per image of the paper's pipeline on every engine and precision that is installed, next to PyTorch.
+
+Each candidate runs the staged pipeline from file to mask: Xception on all images at 1024 x 1024, then FPN with
+InceptionResNetV2 at 512 x 512 on the 22% that the classifier passes on, the share of positives in the competition's
+training set. The time inside of each network is taken in the same runs. Candidates take their turns in each round, so
+that other work on the machine affects all of them; printed are medians of the ratios within a round.
+
+The weights are random, which does not change the time. A candidate's threshold is set between the outputs of its own
+classifier, so that each segments the same number of images. Whether an export decides as Keras does is another
+question: see benchmarks/results/engines.md.
+
+PyTorch's candidates are timm's Xception and segmentation-models-pytorch's FPN, in channels-last layout, in the same
+pipeline.
+
+What bounds a network on this machine: multiply-add operations of its convolutions and dense layers, against those of
+a product of two large matrices in float32 in the same rounds.
+
+Run with: python benchmarks/inference.py [MANIFEST OF JPEG-BASELINE DICOM FILES] [--rounds 3] [--images 9] [--small]
+    (without a manifest, on generated files; --small takes small networks, to try the benchmark)
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from pneumoseg.data.index import index_dataset, load_manifest, save_manifest
+from pneumoseg.decision import DecisionRule
+from pneumoseg.engines import Network
+from pneumoseg.engines.export_record import ExportError
+from pneumoseg.inference import Pipeline, assemble_pipeline, export_pipeline, load_pipeline
+from pneumoseg.models.bundle import save_bundle
+from pneumoseg.models.classifier import build_classifier
+from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.synthetic import write_dataset
+
+POSITIVE = 0.22
+BATCH = 4
+PAPER = ({"backbone": "xception", "image_size": 1024}, {"architecture": "fpn", "backbone": "inceptionresnetv2"})
+SMALL = (
+    {"backbone": "compact", "image_size": 128},
+    {"architecture": "unet", "backbone": "compact", "image_size": 128},
+)
+EXPORTS = tuple(itertools.product(("openvino", "onnx"), ("float32", "bfloat16", "int8")))
+
+
+class Timed:
+    """A network that adds up the time spent in it."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.name, self.image_size, self.parameters = network.name, network.image_size, network.parameters
+        self.seconds, self.images = 0.0, 0
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
+        output = self._network(images)
+        self.seconds += time.perf_counter() - start
+        self.images += len(images)
+        return output
+
+
+class TorchNetwork:
+    """A PyTorch network in channels-last layout, in float32 or under autocast to bfloat16."""
+
+    def __init__(self, module: Any, name: str, image_size: int, bfloat16: bool) -> None:
+        import torch
+
+        self._module = module.eval().to(memory_format=torch.channels_last)
+        self._bfloat16 = bfloat16
+        self.name, self.image_size = name, image_size
+        self.parameters = sum(each.numel() for each in module.parameters())
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        import torch
+
+        scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).expand(-1, 3, -1, -1)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            output = self._module(scaled.contiguous(memory_format=torch.channels_last))
+        probability = output.float().sigmoid().numpy()
+        return probability if probability.ndim == 2 else probability.transpose(0, 2, 3, 1)
+
+
+def write_pipeline(folder: Path, small: bool) -> None:
+    """Write a pipeline with random weights."""
+    keras.utils.set_random_seed(0)
+    builders = {"classifier": build_classifier, "segmenter": build_segmenter}
+    for (kind, build), arguments in zip(builders.items(), SMALL if small else PAPER, strict=True):
+        save_bundle(folder / kind, build(**arguments, weights=None), kind, arguments, {"probability": 0.5})
+    assemble_pipeline(folder / "classifier", folder / "segmenter", folder / "pipeline")
+
+
+def torch_pipelines(small: bool) -> Iterator[tuple[str, Pipeline]]:
+    """Yield PyTorch's pipelines, if it is installed with timm and segmentation-models-pytorch."""
+    missing = [name for name in ("torch", "timm", "segmentation_models_pytorch") if not importlib.util.find_spec(name)]
+    if missing:
+        print(f"PyTorch is left out: {', '.join(missing)} not installed")
+        return
+    import segmentation_models_pytorch
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    encoder, sizes = ("resnet18", (128, 128)) if small else ("inceptionresnetv2", (1024, 512))
+    classifier = timm.create_model("resnet18" if small else "legacy_xception", pretrained=False, num_classes=1)
+    segmenter = segmentation_models_pytorch.FPN(encoder, encoder_weights=None, classes=1)
+    for precision in ("float32", "bfloat16"):
+        networks = [
+            TorchNetwork(module, name, size, precision == "bfloat16")
+            for module, name, size in zip(
+                (classifier, segmenter), ("classifier_timm", "segmenter_smp"), sizes, strict=True
+            )
+        ]
+        yield f"pytorch-{precision}", Pipeline(networks[:1], networks[1:], batch_size=BATCH)
+
+
+def exported_pipelines(folder: Path, manifest: Path) -> Iterator[tuple[str, Pipeline]]:
+    """Export the pipeline for each engine in each precision that can be had here, and yield the results."""
+    for engine, precision in EXPORTS:
+        try:
+            start = time.perf_counter()
+            # Networks with random weights may decide anything: only their time counts here.
+            export_pipeline(folder, engine, precision, calibrate=manifest, images=manifest, accept_differences=True)
+            print(f"{engine}-{precision}: exported in {time.perf_counter() - start:.0f} s", flush=True)
+            yield f"{engine}-{precision}", load_pipeline(folder, BATCH, engine=f"{engine}-{precision}")
+        except ExportError as error:
+            print(f"{engine}-{precision} is left out: {error}")
+
+
+def prepared(pipeline: Pipeline, paths: list[Path], passed: int) -> Pipeline:
+    """Return a pipeline that is warm and timed, with the threshold that lets the given number of images pass."""
+    probability = sorted((each.probability for each in pipeline.probabilities(paths)), reverse=True)
+    threshold = (probability[passed - 1] + probability[passed]) / 2
+    return dataclasses.replace(
+        pipeline,
+        classifiers=[Timed(network) for network in pipeline.classifiers],
+        segmenters=[Timed(network) for network in pipeline.segmenters],
+        rule=DecisionRule(float(threshold), minimum_area=0),
+    )
+
+
+def run(pipeline: Pipeline, paths: list[Path]) -> dict[str, float]:
+    """Return seconds per image, of the whole and within each network."""
+    networks = {"classifier": pipeline.classifiers[0], "segmenter": pipeline.segmenters[0]}
+    for network in networks.values():
+        network.seconds, network.images = 0.0, 0
+    start = time.perf_counter()
+    results = list(pipeline.predict_many(paths))
+    whole = time.perf_counter() - start
+    assert not any(result.error for result in results)
+    seconds = {kind: network.seconds / max(1, network.images) for kind, network in networks.items()}
+    inside = sum(network.seconds for network in networks.values())
+    return {
+        "staged": whole / len(paths),
+        **seconds,
+        "outside": (whole - inside) / len(paths),
+        "passed": networks["segmenter"].images,
+    }
+
+
+def multiply_adds(model: keras.Model) -> float:
+    """Return the number of multiply-add operations of the convolutions and dense layers for one image."""
+    total = 0.0
+    for layer in model._flatten_layers():
+        kernels = [weight.shape for weight in layer.weights if "kernel" in weight.name]
+        if not kernels or isinstance(layer, keras.Model):
+            continue
+        area = np.prod(layer.output.shape[1:-1], dtype=float)
+        for kernel in kernels:
+            depthwise = "depthwise" in type(layer).__name__.lower() or (len(kernels) == 2 and kernel is kernels[0])
+            total += (
+                area * np.prod(kernel[:-1] if not depthwise else kernel, dtype=float) * (1 if depthwise else kernel[-1])
+            )
+    return total
+
+
+def matrix_product_rate() -> Callable[[], float]:
+    """Return a function that measures multiply-adds per second of a large matrix product in float32 on all cores."""
+    import tensorflow as tf
+
+    side = 2048
+    matrix = tf.random.normal((side, side))
+    product = tf.function(lambda: tf.reduce_sum(matrix @ matrix))
+    product()
+
+    def rate() -> float:
+        start = time.perf_counter()
+        product()
+        return side**3 / (time.perf_counter() - start)
+
+    return rate
+
+
+def processor() -> str:
+    """Return the name of the processor, and which fast number formats it has."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = dict(line.split("\t: ", 1) if "\t: " in line else line.split(": ", 1) for line in lines if ": " in line)
+        facts = {name.strip(): value for name, value in facts.items()}
+        wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+        has = [flag for flag in wanted if flag in facts.get("flags", "").split()]
+        return f"{facts.get('model name', 'unknown processor')}, {os.cpu_count()} cores, {' '.join(has)}"
+    return f"unknown processor, {os.cpu_count()} cores"
+
+
+def compare(pipelines: dict[str, Pipeline], paths: list[Path], rounds: int, work: dict[str, float]) -> None:
+    """Run the candidates in turn, and print the table."""
+    passed = max(1, round(POSITIVE * len(paths)))
+    ready = {name: prepared(pipeline, paths, passed) for name, pipeline in pipelines.items()}
+    rate, rates = matrix_product_rate(), list[float]()
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
+    for number in range(rounds):
+        for name, pipeline in ready.items():
+            rates.append(rate())
+            runs[name].append(run(pipeline, paths))
+        print(f"round {number + 1} of {rounds} done", flush=True)
+    print(f"\n{processor()}")
+    print(f"{len(paths)} images, {passed} of them segmented, batches of {BATCH}, medians of {rounds} rounds in turn\n")
+    print("Seconds per image and ratios to Keras in float32; outside: reading, resizing, decision, mask\n")
+    print("| engine | staged | ratio | classifier | ratio | segmenter | ratio | outside |")
+    print("|---|---|---|---|---|---|---|---|")
+    baseline = runs["keras-float32"]
+    for name, own in runs.items():
+        assert {each["passed"] for each in own} == {passed}, f"{name} segmented another number of images"
+        cells = []
+        for part in ("staged", "classifier", "segmenter"):
+            ratio = statistics.median(base[part] / each[part] for base, each in zip(baseline, own, strict=True))
+            cells += [f"{statistics.median(each[part] for each in own):.3g}", f"{ratio:.2f}"]
+        print(f"| {name} | {' | '.join(cells)} | {statistics.median(each['outside'] for each in own):.3f} |")
+    best = max(rates)
+    usual = statistics.median(rates)
+    print(f"\nfloat32 matrix product: median {usual / 1e9:.1f}, best {best / 1e9:.1f} billion multiply-adds per second")
+    for part, operations in work.items():
+        print(
+            f"{part}: {operations / 1e9:.1f} billion multiply-adds per image; share of the best matrix product's rate:"
+        )
+        for name, own in runs.items():
+            if not name.startswith("pytorch"):
+                share = operations / min(each[part] for each in own) / best
+                print(f"  {name:18} {share:.2f}")
+
+
+@contextlib.contextmanager
+def first_images(manifest: Path | None, count: int) -> Iterator[pd.DataFrame]:
+    """Yield the first rows of a manifest, or of one of generated files."""
+    with tempfile.TemporaryDirectory() as temporary:
+        if manifest is None:
+            write_dataset(temporary, train=count, test=1, seed=0)
+            table = index_dataset(Path(temporary) / "dicom-images-train", Path(temporary) / "train-rle.csv")
+        else:
+            table = load_manifest(manifest)
+        if len(table) < count:
+            raise SystemExit(f"{manifest}: {len(table)} images, expected at least {count}")
+        yield table.head(count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=9)
+    parser.add_argument("--small", action="store_true")
+    asked = parser.parse_args()
+    with first_images(asked.manifest, asked.images) as manifest, tempfile.TemporaryDirectory() as temporary:
+        folder, table = Path(temporary) / "pipeline", Path(temporary) / "manifest.csv"
+        write_pipeline(Path(temporary), asked.small)
+        save_manifest(manifest, table)
+        keras_float32 = load_pipeline(folder, BATCH)
+        work = {
+            "classifier": multiply_adds(keras_float32.classifiers[0].model),
+            "segmenter": multiply_adds(keras_float32.segmenters[0].model),
+        }
+        pipelines = {"keras-float32": keras_float32}
+        pipelines |= exported_pipelines(folder, table)
+        pipelines |= torch_pipelines(asked.small)
+        compare(pipelines, [Path(path) for path in manifest["path"]], asked.rounds, work)
+
+
+if __name__ == "__main__":
+    main()
