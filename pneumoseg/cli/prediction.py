@@ -53,7 +53,7 @@ def assemble(
     folds of a cross-validation.
     """
     from pneumoseg.inference import assemble_pipeline
-    from pneumoseg.models.bundle import is_bundle, read_bundle_spec
+    from pneumoseg.models.bundle_spec import is_bundle, read_bundle_spec
     from pneumoseg.training.averaging import worse_average
     from pneumoseg.training.run import Run
 
