@@ -45,7 +45,7 @@ class OpenVinoNetwork:
         self.name, self.image_size, self.parameters = name, image_size, parameters
         self.precision = computed_precision(precision)
         openvino = _library()
-        self.library = f"OpenVINO {openvino.__version__}"
+        self.library = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         options = {
             # OpenVINO would choose bfloat16 by itself where the CPU has it.
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
