@@ -35,9 +35,7 @@ def common(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log details, and what TensorFlow says when it starts.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what TensorFlow says when it starts, too.")] = False,
 ) -> None:
     """Find and outline pneumothorax on chest X-rays. For research; not for diagnosis."""
     if verbose:
