@@ -112,6 +112,14 @@ Assembled = Annotated[
     bool, typer.Option("--assembled", help="Use the decision rule as assembled, even if another was tuned.")
 ]
 CachedPredictions = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg cache-predictions`.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Engine of the networks: keras, openvino or onnx, or an export made by `pneumoseg export`, such as "
+        "openvino-int8.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
 
 

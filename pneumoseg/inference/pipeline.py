@@ -19,7 +19,7 @@ import pandas as pd
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
-from pneumoseg.engines import Network
+from pneumoseg.engines import Engine, Network
 from pneumoseg.geometry import letterbox_array
 from pneumoseg.identifiers import image_id_of
 from pneumoseg.image_errors import ImageError
@@ -63,6 +63,7 @@ class Pipeline:
         networks: SHA-256 of each bundle's spec, by name, see `PipelineFolder`; empty for networks without a bundle.
         origin: Facts by name about the origin of the networks and the rule, for display only.
         training_images: Ids of the images that any of the networks was trained on, as far as their bundles tell.
+        engine: The library, and the precision, that computes the networks.
 
     Raises:
         ValueError: If the batch size is below 1, or the segmenters are not of one image size.
@@ -82,6 +83,7 @@ class Pipeline:
     networks: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict, compare=False)
     training_images: frozenset[str] = field(default=frozenset(), repr=False)
+    engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
         """Check the batch size and the image sizes."""
@@ -113,10 +115,12 @@ class Pipeline:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the networks, the rule and `flip`, in hexadecimal; '' for networks without a bundle."""
+        """SHA-256 of the networks, the rule, `flip` and any engine but Keras, in hexadecimal; '' without bundles."""
         if not self.networks:
             return ""
         content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip}
+        if self.engine != Engine():
+            content["engine"] = asdict(self.engine)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -264,7 +268,8 @@ class Pipeline:
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in network)}</tr>" for network in facts_of_networks
         )
         rule = ", ".join(f"{name} {value:g}" for name, value in asdict(self.rule).items())
-        facts = {"rule": rule, "mirrored images averaged": "yes" if self.flip else "no", **self.origin}
+        flip = "yes" if self.flip else "no"
+        facts = {"engine": str(self.engine), "rule": rule, "mirrored images averaged": flip, **self.origin}
         lines = "".join(f"<br>{html.escape(name)}: {html.escape(value)}" for name, value in facts.items())
         header = "".join(f"<th>{name}</th>" for name in ("network", "name", "sees", "weights"))
         return f"<p><b>Pipeline</b>{lines}</p><table><tr>{header}</tr>{rows}</table>"
