@@ -14,9 +14,6 @@ import typer
 
 import pneumoseg
 
-# Read when TensorFlow is imported, which happens only inside the commands that need it.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -38,8 +35,12 @@ def common(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what TensorFlow says when it starts, too.")] = False,
 ) -> None:
     """Find and outline pneumothorax on chest X-rays. For research; not for diagnosis."""
+    if verbose:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # read when TensorFlow is imported
+        logging.getLogger("pneumoseg").setLevel(logging.DEBUG)
 
 
 def output_file(ctx: typer.Context, path: Path | None) -> Path | None:
