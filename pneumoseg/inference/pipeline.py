@@ -118,9 +118,7 @@ class Pipeline:
         """SHA-256 of the networks, the rule, `flip` and any engine but Keras, in hexadecimal; '' without bundles."""
         if not self.networks:
             return ""
-        content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip}
-        if self.engine != Engine():
-            content["engine"] = asdict(self.engine)
+        content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip, **self.engine.identity}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
