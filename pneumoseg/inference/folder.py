@@ -20,15 +20,8 @@ from pneumoseg.device import announce_device
 from pneumoseg.engines.keras_network import KerasNetwork
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
-from pneumoseg.models.bundle import (
-    SPEC_NAME,
-    Bundle,
-    BundleError,
-    BundleSpec,
-    DataSplit,
-    load_bundle,
-    read_bundle_spec,
-)
+from pneumoseg.models.bundle import Bundle, load_bundle
+from pneumoseg.models.bundle_spec import SPEC_NAME, BundleError, BundleSpec, DataSplit, read_bundle_spec
 
 _log = logging.getLogger(__name__)
 _ASSEMBLED = "pipeline.json"
