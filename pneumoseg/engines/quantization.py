@@ -49,6 +49,8 @@ def quantize_network(source: Path, target: Path, images: np.ndarray, *, kept: Co
             quantized = nncf.quantize(
                 network,
                 dataset,
+                # Asymmetric ranges where activations have both signs, such as the image itself.
+                preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(images),
                 ignored_scope=nncf.IgnoredScope(names=list(kept)),
                 advanced_parameters=advanced,
