@@ -12,8 +12,8 @@ from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
 from pneumoseg.inference import Pipeline
 from pneumoseg.inference.row import ResultRow
-from pneumoseg.report.gallery import SIDE, make_ahead, outline_path, picture_of, picture_scale, picture_size
-from pneumoseg.report.page import template
+from pneumoseg.report.templates import template
+from pneumoseg.report.thumbnails import SIDE, make_ahead, outline_path, picture_of, picture_scale, picture_size
 
 _FINDINGS = {True: "pneumothorax", False: "no pneumothorax", None: "unreadable"}
 _STAGES = {

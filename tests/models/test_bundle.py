@@ -278,7 +278,7 @@ def _fail_at(step, patched):
     if step == "weights":
         patched.setattr(keras.Model, "save_weights", half_saved)
     if step == "checksum":
-        patched.setattr(bundles, "_file_sha256", _refuse)
+        patched.setattr(bundles, "file_sha256", _refuse)
     patched.setattr(bundles, "flush", counted)
     patched.setattr("pneumoseg.atomic_write.flush", counted)
     patched.setattr(Path, "replace", renamed)
