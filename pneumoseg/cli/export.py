@@ -59,6 +59,8 @@ def export(
         progress=True,
     )
     _print_comparison(record)
+    for text in record.comparison["problems"]:
+        typer.secho(f"ACCEPTED DIFFERENCE: {text}", fg="red", err=True)
     typer.echo(f"{pipeline}: exported; use it with: pneumoseg predict ... --engine {record.name}")
 
 
@@ -74,16 +76,17 @@ def _print_comparison(record: "ExportRecord") -> None:
 
 
 def _rows(numbers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "images", f"{numbers['images']}, {numbers['passed']} passed by the classifier, {numbers['positive']} with a mask"
-    yield "largest difference of the probability", f"{numbers['probability_difference']:.2g}"
-    yield "closest probability to the threshold", "-" if numbers["closest"] is None else f"{numbers['closest']:.2g}"
+    yield "images", str(numbers["images"])
+    yield "passed on by the classifier", str(numbers["passed"])
+    yield "with a mask", str(numbers["positive"])
+    yield "other decisions of the classifier", str(numbers["flipped_gates"])
+    yield "other decisions on the image", str(numbers["flipped_images"])
+    yield "largest difference of probability", f"{numbers['probability_difference']:.2g}"
+    yield "least distance from the threshold", "-" if numbers["closest"] is None else f"{numbers['closest']:.2g}"
     yield "largest difference of the map", f"{numbers['map_difference']:.2g}"
-    yield "decisions of the classifier that differ", str(numbers["flipped_gates"])
-    yield "decisions on the image that differ", str(numbers["flipped_images"])
     if numbers["dice_change"] is not None:
-        yield (
-            f"mean Dice, {numbers['with_truth']} images with known masks",
-            f"{numbers['dice_export']:.4f}, Keras {numbers['dice_keras']:.4f}, change {numbers['dice_change']:+.4f}",
-        )
+        yield "images with a known mask", str(numbers["with_truth"])
+        yield "mean Dice", f"{numbers['dice_export']:.4f} (Keras {numbers['dice_keras']:.4f})"
+        yield "change of the mean Dice", f"{numbers['dice_change']:+.4f}"
     for network, layers in numbers["kept_in_float32"].items():
         yield f"layers of {network} in float32", str(len(layers))

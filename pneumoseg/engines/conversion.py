@@ -15,8 +15,6 @@ from pneumoseg.engines.export_record import ExportError
 if TYPE_CHECKING:
     import keras
 
-SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
-"""Suffix of a network's file by engine; OpenVINO adds a file `.bin` with the weights."""
 _LIBRARIES = {"openvino": ("openvino", "nncf"), "onnx": ("onnx", "onnxruntime", "tf2onnx", "nncf")}
 # The newest set of operators that tf2onnx knows is 18; NNCF asks for 13 at least.
 _OPERATORS = 18
@@ -47,7 +45,7 @@ def convert_model(model: "keras.Model", engine: str, path: Path) -> None:
     Args:
         model: Network from images, float32 (batch, size, size, 1), to probabilities.
         engine: "openvino" or "onnx".
-        path: File to write, with the engine's suffix, see `SUFFIXES`.
+        path: File to write, `.xml` or `.onnx`; OpenVINO adds a file `.bin` with the weights.
 
     Raises:
         ExportError: If the engine's library cannot convert the network.

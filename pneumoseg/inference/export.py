@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import logging
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +23,8 @@ from pneumoseg.engines.export_record import (
     sum_files,
     write_record,
 )
-from pneumoseg.engines.provisional import computes_bfloat16
+from pneumoseg.engines.openvino_network import computed_precision
+from pneumoseg.engines.processor import processor_name
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference.comparison import Reference
 from pneumoseg.inference.export_images import choose_images
@@ -34,6 +34,9 @@ from pneumoseg.inference.folder import PipelineFolder, load_pipeline
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pneumoseg", "keras", "tensorflow", "openvino", "onnx", "onnxruntime", "tf2onnx", "nncf")
 _TEMPORARY = ".export."
+_LINUX = Path("/proc/cpuinfo")
+# Names of the CPU's extensions: arithmetic in bfloat16, and sums of products of 8 bits that do not overflow.
+_BFLOAT16, _VNNI = {"avx512_bf16", "amx_bf16"}, {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def export_pipeline(
@@ -82,7 +85,8 @@ def export_pipeline(
     _check_combination(engine, precision, calibration)
     record = PipelineFolder.read(folder)
     require_libraries(engine)
-    _check_cpu(precision)
+    if engine == "openvino":
+        _check_cpu(precision)
     pipeline = load_pipeline(folder, batch_size)
     size = max(network.image_size for network in (*pipeline.classifiers, *pipeline.segmenters))
     chosen = choose_images(size, calibrated=precision == "int8", calibration=calibration, images=images)
@@ -93,6 +97,8 @@ def export_pipeline(
         (temporary / "maps").mkdir()
         reference = Reference(pipeline, chosen.compared, temporary / "maps", progress=progress)
         comparison = networks.settle(reference, progress=progress)
+        for doubt in comparison.doubts():
+            _log.warning(f"THE COMPARISON SHOWS LITTLE: {doubt}; name other images with --images")
         problems = comparison.problems(precision)
         if problems and not accept_differences:
             raise ExportError(_refusal(folder, engine, precision, problems))
@@ -135,7 +141,7 @@ def _check_combination(engine: str, precision: str, calibration: pd.DataFrame | 
 
 
 def _check_cpu(precision: str) -> None:
-    if precision == "bfloat16" and not computes_bfloat16():
+    if computed_precision(precision) != precision:
         raise ExportError(
             "this CPU does not compute in bfloat16, so the export could not be compared: export on a CPU with AVX-512 "
             "BF16 or AMX, or choose --precision float32 or int8"
@@ -146,8 +152,8 @@ def _refusal(folder: Path, engine: str, precision: str, problems: list[str]) -> 
     other = {"int8": "name more images with --calibrate, choose another precision", "bfloat16": "choose float32"}
     remedy = other.get(precision, "choose another engine")
     return (
-        f"{folder}: not exported, {engine}-{precision} differs too much from Keras: {'; '.join(problems)}; {remedy}, or "
-        "export all the same with --accept-differences"
+        f"{folder}: not exported, {engine}-{precision} differs too much from Keras: {'; '.join(problems)}; {remedy}, "
+        "or export all the same with --accept-differences"
     )
 
 
@@ -187,14 +193,9 @@ def describe_cpu() -> dict[str, Any]:
         >>> describe_cpu()  # doctest: +SKIP
         {'model': 'AMD EPYC', 'bfloat16': False, 'vnni': False}
     """
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return {"model": platform.processor()}
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = set(facts.get("flags", "").split())
-    return {
-        "model": facts.get("model name", platform.processor()),
-        "bfloat16": bool(flags & {"avx512_bf16", "amx_bf16"}),
-        "vnni": bool(flags & {"avx512_vnni", "avx_vnni"}),
-    }
+    cpu: dict[str, Any] = {"model": processor_name()}
+    if _LINUX.is_file():
+        flags = next((line for line in _LINUX.read_text("utf-8").splitlines() if line.startswith("flags")), "").split()
+        cpu["bfloat16"] = not _BFLOAT16.isdisjoint(flags)
+        cpu["vnni"] = not _VNNI.isdisjoint(flags)
+    return cpu

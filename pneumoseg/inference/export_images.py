@@ -37,8 +37,8 @@ def choose_images(
 ) -> ExportImages:
     """Choose the images to calibrate and to compare on, and log which ones they are.
 
-    At most 300 images are used to calibrate, half of them positive if there are enough, chosen evenly from the manifest.
-    Without `images`, at most half of the manifest is used, and the comparison gets at most 300 of the others.
+    At most 300 images are used to calibrate, chosen evenly from the manifest, half of them positive if there are
+    enough. Without `images`, at most half of the manifest is used, and the comparison gets at most 300 of the others.
 
     Args:
         size: Largest image size of the networks, in pixels.

@@ -5,16 +5,17 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from pneumoseg.engines import Network
-from pneumoseg.engines.conversion import SUFFIXES, convert_model
+from pneumoseg.engines.conversion import convert_model
 from pneumoseg.engines.export_record import NetworkFacts
+from pneumoseg.engines.exports import network_class
 from pneumoseg.engines.keras_network import KerasNetwork
-from pneumoseg.engines.provisional import OnnxNetwork, OpenVinoNetwork
 from pneumoseg.engines.quantization import quantizable_layers, quantize_network
 from pneumoseg.geometry import letterbox_array
 from pneumoseg.image_errors import ImageError
@@ -23,7 +24,6 @@ from pneumoseg.inference.comparison import Comparison, Reference, compare
 from pneumoseg.inference.pipeline import Pipeline, Source
 
 _log = logging.getLogger(__name__)
-_NETWORKS = {"openvino": OpenVinoNetwork, "onnx": OnnxNetwork}
 _BLOCKS = 12
 _RANKED_ON = 32
 # Numbers of blocks that are kept in float32, in turn.
@@ -46,7 +46,8 @@ class ExportedNetwork:
         self, network: KerasNetwork, bundle: str, engine: str, precision: str, folder: Path, spare: Path
     ) -> None:
         self.network, self.bundle, self.engine, self.precision = network, bundle, engine, precision
-        self.path = folder / f"{bundle}{SUFFIXES[engine]}"
+        self._make, suffix = network_class(engine)
+        self.path = folder / f"{bundle}{suffix}"
         self._spare = spare
         self.kept: list[str] = []
         self._images = np.zeros((0, network.image_size, network.image_size, 1), np.uint8)
@@ -63,10 +64,7 @@ class ExportedNetwork:
 
     def load(self, batch_size: int, path: Path | None = None) -> Network:
         """Load the network as it is used later."""
-        facts = self.facts
-        return _NETWORKS[self.engine](
-            path or self.path, facts["name"], facts["image_size"], facts["parameters"], self.precision, batch_size
-        )
+        return self._make(path or self.path, **self.facts, precision=self.precision, batch_size=batch_size)
 
     def calibrate(self, images: np.ndarray) -> None:
         """Quantise the network.
@@ -158,7 +156,7 @@ class ExportedNetworks:
     """All networks of a pipeline in the files of another engine.
 
     Args:
-        pipeline: The pipeline of Keras.
+        pipeline: The pipeline of Keras, see `KerasNetwork`.
         engine: "openvino" or "onnx".
         precision: "float32", "bfloat16" or "int8".
         temporary: Existing empty folder; the files of the export are in its folder `whole`.
@@ -171,7 +169,7 @@ class ExportedNetworks:
         spare.mkdir()
         self._networks = {
             kind: [
-                ExportedNetwork(network, f"{kind}_{number}", engine, precision, self.folder, spare)
+                ExportedNetwork(cast(KerasNetwork, network), f"{kind}_{number}", engine, precision, self.folder, spare)
                 for number, network in enumerate(networks, start=1)
             ]
             for kind, networks in (("classifier", pipeline.classifiers), ("segmenter", pipeline.segmenters))
@@ -209,7 +207,7 @@ class ExportedNetworks:
         return comparison
 
     def _keep_more(self, kind: str, progress: bool) -> bool:
-        return any([each.keep_more(progress) for each in self._networks[kind]])
+        return any([each.keep_more(progress) for each in self._networks[kind]])  # noqa: C419  # each of them keeps more
 
     def _compare(self, reference: Reference, progress: bool) -> Comparison:
         batch_size = self._pipeline.batch_size
