@@ -25,7 +25,7 @@ from pneumoseg.evaluation.pixel_counts import count_pixels
 from pneumoseg.evaluation.tables import paired_differences
 from pneumoseg.evaluation.tuning import tune
 from pneumoseg.inference import assemble_pipeline, load_pipeline
-from pneumoseg.models.bundle import read_bundle_spec
+from pneumoseg.models.bundle_spec import read_bundle_spec
 from pneumoseg.predictions import Predictions, cache_predictions, pool
 from pneumoseg.report.page import write_report
 from pneumoseg.training.run import Run

@@ -11,6 +11,8 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pneumoseg.tensorflow_log import keep_from_stderr
+
 if TYPE_CHECKING:
     from pneumoseg import rle
     from pneumoseg.config import load_experiment
@@ -83,6 +85,8 @@ _MODULES = {
     "training.train": ["train"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+keep_from_stderr()
 
 
 def __getattr__(name: str) -> Any:

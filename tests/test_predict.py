@@ -153,11 +153,15 @@ def test_mistakes_are_told_before_any_network_is_built(arguments, message, image
 
 def test_mistakes_end_with_status_two_and_output_in_pipes_is_clean(pipeline, images, tmp_path):
     def run(*arguments):
-        return subprocess.run([COMMAND, "predict", *map(str, arguments)], capture_output=True, text=True, check=False)
+        return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
 
-    mistake = run(images, "--pipeline", pipeline)
+    mistake = run("predict", images, "--pipeline", pipeline)
     assert (mistake.returncode, mistake.stdout) == (2, "")
     assert "Traceback" not in mistake.stderr
-    fine = run(images, "--pipeline", pipeline, "--json", "--out", tmp_path / "out")
+    fine = run("--verbose", "predict", images, "--pipeline", pipeline, "--json", "--out", tmp_path / "out")
     assert fine.returncode == 0, fine.stderr
     assert [json.loads(line)["image_id"] for line in fine.stdout.splitlines()] == ["i0", "i1", "i2"]
+    of_tensorflow, _, ours = fine.stderr.partition("Device: ")
+    assert of_tensorflow
+    assert all(line.startswith("TensorFlow: ") for line in of_tensorflow.splitlines())
+    assert "TensorFlow" not in ours

@@ -14,9 +14,6 @@ import typer
 
 import pneumoseg
 
-# Read when TensorFlow is imported, which happens only inside the commands that need it.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -38,8 +35,12 @@ def common(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what TensorFlow says when it starts, too.")] = False,
 ) -> None:
     """Find and outline pneumothorax on chest X-rays. For research; not for diagnosis."""
+    if verbose:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # read when TensorFlow is imported
+        logging.getLogger("pneumoseg").setLevel(logging.DEBUG)
 
 
 def output_file(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -111,6 +112,14 @@ Assembled = Annotated[
     bool, typer.Option("--assembled", help="Use the decision rule as assembled, even if another was tuned.")
 ]
 CachedPredictions = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg cache-predictions`.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Engine of the networks: keras, openvino or onnx, or an export made by `pneumoseg export`, such as "
+        "openvino-int8.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.cli.app import Assembled, Manifest, app, output_file, output_folder
+from pneumoseg.cli.app import Assembled, Engine, Manifest, app, output_file, output_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +123,7 @@ def show_masks(
         ),
     ] = None,
     assembled: Assembled = False,
+    engine: Engine = "keras",
 ) -> None:
     """Draw masks over their images; images with a label and no mask are left out."""
     from pneumoseg.data.index import load_manifest
@@ -133,7 +134,7 @@ def show_masks(
     if pipeline is not None:
         from pneumoseg.inference import load_pipeline
 
-        networks = load_pipeline(pipeline, assembled=assembled)
+        networks = load_pipeline(pipeline, assembled=assembled, engine=engine)
         table = networks.leave_out_training_images(table)
     table = leave_out_unknown_masks(table, "show-masks")
     chosen = _sample_positives(table, manifest, count, seed)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from pneumoseg.cli.app import Assembled, PipelinePath, app, output_folder, require_pipeline
+from pneumoseg.cli.app import Assembled, Engine, PipelinePath, app, output_folder, require_pipeline
 from pneumoseg.cli.pacs import Objects, Strict, keep_libraries_from_writing, parse_kinds, require_extra
 from pneumoseg.folder_lock import locked_folder
 
@@ -75,6 +75,7 @@ def listen(
     objects: Objects = "seg,sr,sc",
     strict: Strict = False,
     assembled: Assembled = False,
+    engine: Engine = "keras",
 ) -> None:
     """Receive images from a PACS and send it the results.
 
@@ -106,7 +107,7 @@ def listen(
     sender = _sender(target, aet, tls)
     with locked_folder(queue.folder, "served"):  # before the networks are loaded, which takes seconds
         log = _prepare_process()
-        networks = _load(pipeline, assembled=assembled)
+        networks = _load(pipeline, assembled=assembled, engine=engine)
         log.install()
     service = Service(queue, networks, receiver, sender, kinds, strict=strict)
     serve(
@@ -248,14 +249,14 @@ def _prepare_process() -> "EventLog":
     return log
 
 
-def _load(folder: Path, *, assembled: bool) -> "Pipeline":
+def _load(folder: Path, *, assembled: bool, engine: str) -> "Pipeline":
     """Load the networks, and run each once: the first run takes seconds."""
     import numpy as np
 
     with keep_libraries_from_writing():
         from pneumoseg.inference import load_pipeline
 
-    networks = load_pipeline(folder, 1, assembled=assembled)
+    networks = load_pipeline(folder, 1, assembled=assembled, engine=engine)
     list(networks.predict_many([np.zeros((64, 64), np.uint8)], keep_maps=True))
     return networks
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoseg.cli.app import Assembled, BatchSize, PipelinePath, app, require_pipeline
+from pneumoseg.cli.app import Assembled, BatchSize, Engine, PipelinePath, app, require_pipeline
 
 if TYPE_CHECKING:
     from pneumoseg.pacs.folder_result import FolderResult
@@ -36,6 +36,7 @@ def dicom(
     strict: Strict = False,
     batch_size: BatchSize = 4,
     assembled: Assembled = False,
+    engine: Engine = "keras",
 ) -> None:
     """Write the results of a folder as DICOM objects.
 
@@ -62,7 +63,7 @@ def dicom(
         from pneumoseg.inference import load_pipeline
         from pneumoseg.pacs.folder import process_folder
 
-    networks = load_pipeline(pipeline, batch_size, assembled=assembled)
+    networks = load_pipeline(pipeline, batch_size, assembled=assembled, engine=engine)
     result = process_folder(folders.source, folders.target, networks, kinds, strict=strict)
     _sum_up(result)
     if not result.is_complete:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoseg.cli.app import Assembled, BatchSize, PipelinePath, app, output_folder, require_pipeline
+from pneumoseg.cli.app import Assembled, BatchSize, Engine, PipelinePath, app, output_folder, require_pipeline
 
 if TYPE_CHECKING:
     from pneumoseg.inference.row import ResultRow
@@ -34,6 +34,7 @@ def predict(
     ] = False,
     batch_size: BatchSize = 4,
     assembled: Assembled = False,
+    engine: Engine = "keras",
     max_images: Annotated[int, typer.Option(help="Maximum number of images on the page.", min=0)] = 500,
 ) -> None:
     """Find and outline pneumothorax on images.
@@ -54,7 +55,7 @@ def predict(
     from pneumoseg.inference import load_pipeline
     from pneumoseg.results import PAGE, result_rows, write_results
 
-    networks, rows = load_pipeline(pipeline, batch_size, assembled=assembled), list["ResultRow"]()
+    networks, rows = load_pipeline(pipeline, batch_size, assembled=assembled, engine=engine), list["ResultRow"]()
     skipped = len(found.skipped)
     if out is None:
         for row in result_rows(networks, found.paths, progress=True):

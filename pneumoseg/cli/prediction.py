@@ -10,6 +10,7 @@ import typer
 from pneumoseg.cli.app import (
     Assembled,
     BatchSize,
+    Engine,
     Manifest,
     PipelinePath,
     app,
@@ -53,7 +54,7 @@ def assemble(
     folds of a cross-validation.
     """
     from pneumoseg.inference import assemble_pipeline
-    from pneumoseg.models.bundle import is_bundle, read_bundle_spec
+    from pneumoseg.models.bundle_spec import is_bundle, read_bundle_spec
     from pneumoseg.training.averaging import worse_average
     from pneumoseg.training.run import Run
 
@@ -96,6 +97,7 @@ def cache_predictions(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", callback=output_folder)],
     flip: Annotated[bool, typer.Option("--flip", help="Also average over the mirrored image.")] = False,
     batch_size: BatchSize = 4,
+    engine: Engine = "keras",
 ) -> None:
     """Run both networks once and keep their outputs.
 
@@ -108,7 +110,7 @@ def cache_predictions(
     from pneumoseg.predictions import cache_predictions
 
     table = load_manifest(manifest)
-    networks = load_pipeline(pipeline, batch_size)
+    networks = load_pipeline(pipeline, batch_size, engine=engine)
     networks = dataclasses.replace(networks, flip=networks.flip or flip)
     cached = cache_predictions(networks, table, out, progress=True)
     positive = cached.manifest["has_pneumothorax"].sum()
@@ -127,6 +129,7 @@ def submit(
     ] = None,
     assembled: Assembled = False,
     batch_size: BatchSize = 4,
+    engine: Engine = "keras",
 ) -> None:
     """Write a submission for a folder of images.
 
@@ -140,9 +143,8 @@ def submit(
 
     asked = None if ids is None else read_ids(ids)
     paths, left_out = choose_one_per_id(_asked_files(find_images(images).paths, asked))
-    results = track(
-        load_pipeline(pipeline, batch_size, assembled=assembled).predict_many(paths), "Predicting", len(paths)
-    )
+    networks = load_pipeline(pipeline, batch_size, assembled=assembled, engine=engine)
+    results = track(networks.predict_many(paths), "Predicting", len(paths))
     stages = write_submission(results, out, ids=asked, left_out=left_out)
     counts = ", ".join(f"{count} {_STAGES[stage]}" for stage, count in sorted(stages.items()))
     typer.echo(f"{out}: {stages.total()} rows: {counts}")

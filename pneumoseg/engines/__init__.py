@@ -3,6 +3,8 @@
 Only the module of an engine imports its library, so that an exported pipeline runs without TensorFlow.
 """
 
+from pneumoseg.engines.engine import Engine
+from pneumoseg.engines.export_record import ExportError
 from pneumoseg.engines.network import Network
 
-__all__ = ["Network"]
+__all__ = ["Engine", "ExportError", "Network"]

@@ -1,7 +1,6 @@
 """Pipelines on disk: the bundles, how they are joined, and the decision rule chosen for them."""
 
 import functools
-import hashlib
 import json
 import logging
 import operator
@@ -10,25 +9,20 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from pneumoseg.atomic_write import atomic_write
+from pneumoseg.checksums import file_sha256
 from pneumoseg.decision import DecisionRule
-from pneumoseg.device import announce_device
-from pneumoseg.engines.keras_network import KerasNetwork
+from pneumoseg.engines import Engine, Network
+from pneumoseg.engines.export_record import EXPORTS
+from pneumoseg.engines.exports import export_names, load_export
 from pneumoseg.identifiers import is_hidden
 from pneumoseg.inference.pipeline import Pipeline
-from pneumoseg.models.bundle import (
-    SPEC_NAME,
-    Bundle,
-    BundleError,
-    BundleSpec,
-    DataSplit,
-    load_bundle,
-    read_bundle_spec,
-)
+from pneumoseg.models.bundle_spec import SPEC_NAME, BundleError, BundleSpec, DataSplit, read_bundle_spec
+
+if TYPE_CHECKING:
+    from pneumoseg.models.bundle import Bundle
 
 _log = logging.getLogger(__name__)
 _ASSEMBLED = "pipeline.json"
@@ -129,36 +123,43 @@ class PipelineFolder:
 
 
 def load_pipeline(
-    folder: str | Path, batch_size: int = 4, *, assembled: bool = False, jit_compile: bool = False
+    folder: str | Path,
+    batch_size: int = 4,
+    *,
+    assembled: bool = False,
+    jit_compile: bool = False,
+    engine: str = "keras",
 ) -> Pipeline:
     """Load a pipeline that `assemble_pipeline` wrote, with the decision rule that was tuned for it, if any.
 
-    Logs the device that it will run on, see `pneumoseg.device`.
+    Logs the device that it will run on, see `pneumoseg.device`. Only the engine Keras imports TensorFlow.
 
     Args:
         folder: Folder with `pipeline.json`, the bundles `classifier_1/` and so on, and `tuning.json` if it was tuned.
         batch_size: Number of images per batch, in both stages.
         assembled: Whether to use the rule that the pipeline was assembled with, even if another was tuned.
         jit_compile: Whether XLA compiles the networks. The first full batch then takes minutes.
+        engine: "keras"; "openvino" or "onnx" for the pipeline's only export for it; or the name of one of its exports,
+            such as "openvino-int8", see `pneumoseg export`.
 
     Raises:
         BundleError: If a file is missing, damaged or changed.
+        ExportError: If there is no such export, it was changed or is of other networks, or its library is missing.
+        ValueError: If no engine has this name, or XLA is asked for with another engine than Keras.
 
     Example:
         >>> pipeline = load_pipeline("runs/pipeline")  # doctest: +SKIP
         >>> pipeline.predict("chest.dcm").has_pneumothorax  # doctest: +SKIP
         True
     """
+    if jit_compile and engine != "keras":
+        raise ValueError(f"jit_compile is for the engine Keras, and the engine is {engine}: choose one of them")
     record = PipelineFolder.read(folder, assembled=assembled)
-    announce_device(keras.config.dtype_policy().name, jit_compile)
-    full_batch = batch_size if jit_compile else None
-    classifiers, segmenters = (
-        [
-            KerasNetwork(_bundle_of(Path(folder) / name, kind, jit_compile).model, full_batch)
-            for name in record.bundles(kind)
-        ]
-        for kind in _KINDS
-    )
+    if engine == "keras":
+        networks, computed = _keras_networks(Path(folder), record, batch_size, jit_compile), Engine()
+    else:
+        networks, computed = load_export(folder, engine, record.networks, batch_size)
+    classifiers, segmenters = ([networks[name] for name in record.bundles(kind)] for kind in _KINDS)
     chosen = "as assembled"
     if record.tuning is not None:
         chosen = f"on {len(record.tuning.image_ids)} images, mean Dice there {record.tuning.scores['mean_dice']:.3f}"
@@ -169,7 +170,15 @@ def load_pipeline(
             "these are scored, the scores are too good"
         )
     return Pipeline(
-        classifiers, segmenters, record.rule, record.flip, batch_size, record.networks, origin, record.images().training
+        classifiers,
+        segmenters,
+        record.rule,
+        record.flip,
+        batch_size,
+        record.networks,
+        origin,
+        record.images().training,
+        computed,
     )
 
 
@@ -189,7 +198,7 @@ def assemble_pipeline(
     Args:
         classifiers: Bundle of the classifier, or several whose probabilities are averaged, such as those of folds.
         segmenters: Bundle of the segmenter, or several whose probability maps are averaged.
-        folder: Folder to write. A pipeline in it is replaced, together with the rule tuned for that pipeline.
+        folder: Folder to write. A pipeline in it is replaced, together with the rule tuned for it and its exports.
         classifier_threshold: Threshold of the classifier in [0, 1]; None takes the mean of the bundles' thresholds.
         mask_threshold: Threshold of the mask in [0, 1]; None takes the mean of the bundles' thresholds.
         minimum_area: Area of the smallest component kept, in pixels on a 1024 x 1024 grid.
@@ -215,6 +224,8 @@ def assemble_pipeline(
         for kind, chosen in zip(_KINDS, (classifier_threshold, mask_threshold), strict=True)
     }
     rule = DecisionRule(thresholds["classifier"], thresholds["segmenter"], minimum_area)
+    from pneumoseg.engines.keras_network import KerasNetwork
+
     networks = {kind: [KerasNetwork(bundle.model) for bundle in several] for kind, several in bundles.items()}
     Pipeline(networks["classifier"], networks["segmenter"], rule, flip)  # refuses what does not fit together
     joint = {f"{kind}s": len(paths) for kind, paths in sources.items()} | {"flip": flip} | asdict(rule)
@@ -229,6 +240,8 @@ def assemble_pipeline(
             shutil.copy(source, whole / _RUNS / name)
         (whole / _ASSEMBLED).write_text(json.dumps(joint, indent=2), encoding="utf-8")
         if folder.exists():
+            if names := export_names(folder):
+                _log.warning(f"{folder}: its exports were of the networks before: {', '.join(names)}; export it again")
             folder.rename(Path(temporary) / "replaced")
         whole.rename(folder)
 
@@ -260,18 +273,36 @@ def _several(paths: str | Path | Sequence[str | Path], kind: str) -> list[Path]:
 def _is_pipeline(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {_ASSEMBLED, _TUNING, _RUNS}
+    names = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {_ASSEMBLED, _TUNING, _RUNS, EXPORTS}
     return (folder / _ASSEMBLED).is_file() and all(name.rpartition("_")[0] in _KINDS for name in names)
 
 
-def _bundle_of(folder: Path, kind: str, jit_compile: bool = False) -> Bundle:
+def _keras_networks(folder: Path, record: PipelineFolder, batch_size: int, jit_compile: bool) -> "dict[str, Network]":
+    """Load the bundles, which imports TensorFlow."""
+    import keras
+
+    from pneumoseg.device import announce_device
+    from pneumoseg.engines.keras_network import KerasNetwork
+
+    announce_device(keras.config.dtype_policy().name, jit_compile)
+    full_batch = batch_size if jit_compile else None
+    return {
+        name: KerasNetwork(_bundle_of(folder / name, kind, jit_compile).model, full_batch)
+        for kind in _KINDS
+        for name in record.bundles(kind)
+    }
+
+
+def _bundle_of(folder: Path, kind: str, jit_compile: bool = False) -> "Bundle":
+    from pneumoseg.models.bundle import load_bundle
+
     bundle = load_bundle(folder, jit_compile=jit_compile)
     if bundle.builder != kind:
         raise BundleError(f"{folder}: holds a {bundle.builder}, expected a {kind}")
     return bundle
 
 
-def _threshold(folders: Iterable[Path], bundles: Sequence[Bundle], chosen: float | None) -> float:
+def _threshold(folders: Iterable[Path], bundles: "Sequence[Bundle]", chosen: float | None) -> float:
     if chosen is not None:
         return chosen
     for folder, bundle in zip(folders, bundles, strict=True):
@@ -285,7 +316,7 @@ def _threshold(folders: Iterable[Path], bundles: Sequence[Bundle], chosen: float
 
 def _sum_of(bundle: Path) -> str:
     try:
-        return hashlib.sha256((bundle / SPEC_NAME).read_bytes()).hexdigest()
+        return file_sha256(bundle / SPEC_NAME)
     except OSError as error:
         raise BundleError(f"{bundle} has no {SPEC_NAME}: assemble the pipeline again") from error
 

@@ -7,15 +7,13 @@ anyone who rewrites a bundle can also rewrite its checksums.
 """
 
 import contextlib
-import hashlib
 import inspect
 import json
-import math
 import os
 import re
 import secrets
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,51 +22,26 @@ from typing import Any
 import keras
 
 from pneumoseg.atomic_write import atomic_write, flush
+from pneumoseg.checksums import content_sha256, file_sha256
 from pneumoseg.identifiers import is_hidden
+from pneumoseg.models.bundle_spec import (
+    FORMAT,
+    SPEC_NAME,
+    SPEC_SUM,
+    BundleError,
+    DataSplit,
+    finite_thresholds,
+    read_spec,
+    split_of,
+)
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.models.weights import UNREADABLE
 
-SPEC_NAME = "spec.json"
 _BUILDERS: dict[str, Callable[..., keras.Model]] = {"classifier": build_classifier, "segmenter": build_segmenter}
 _PACKAGES = ("pneumoseg", "keras", "tensorflow", "segmentation-models", "efficientnet")
-_FORMAT = 2
-_SPEC_KEYS = {"format", "builder", "arguments", "thresholds", "images", "versions", "weights_sha256", "spec_sha256"}
-_MAX_SPEC_BYTES = 100_000_000  # a million image ids take about 60 MB
-_SHA256 = re.compile("[0-9a-f]{64}")
 # The files of a bundle, and those that a killed save leaves behind.
 _BUNDLE_FILE = re.compile(r"spec\.json|\.spec\.json\.\d+\.[0-9a-f]{8}|\.?[0-9a-f]{64}\.weights\.h5")
-
-
-class BundleError(ValueError):
-    """Raised if a bundle cannot be written or read; the message names the folder and the remedy."""
-
-
-@dataclass(frozen=True)
-class DataSplit:
-    """The image ids that a network was trained and validated on.
-
-    Attributes:
-        training: Ids of the images that the weights were fitted to, including those of the network that the training
-            started from.
-        validation: Ids of the images that chose the epoch and the threshold; none of them is in `training`.
-
-    Example:
-        >>> DataSplit({"a", "b"}, {"c"}) | DataSplit({"c"}, {"d"}) == DataSplit({"a", "b", "c"}, {"d"})
-        True
-    """
-
-    training: frozenset[str]
-    validation: frozenset[str]
-
-    def __init__(self, training: Iterable[str] = (), validation: Iterable[str] = ()) -> None:
-        """Create a split from two iterables of ids; an id in both counts as training."""
-        object.__setattr__(self, "training", frozenset(training))
-        object.__setattr__(self, "validation", frozenset(validation) - self.training)
-
-    def __or__(self, other: "DataSplit") -> "DataSplit":
-        """Return the split of two networks that work together; images that either was trained on count as training."""
-        return DataSplit(self.training | other.training, self.validation | other.validation)
 
 
 @dataclass(frozen=True)
@@ -125,7 +98,7 @@ def save_bundle(
     """
     folder = Path(os.path.realpath(folder))
     kept = _complete_arguments(folder, builder, {k: v for k, v in arguments.items() if k != "weights"})
-    checked_thresholds = _finite(folder, thresholds or {})
+    checked_thresholds = finite_thresholds(folder, thresholds or {})
     _check_fit(folder, model, builder, kept)
     if folder.exists() and not _is_bundle_or_empty(folder):
         raise BundleError(f"{folder} holds other files than those of a bundle: choose another folder or empty this one")
@@ -158,13 +131,13 @@ def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
         ('classifier', {'probability': 0.5})
     """
     folder = Path(folder)
-    spec = _read_spec(folder)
+    spec = read_spec(folder)
     arguments = _complete_arguments(folder, spec["builder"], spec["arguments"])
-    thresholds = _finite(folder, spec["thresholds"])
+    thresholds = finite_thresholds(folder, spec["thresholds"])
     weights = folder / _weights_name(spec["weights_sha256"])
     if not weights.is_file():
         raise BundleError(f"{folder} has no {weights.name}: copy the whole bundle, or save it again")
-    if _file_sha256(weights) != spec["weights_sha256"]:
+    if file_sha256(weights) != spec["weights_sha256"]:
         raise BundleError(f"{weights} is not the file that {SPEC_NAME} describes (SHA-256): copy or save it again")
     try:
         model = _BUILDERS[spec["builder"]](**arguments, weights=None)
@@ -173,54 +146,13 @@ def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
     except UNREADABLE as error:
         cause = str(error).partition("\n")[0].rstrip(".")
         raise BundleError(f"{folder} cannot be rebuilt ({cause}): save the bundle again from its model") from error
-    return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"], _split_of(folder, spec))
-
-
-def is_bundle(folder: str | Path) -> bool:
-    """Return whether a folder looks like a bundle, which `load_bundle` may still find damaged."""
-    return (Path(folder) / SPEC_NAME).is_file()
-
-
-@dataclass(frozen=True)
-class BundleSpec:
-    """The part of a bundle that can be read without building its network.
-
-    Attributes:
-        builder: "classifier" or "segmenter".
-        thresholds: Named numbers chosen on validation data.
-        images: The images it was trained and validated on; None if whoever saved it did not say.
-    """
-
-    builder: str
-    thresholds: dict[str, float]
-    images: DataSplit | None
-
-
-def read_bundle_spec(folder: str | Path) -> BundleSpec:
-    """Read what a bundle is, without building its network.
-
-    Raises:
-        BundleError: If the folder holds no bundle, or its spec is damaged.
-    """
-    folder = Path(folder)
-    spec = _read_spec(folder)
-    return BundleSpec(spec["builder"], _finite(folder, spec["thresholds"]), _split_of(folder, spec))
+    return Bundle(model, spec["builder"], arguments, thresholds, spec["versions"], split_of(folder, spec))
 
 
 def _listed(images: DataSplit | None) -> dict[str, list[str]] | None:
     if images is None:
         return None
     return {"training": sorted(images.training), "validation": sorted(images.validation)}
-
-
-def _split_of(folder: Path, spec: Mapping[str, Any]) -> DataSplit | None:
-    images = spec["images"]
-    if images is None:
-        return None
-    lists = list(images.values()) if isinstance(images, dict) and set(images) == {"training", "validation"} else [None]
-    if not all(isinstance(ids, list) and all(isinstance(each, str) for each in ids) for ids in lists):
-        raise BundleError(f"{folder}: images must list training and validation image ids: save the bundle again")
-    return DataSplit(**images)
 
 
 def _check_fit(folder: Path, model: keras.Model, builder: str, arguments: dict[str, Any]) -> None:
@@ -239,9 +171,9 @@ def _write(folder: Path, model: keras.Model, choices: dict[str, Any]) -> None:
     # A compiled model would also store its optimizer, at three times the size.
     keras.Model(model.inputs, model.outputs).save_weights(draft)
     flush(draft)
-    checksum = _file_sha256(draft)
-    spec = {"format": _FORMAT, **choices, "versions": _versions(), "weights_sha256": checksum}
-    spec["spec_sha256"] = _spec_sha256(spec)
+    checksum = file_sha256(draft)
+    spec = {"format": FORMAT, **choices, "versions": _versions(), "weights_sha256": checksum}
+    spec[SPEC_SUM] = content_sha256(spec, SPEC_SUM)
     with atomic_write(folder / SPEC_NAME) as temporary:
         temporary.write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
         draft.replace(folder / _weights_name(checksum))
@@ -265,32 +197,6 @@ def _remove_leftovers(folder: Path) -> None:
         folder.rmdir()
 
 
-def _read_spec(folder: Path) -> dict[str, Any]:
-    path = folder / SPEC_NAME
-    if not path.is_file():
-        raise BundleError(f"{folder} has no {SPEC_NAME}, so it is not a bundle: pass a folder written by save_bundle")
-    if path.stat().st_size > _MAX_SPEC_BYTES:
-        raise BundleError(f"{path} has over {_MAX_SPEC_BYTES} bytes, so it is not a spec: copy the bundle again")
-    try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-    # A deeply nested document exhausts the stack of the parser.
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not JSON ({error}): copy the bundle again") from error
-    if not isinstance(spec, dict) or set(spec) != _SPEC_KEYS:
-        raise BundleError(f"{path} does not have exactly the keys {sorted(_SPEC_KEYS)}: copy the bundle again")
-    if spec["spec_sha256"] != _spec_sha256(spec):
-        raise BundleError(f"{path} was changed after it was saved (SHA-256): save the bundle again from its model")
-    if spec["format"] != _FORMAT:
-        raise BundleError(
-            f"{path} has format {spec['format']!r}, and this version of pneumoseg reads {_FORMAT}: install a newer one"
-        )
-    if not all(isinstance(spec[key], dict) for key in ("arguments", "thresholds", "versions")):
-        raise BundleError(f"{path}: arguments, thresholds and versions must be objects: save the bundle again")
-    if not isinstance(spec["weights_sha256"], str) or not _SHA256.fullmatch(spec["weights_sha256"]):
-        raise BundleError(f"{path}: weights_sha256 must be 64 hexadecimal digits: save the bundle again")
-    return spec
-
-
 def _complete_arguments(folder: Path, builder: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Check the names and types of arguments against the builder's signature, and add its defaults."""
     if builder not in tuple(_BUILDERS):
@@ -307,13 +213,6 @@ def _complete_arguments(folder: Path, builder: Any, arguments: Mapping[str, Any]
     return complete
 
 
-def _finite(folder: Path, thresholds: Mapping[str, Any]) -> dict[str, float]:
-    for name, value in thresholds.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BundleError(f"{folder}: threshold {name!r} is {value!r}, expected a finite number")
-    return {name: float(value) for name, value in thresholds.items()}
-
-
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:
@@ -321,20 +220,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
-
-
-def _spec_sha256(spec: Mapping[str, Any]) -> str:
-    """Return the checksum of a spec without its own checksum, independent of the layout of the file."""
-    content = {key: value for key, value in spec.items() if key != "spec_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _is_bundle_or_empty(folder: Path) -> bool:

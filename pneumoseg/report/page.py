@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, Template
 
 import pneumoseg
 from pneumoseg.atomic_write import atomic_write
@@ -19,6 +18,7 @@ from pneumoseg.inference import PipelineFolder
 from pneumoseg.report import charts, gallery
 from pneumoseg.report.comparison import histories, segmenter_scores
 from pneumoseg.report.curves import draw_curves
+from pneumoseg.report.templates import format_number, template
 from pneumoseg.training.run import Run
 
 _TITLES = {
@@ -86,19 +86,6 @@ def write_report(
         page.dump(str(temporary), encoding="utf-8")
 
 
-def template(name: str) -> Template:
-    """Return one of the templates of this folder, which escapes whatever is put into it.
-
-    Args:
-        name: Name of the file.
-    """
-    environment = Environment(
-        loader=PackageLoader("pneumoseg.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    return environment.get_template(name)
-
-
 def _facts(evaluation: Evaluation) -> dict[str, Any]:
     """Return the facts at the top of the page."""
     variant = evaluation.variants.loc[evaluation.pipeline]
@@ -111,11 +98,12 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "intervals": evaluation.intervals,
         "patients": count_patients(manifest),
         "score": "{} ({})".format(*_cell("mean_dice", variant["mean_dice"])),
-        "baseline": _number(evaluation.variants.loc[BASELINE, "mean_dice"].value),
+        "baseline": format_number(evaluation.variants.loc[BASELINE, "mean_dice"].value),
         "gain": "{} ({})".format(*_cell("gain", gain)),
         "gain_shown": not gain.low <= 0 <= gain.high,
         "seconds": evaluation.predictions.seconds,
         "flip": evaluation.predictions.flip,
+        "engine": str(evaluation.predictions.engine),
     }
 
 
@@ -157,13 +145,9 @@ def _cell(name: Any, value: Any) -> tuple[str, str]:
     """Return the text of a cell, and the bounds of its interval if it has one."""
     form = "+.3f" if name in ("gain", "difference") else ".4f" if name == "paper" else ".3f"
     if isinstance(value, Estimate):
-        bounds = f"{_number(value.low, form)} to {_number(value.high, form)}"
-        return _number(value.value, form), "" if any(map(math.isnan, dataclasses.astuple(value))) else bounds
-    return _number(value, form) if isinstance(value, float) else str(value), ""
-
-
-def _number(value: float, form: str = ".3f") -> str:
-    return "–" if value != value else format(value, form)
+        bounds = f"{format_number(value.low, form)} to {format_number(value.high, form)}"
+        return format_number(value.value, form), "" if any(map(math.isnan, dataclasses.astuple(value))) else bounds
+    return format_number(value, form) if isinstance(value, float) else str(value), ""
 
 
 def _charts(evaluation: Evaluation, runs: Sequence[str | Path]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
 from pneumoseg.inference import Pipeline
 from pneumoseg.inference.row import ResultRow
-from pneumoseg.report.gallery import SIDE, make_ahead, outline_path, picture_of, picture_scale, picture_size
-from pneumoseg.report.page import template
+from pneumoseg.report.templates import template
+from pneumoseg.report.thumbnails import SIDE, make_ahead, outline_path, picture_of, picture_scale, picture_size
 
 _FINDINGS = {True: "pneumothorax", False: "no pneumothorax", None: "unreadable"}
 _STAGES = {
@@ -126,7 +126,8 @@ def pipeline_facts(pipeline: Pipeline) -> dict[str, str]:
             networks[f"{kind} {number}"] = f"sees {size} pixels, {network.parameters:,} weights{identity}"
     rule = {name.replace("_", " "): f"{value:g}" for name, value in asdict(pipeline.rule).items()}
     flip = {"mirrored images averaged": "yes" if pipeline.flip else "no"}
-    return {**networks, **rule, **flip, **{name: printable(text) for name, text in pipeline.origin.items()}}
+    engine = {"engine": str(pipeline.engine)}
+    return {**networks, **engine, **rule, **flip, **{name: printable(text) for name, text in pipeline.origin.items()}}
 
 
 def _counts(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pneumoseg.models.bundle import read_bundle_spec
+from pneumoseg.models.bundle_spec import read_bundle_spec
 
 
 def images_trained_before(bundle: str | Path, validation: pd.DataFrame) -> frozenset[str]:

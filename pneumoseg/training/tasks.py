@@ -31,7 +31,8 @@ from pneumoseg.data.loaders import Examples, classification_examples, segmentati
 from pneumoseg.data.masks import has_mask
 from pneumoseg.data.sampling import EpochPlan, enriched_epoch, random_epoch, scheduled_fraction
 from pneumoseg.data.splits import positives_and_sampled_negatives
-from pneumoseg.models.bundle import DataSplit, load_bundle, save_bundle
+from pneumoseg.models.bundle import load_bundle, save_bundle
+from pneumoseg.models.bundle_spec import DataSplit
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.scores import best_threshold, classification_scores

@@ -8,7 +8,7 @@ import pytest
 from pneumoseg.decision import DecisionRule
 from pneumoseg.evaluation.caveats import caveats
 from pneumoseg.inference import PipelineFolder
-from pneumoseg.models.bundle import BundleSpec, DataSplit
+from pneumoseg.models.bundle_spec import BundleSpec, DataSplit
 from tests.conftest import predictions_of
 
 MASKS = [np.eye(8, dtype=bool), np.zeros((8, 8), bool), np.eye(8, dtype=bool)]

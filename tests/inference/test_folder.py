@@ -10,7 +10,8 @@ import pytest
 
 from pneumoseg.decision import DecisionRule
 from pneumoseg.inference import PipelineFolder, Tuning, assemble_pipeline, load_pipeline, save_tuning
-from pneumoseg.models.bundle import BundleError, DataSplit, load_bundle, save_bundle
+from pneumoseg.models.bundle import load_bundle, save_bundle
+from pneumoseg.models.bundle_spec import BundleError, DataSplit
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pneumoseg.models import bundle as bundles
-from pneumoseg.models.bundle import BundleError, DataSplit, load_bundle, read_bundle_spec, save_bundle
+from pneumoseg.models.bundle import load_bundle, save_bundle
+from pneumoseg.models.bundle_spec import BundleError, DataSplit, read_bundle_spec
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.freezing import set_trainable
 from pneumoseg.models.segmenter import build_segmenter
@@ -277,7 +278,7 @@ def _fail_at(step, patched):
     if step == "weights":
         patched.setattr(keras.Model, "save_weights", half_saved)
     if step == "checksum":
-        patched.setattr(bundles, "_file_sha256", _refuse)
+        patched.setattr(bundles, "file_sha256", _refuse)
     patched.setattr(bundles, "flush", counted)
     patched.setattr("pneumoseg.atomic_write.flush", counted)
     patched.setattr(Path, "replace", renamed)

@@ -18,8 +18,9 @@ from pneumoseg.evaluation.cases import score_cases
 from pneumoseg.evaluation.pixel_counts import count_pixels
 from pneumoseg.geometry import letterbox_image, square_shape
 from pneumoseg.inference import PipelineFolder, Tuning
-from pneumoseg.report.gallery import cards, outline_path, worst_first
+from pneumoseg.report.gallery import cards, worst_first
 from pneumoseg.report.page import write_report
+from pneumoseg.report.thumbnails import outline_path
 from tests.conftest import predictions_of, write_dicom
 
 SIZE = 64

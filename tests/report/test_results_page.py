@@ -9,8 +9,8 @@ from pneumoseg import rle
 from pneumoseg.decision import DecisionRule
 from pneumoseg.inference import Pipeline
 from pneumoseg.inference.row import ResultRow
-from pneumoseg.report.gallery import make_ahead
 from pneumoseg.report.results_page import most_urgent_first, pipeline_facts, result_cards, write_results_page
+from pneumoseg.report.thumbnails import make_ahead
 from tests.conftest import write_dicom
 from tests.networks import brightest, identity
 from tests.report.test_page import Links

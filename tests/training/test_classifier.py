@@ -14,7 +14,8 @@ from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.dicom import read_image
 from pneumoseg.geometry import letterbox_image
-from pneumoseg.models.bundle import load_bundle, read_bundle_spec
+from pneumoseg.models.bundle import load_bundle
+from pneumoseg.models.bundle_spec import read_bundle_spec
 from pneumoseg.training import train as training
 from pneumoseg.training.run import Run
 from pneumoseg.training.train import train

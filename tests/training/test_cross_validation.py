@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from pneumoseg.models.bundle import read_bundle_spec
+from pneumoseg.models.bundle_spec import read_bundle_spec
 from pneumoseg.training import train as training
 from pneumoseg.training.run import Run
 from pneumoseg.training.train import cross_validate, train

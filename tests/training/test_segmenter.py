@@ -16,7 +16,8 @@ from pneumoseg.config import load_experiment
 from pneumoseg.data import loaders
 from pneumoseg.data.splits import stratified_split
 from pneumoseg.models.batch_statistics import recompute_batch_statistics
-from pneumoseg.models.bundle import DataSplit, load_bundle, read_bundle_spec, save_bundle
+from pneumoseg.models.bundle import load_bundle, save_bundle
+from pneumoseg.models.bundle_spec import DataSplit, read_bundle_spec
 from pneumoseg.models.freezing import flat_layers
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.training.averaging import average_epochs, chosen_window, worse_average

@@ -1,0 +1,39 @@
+"""The engine that computes a pipeline's networks, as its results name it."""
+
+from dataclasses import asdict, dataclass
+
+_TITLES = {"keras": "Keras", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The library, and the precision, that computes the probabilities.
+
+    Attributes:
+        name: "keras", "openvino" or "onnx".
+        precision: "float32", "bfloat16" or "int8", as it is computed. A CPU without bfloat16 computes a bfloat16 export
+            in float32.
+        sha256: SHA-256 of the record of the export; '' for Keras.
+
+    Example:
+        >>> str(Engine("openvino", "int8", "4f...")), str(Engine())
+        ('OpenVINO, int8', 'Keras, float32')
+    """
+
+    name: str = "keras"
+    precision: str = "float32"
+    sha256: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name of the library as it is written."""
+        return _TITLES[self.name]
+
+    @property
+    def identity(self) -> dict[str, dict[str, str]]:
+        """What it adds to the identity of results: nothing for Keras, as it was before there were other engines."""
+        return {} if self == Engine() else {"engine": asdict(self)}
+
+    def __str__(self) -> str:
+        """Return the library and the precision."""
+        return f"{self.title}, {self.precision}"

@@ -1,0 +1,120 @@
+"""The exports in a pipeline's folder: chosen by engine, checked, and loaded."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumoseg.engines.engine import Engine
+from pneumoseg.engines.export_record import (
+    ENGINES,
+    EXPORTS,
+    PRECISIONS,
+    RECORD,
+    ExportError,
+    ExportRecord,
+    check_files,
+    read_record,
+)
+from pneumoseg.engines.network import Network
+from pneumoseg.engines.processor import processor_name, usable_cores
+from pneumoseg.identifiers import is_hidden
+
+if TYPE_CHECKING:
+    from pneumoseg.engines.onnx_network import OnnxNetwork
+    from pneumoseg.engines.openvino_network import OpenVinoNetwork
+
+_log = logging.getLogger(__name__)
+
+
+def load_export(
+    pipeline: str | Path, engine: str, networks: Mapping[str, str], batch_size: int
+) -> tuple[dict[str, Network], Engine]:
+    """Load the networks of an export, and log the processor, the library and the precision.
+
+    Args:
+        pipeline: Folder of the pipeline.
+        engine: "openvino" or "onnx", for the only export for it, or the name of an export, such as "openvino-int8".
+        networks: SHA-256 of each bundle's spec by the bundle's name, see `PipelineFolder.networks`.
+        batch_size: Number of images that are computed at the same time.
+
+    Returns:
+        The networks by the names of their bundles, and the engine that computes them.
+
+    Raises:
+        ExportError: If there is no such export or more than one, it was changed or is of other networks, or its library
+            is missing or cannot run it.
+        ValueError: If no engine has this name.
+
+    Example:
+        >>> networks, engine = load_export("runs/pipeline", "openvino-int8", record.networks, 4)  # doctest: +SKIP
+        >>> str(engine)  # doctest: +SKIP
+        'OpenVINO, int8'
+    """
+    folder = _choose(Path(pipeline), engine)
+    record = _read(folder, networks)
+    make, suffix = network_class(record.engine)
+    loaded = {
+        name: make(folder / f"{name}{suffix}", **facts, precision=record.precision, batch_size=batch_size)
+        for name, facts in record.facts.items()
+    }
+    first = next(iter(loaded.values()))
+    _log.info(f"Device: {processor_name()}, {usable_cores()} cores, {first.library}, {first.precision}")
+    if first.precision != record.precision:
+        _log.warning(
+            f"{folder}: this CPU has no instructions for {record.precision}, so its networks are computed in "
+            f"{first.precision}"
+        )
+    return dict(loaded), Engine(record.engine, first.precision, record.sha256)
+
+
+def export_names(pipeline: Path) -> list[str]:
+    """Return the names of the exports in a pipeline's folder, such as "openvino-int8"."""
+    names = sorted(path.parent.name for path in (pipeline / EXPORTS).glob(f"*/{RECORD}"))
+    return [name for name in names if not is_hidden(name)]
+
+
+def _choose(pipeline: Path, engine: str) -> Path:
+    """Return the folder of the export that a name stands for."""
+    library, _, precision = engine.partition("-")
+    if library not in ENGINES or precision not in ("", *PRECISIONS):
+        raise ValueError(
+            f"engine is {engine!r}, expected keras, {', '.join(ENGINES)}, or the name of an export, such as "
+            "openvino-int8"
+        )
+    found = export_names(pipeline)
+    chosen = [name for name in found if engine in (name, name.partition("-")[0])]
+    if len(chosen) > 1:
+        raise ExportError(f"{pipeline} has several exports for {engine}: name one of {', '.join(chosen)}")
+    if not chosen:
+        others = f", only {', '.join(found)}" if found else ""
+        options = f"--engine {library} --precision {precision or PRECISIONS[0]}"
+        raise ExportError(f"{pipeline} has no export {engine}{others}: make it with `pneumoseg export {options}`")
+    return pipeline / EXPORTS / chosen[0]
+
+
+def _read(folder: Path, networks: Mapping[str, str]) -> ExportRecord:
+    """Return the record of an export, after all checks."""
+    record = read_record(folder)
+    again = f"export the pipeline again with `pneumoseg export --engine {record.engine} --precision {record.precision}`"
+    if folder.name != record.name:
+        raise ExportError(f"{folder} holds the export {record.name}: rename the folder, or {again}")
+    if record.networks != networks:
+        raise ExportError(f"{folder} is of other networks than those that the pipeline has now: {again}")
+    check_files(folder, record)
+    return record
+
+
+def network_class(engine: str) -> tuple[type["OpenVinoNetwork"] | type["OnnxNetwork"], str]:
+    """Return the class for the networks of an engine, and the suffix of their files.
+
+    Args:
+        engine: "openvino" or "onnx".
+    """
+    if engine == "openvino":
+        from pneumoseg.engines.openvino_network import OpenVinoNetwork
+
+        return OpenVinoNetwork, ".xml"
+    from pneumoseg.engines.onnx_network import OnnxNetwork
+
+    return OnnxNetwork, ".onnx"

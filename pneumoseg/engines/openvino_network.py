@@ -1,0 +1,118 @@
+"""Exported networks computed by OpenVINO, on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumoseg.engines.export_record import ExportError
+
+_BFLOAT16 = "BF16"
+
+
+class OpenVinoNetwork:
+    """A network of an export as a network of a pipeline, see `Network`.
+
+    Each image is a request of its own, so that its probabilities do not depend on the other images of its batch; up to
+    `batch_size` requests share the cores. Measured on two cores, this takes no more time than whole batches.
+
+    Args:
+        path: The network's file, `.xml`, next to its `.bin`.
+        name: Name of the network.
+        image_size: Height and width of the images, in pixels.
+        parameters: Number of its weights.
+        precision: Precision to compute in: "float32", "bfloat16", or "int8" for a file that was quantized; its other
+            layers are computed in float32.
+        batch_size: Number of images that are computed at the same time.
+
+    Attributes:
+        precision: The precision that it is computed in, see `computed_precision`.
+        library: Name and version of the library.
+
+    Raises:
+        ExportError: If OpenVINO is not installed, or cannot read or run the file.
+
+    Example:
+        >>> folder = Path("runs/pipeline/engines/openvino-int8")  # doctest: +SKIP
+        >>> network = OpenVinoNetwork(folder / "classifier_1.xml", "xception", 1024, 20861480, "int8")  # doctest: +SKIP
+        >>> network(np.zeros((2, 1024, 1024, 1), np.uint8)).shape  # doctest: +SKIP
+        (2, 1)
+    """
+
+    def __init__(
+        self, path: str | Path, name: str, image_size: int, parameters: int, precision: str, batch_size: int = 4
+    ) -> None:
+        self.name, self.image_size, self.parameters = name, image_size, parameters
+        self.precision = computed_precision(precision)
+        openvino = _library()
+        self.library = f"OpenVINO {openvino.__version__.partition('-')[0]}"
+        options = {
+            # OpenVINO would choose bfloat16 by itself where the CPU has it.
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "PERFORMANCE_HINT_NUM_REQUESTS": batch_size,
+        }
+        try:
+            model = openvino.Core().read_model(Path(path))
+            model.reshape([1, image_size, image_size, 1])
+            steps = openvino.preprocess.PrePostProcessor(model)
+            steps.input().tensor().set_element_type(openvino.Type.u8)
+            self._requests = openvino.AsyncInferQueue(openvino.Core().compile_model(steps.build(), "CPU", options))
+        except RuntimeError as error:
+            raise ExportError(
+                f"{path}: {self.library} cannot run it ({_cause(error)}): export the pipeline again "
+                "with `pneumoseg export`"
+            ) from error
+        self._requests.set_callback(_keep)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Compute the probabilities of a batch, see `Network`."""
+        outputs: list[Any] = [None] * len(images)
+        for number in range(len(images)):
+            self._requests.start_async({0: images[number : number + 1]}, (outputs, number))
+        self._requests.wait_all()
+        return np.concatenate(outputs)
+
+
+def computed_precision(precision: str) -> str:
+    """Return the precision in which this CPU computes an export.
+
+    Args:
+        precision: Precision of the export.
+
+    Returns:
+        "float32" for "bfloat16" on a CPU without instructions for it, otherwise the same precision.
+
+    Raises:
+        ExportError: If OpenVINO is not installed.
+    """
+    return "float32" if precision == "bfloat16" and _BFLOAT16 not in cpu_capabilities() else precision
+
+
+def cpu_capabilities() -> list[str]:
+    """Return the precisions that OpenVINO finds this CPU to be fast in, such as "FP32", "BF16" and "INT8".
+
+    Raises:
+        ExportError: If OpenVINO is not installed.
+    """
+    return list(_library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _library() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ExportError(f"OpenVINO cannot be imported ({error}): pip install 'pneumoseg[openvino]'") from error
+    return openvino
+
+
+def _keep(request: Any, place: tuple[list[Any], int]) -> None:
+    """Copy the output of a request, whose memory the next request will use, to its place among the outputs."""
+    outputs, number = place
+    outputs[number] = np.array(request.get_output_tensor().data)
+
+
+def _cause(error: Exception) -> str:
+    """Return the last line of an error of OpenVINO: those before it name places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
