@@ -2,8 +2,8 @@
 
 Each candidate runs the staged pipeline from file to mask: Xception on all images at 1024 x 1024, then FPN with
 InceptionResNetV2 at 512 x 512 on the 22% that the classifier passes on, the share of positives in the competition's
-training set. The time inside of each network is taken in the same runs. Candidates take their turns in each round, so
-that other work on the machine affects all of them; printed are medians of the ratios within a round.
+training set. Both networks are also timed alone. Candidates take their turns in each round, so that other work on the
+machine affects all of them; printed are medians of the ratios within a round.
 
 The weights are random, which does not change the time. A candidate's threshold is set between the outputs of its own
 classifier, so that each segments the same number of images. Whether an export decides as Keras does is another
@@ -12,11 +12,12 @@ question: see benchmarks/results/engines.md.
 PyTorch's candidates are timm's Xception and segmentation-models-pytorch's FPN, in channels-last layout, in the same
 pipeline.
 
-What bounds a network on this machine: multiply-add operations of its convolutions and dense layers, against those of
-a product of two large matrices in float32 in the same rounds.
+What bounds the networks on this machine is shown by the multiply-add operations of their convolutions and dense layers
+per second, as a share of those of a product of two large float32 matrices in the same rounds.
 
-Run with: python benchmarks/inference.py [MANIFEST OF JPEG-BASELINE DICOM FILES] [--rounds 3] [--images 9] [--small]
-    (without a manifest, on generated files; --small takes small networks, to try the benchmark)
+Run with: python benchmarks/inference.py [MANIFEST OF JPEG-BASELINE DICOM FILES] [--rounds 3] [--images 9]
+    Without a manifest it runs on generated files. --small takes small networks, to try the benchmark. --keep FOLDER
+    keeps the pipeline with its exports, and uses those that it finds there.
 """
 
 import os
@@ -35,15 +36,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# PyTorch's compiler, which timm imports, crashes the process if TensorFlow was imported before it.
+with contextlib.suppress(ImportError):
+    import segmentation_models_pytorch
+    import timm
+    import torch
+
 import keras
 import numpy as np
 import pandas as pd
 
-from pneumoseg.data.index import index_dataset, load_manifest, save_manifest
+from pneumoseg.data.index import index_dataset, load_manifest
 from pneumoseg.decision import DecisionRule
-from pneumoseg.engines import Network
-from pneumoseg.engines.export_record import ExportError
-from pneumoseg.inference import Pipeline, assemble_pipeline, export_pipeline, load_pipeline
+from pneumoseg.engines.export_record import EXPORTS, ExportError
+from pneumoseg.inference import Pipeline, assemble_pipeline, load_pipeline
+from pneumoseg.inference.export import describe_cpu, export_pipeline
 from pneumoseg.models.bundle import save_bundle
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
@@ -59,36 +66,16 @@ SMALL = (
 EXPORTS = tuple(itertools.product(("openvino", "onnx"), ("float32", "bfloat16", "int8")))
 
 
-class Timed:
-    """A network that adds up the time spent in it."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self.name, self.image_size, self.parameters = network.name, network.image_size, network.parameters
-        self.seconds, self.images = 0.0, 0
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        start = time.perf_counter()
-        output = self._network(images)
-        self.seconds += time.perf_counter() - start
-        self.images += len(images)
-        return output
-
-
 class TorchNetwork:
     """A PyTorch network in channels-last layout, in float32 or under autocast to bfloat16."""
 
     def __init__(self, module: Any, name: str, image_size: int, bfloat16: bool) -> None:
-        import torch
-
         self._module = module.eval().to(memory_format=torch.channels_last)
         self._bfloat16 = bfloat16
         self.name, self.image_size = name, image_size
         self.parameters = sum(each.numel() for each in module.parameters())
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        import torch
-
         scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).expand(-1, 3, -1, -1)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             output = self._module(scaled.contiguous(memory_format=torch.channels_last))
@@ -111,10 +98,6 @@ def torch_pipelines(small: bool) -> Iterator[tuple[str, Pipeline]]:
     if missing:
         print(f"PyTorch is left out: {', '.join(missing)} not installed")
         return
-    import segmentation_models_pytorch
-    import timm
-    import torch
-
     torch.manual_seed(0)
     encoder, sizes = ("resnet18", (128, 128)) if small else ("inceptionresnetv2", (1024, 512))
     classifier = timm.create_model("resnet18" if small else "legacy_xception", pretrained=False, num_classes=1)
@@ -129,48 +112,51 @@ def torch_pipelines(small: bool) -> Iterator[tuple[str, Pipeline]]:
         yield f"pytorch-{precision}", Pipeline(networks[:1], networks[1:], batch_size=BATCH)
 
 
-def exported_pipelines(folder: Path, manifest: Path) -> Iterator[tuple[str, Pipeline]]:
+def exported_pipelines(folder: Path, manifest: pd.DataFrame) -> Iterator[tuple[str, Pipeline]]:
     """Export the pipeline for each engine in each precision that can be had here, and yield the results."""
     for engine, precision in EXPORTS:
+        name = f"{engine}-{precision}"
         try:
-            start = time.perf_counter()
-            # Networks with random weights may decide anything: only their time counts here.
-            export_pipeline(folder, engine, precision, calibrate=manifest, images=manifest, accept_differences=True)
-            print(f"{engine}-{precision}: exported in {time.perf_counter() - start:.0f} s", flush=True)
-            yield f"{engine}-{precision}", load_pipeline(folder, BATCH, engine=f"{engine}-{precision}")
+            if not (folder / EXPORTS / name).exists():
+                export(folder, engine, precision, manifest)
+            yield name, load_pipeline(folder, BATCH, engine=name)
         except ExportError as error:
-            print(f"{engine}-{precision} is left out: {error}")
+            print(f"{name} is left out: {error}")
+
+
+def export(folder: Path, engine: str, precision: str, manifest: pd.DataFrame) -> None:
+    """Export the pipeline, whatever it decides: networks with random weights may decide anything."""
+    start = time.perf_counter()
+    calibration = manifest if precision == "int8" else None
+    export_pipeline(folder, engine, precision, images=manifest, calibration=calibration, accept_differences=True)
+    print(f"{engine}-{precision}: exported in {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def prepared(pipeline: Pipeline, paths: list[Path], passed: int) -> Pipeline:
-    """Return a pipeline that is warm and timed, with the threshold that lets the given number of images pass."""
+    """Return a pipeline that is warm, with the threshold that lets the given number of images pass."""
     probability = sorted((each.probability for each in pipeline.probabilities(paths)), reverse=True)
     threshold = (probability[passed - 1] + probability[passed]) / 2
-    return dataclasses.replace(
-        pipeline,
-        classifiers=[Timed(network) for network in pipeline.classifiers],
-        segmenters=[Timed(network) for network in pipeline.segmenters],
-        rule=DecisionRule(float(threshold), minimum_area=0),
-    )
+    return dataclasses.replace(pipeline, rule=DecisionRule(float(threshold), minimum_area=0))
 
 
 def run(pipeline: Pipeline, paths: list[Path]) -> dict[str, float]:
-    """Return seconds per image, of the whole and within each network."""
-    networks = {"classifier": pipeline.classifiers[0], "segmenter": pipeline.segmenters[0]}
-    for network in networks.values():
-        network.seconds, network.images = 0.0, 0
+    """Return seconds per image, of the staged run and of each network alone on a batch."""
     start = time.perf_counter()
     results = list(pipeline.predict_many(paths))
-    whole = time.perf_counter() - start
+    seconds = {"staged": (time.perf_counter() - start) / len(paths)}
+    passed = sum(result.stage != "classifier" for result in results)
     assert not any(result.error for result in results)
-    seconds = {kind: network.seconds / max(1, network.images) for kind, network in networks.items()}
-    inside = sum(network.seconds for network in networks.values())
-    return {
-        "staged": whole / len(paths),
-        **seconds,
-        "outside": (whole - inside) / len(paths),
-        "passed": networks["segmenter"].images,
-    }
+    assert passed == _segmented(paths), f"{passed} images were segmented"
+    for kind, network in (("classifier", pipeline.classifiers[0]), ("segmenter", pipeline.segmenters[0])):
+        images = np.random.default_rng(0).integers(0, 256, (BATCH, network.image_size, network.image_size, 1), np.uint8)
+        start = time.perf_counter()
+        network(images)
+        seconds[kind] = (time.perf_counter() - start) / BATCH
+    return seconds
+
+
+def _segmented(paths: list[Path]) -> int:
+    return max(1, round(POSITIVE * len(paths)))
 
 
 def multiply_adds(model: keras.Model) -> float:
@@ -206,21 +192,9 @@ def matrix_product_rate() -> Callable[[], float]:
     return rate
 
 
-def processor() -> str:
-    """Return the name of the processor, and which fast number formats it has."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = dict(line.split("\t: ", 1) if "\t: " in line else line.split(": ", 1) for line in lines if ": " in line)
-        facts = {name.strip(): value for name, value in facts.items()}
-        wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-        has = [flag for flag in wanted if flag in facts.get("flags", "").split()]
-        return f"{facts.get('model name', 'unknown processor')}, {os.cpu_count()} cores, {' '.join(has)}"
-    return f"unknown processor, {os.cpu_count()} cores"
-
-
 def compare(pipelines: dict[str, Pipeline], paths: list[Path], rounds: int, work: dict[str, float]) -> None:
     """Run the candidates in turn, and print the table."""
-    passed = max(1, round(POSITIVE * len(paths)))
+    passed = _segmented(paths)
     ready = {name: prepared(pipeline, paths, passed) for name, pipeline in pipelines.items()}
     rate, rates = matrix_product_rate(), list[float]()
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
@@ -229,30 +203,32 @@ def compare(pipelines: dict[str, Pipeline], paths: list[Path], rounds: int, work
             rates.append(rate())
             runs[name].append(run(pipeline, paths))
         print(f"round {number + 1} of {rounds} done", flush=True)
-    print(f"\n{processor()}")
-    print(f"{len(paths)} images, {passed} of them segmented, batches of {BATCH}, medians of {rounds} rounds in turn\n")
-    print("Seconds per image and ratios to Keras in float32; outside: reading, resizing, decision, mask\n")
-    print("| engine | staged | ratio | classifier | ratio | segmenter | ratio | outside |")
+    cpu = describe_cpu()
+    has = ", ".join(f"{name} {'yes' if cpu[name] else 'no'}" for name in ("bfloat16", "vnni") if name in cpu)
+    print(f"\n{cpu['model']}, {os.cpu_count()} cores, {has}")
+    print(f"{len(paths)} images, {passed} of them segmented, batches of {BATCH}, medians of {rounds} rounds in turn")
+    print("Seconds per image; ratios to Keras in float32; share: both networks alone, as a part of the staged run\n")
+    print("| engine | staged | ratio | classifier | ratio | segmenter | ratio | share |")
     print("|---|---|---|---|---|---|---|---|")
     baseline = runs["keras-float32"]
     for name, own in runs.items():
-        assert {each["passed"] for each in own} == {passed}, f"{name} segmented another number of images"
         cells = []
         for part in ("staged", "classifier", "segmenter"):
             ratio = statistics.median(base[part] / each[part] for base, each in zip(baseline, own, strict=True))
             cells += [f"{statistics.median(each[part] for each in own):.3g}", f"{ratio:.2f}"]
-        print(f"| {name} | {' | '.join(cells)} | {statistics.median(each['outside'] for each in own):.3f} |")
-    best = max(rates)
-    usual = statistics.median(rates)
+        share = statistics.median(
+            (each["classifier"] + passed / len(paths) * each["segmenter"]) / each["staged"] for each in own
+        )
+        print(f"| {name} | {' | '.join(cells)} | {share:.2f} |")
+    usual, best = statistics.median(rates), max(rates)
     print(f"\nfloat32 matrix product: median {usual / 1e9:.1f}, best {best / 1e9:.1f} billion multiply-adds per second")
     for part, operations in work.items():
         print(
-            f"{part}: {operations / 1e9:.1f} billion multiply-adds per image; share of the best matrix product's rate:"
+            f"{part}: {operations / 1e9:.1f} billion multiply-adds per image; its best rate as a share of the product's:"
         )
         for name, own in runs.items():
             if not name.startswith("pytorch"):
-                share = operations / min(each[part] for each in own) / best
-                print(f"  {name:18} {share:.2f}")
+                print(f"  {name:18} {operations / min(each[part] for each in own) / best:.2f}")
 
 
 @contextlib.contextmanager
@@ -274,21 +250,22 @@ def main() -> None:
     parser.add_argument("manifest", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=9)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--small", action="store_true")
     asked = parser.parse_args()
     with first_images(asked.manifest, asked.images) as manifest, tempfile.TemporaryDirectory() as temporary:
-        folder, table = Path(temporary) / "pipeline", Path(temporary) / "manifest.csv"
-        write_pipeline(Path(temporary), asked.small)
-        save_manifest(manifest, table)
-        keras_float32 = load_pipeline(folder, BATCH)
-        work = {
-            "classifier": multiply_adds(keras_float32.classifiers[0].model),
-            "segmenter": multiply_adds(keras_float32.segmenters[0].model),
-        }
+        folder = asked.keep or Path(temporary)
+        if not (folder / "pipeline").exists():
+            write_pipeline(folder, asked.small)
+        keras_float32 = load_pipeline(folder / "pipeline", BATCH)
+        networks = {"classifier": keras_float32.classifiers[0], "segmenter": keras_float32.segmenters[0]}
         pipelines = {"keras-float32": keras_float32}
-        pipelines |= exported_pipelines(folder, table)
+        pipelines |= exported_pipelines(folder / "pipeline", manifest)
         pipelines |= torch_pipelines(asked.small)
-        compare(pipelines, [Path(path) for path in manifest["path"]], asked.rounds, work)
+        paths = [Path(path) for path in manifest["path"]]
+        compare(
+            pipelines, paths, asked.rounds, {kind: multiply_adds(network.model) for kind, network in networks.items()}
+        )
 
 
 if __name__ == "__main__":
