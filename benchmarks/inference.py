@@ -63,7 +63,7 @@ SMALL = (
     {"backbone": "compact", "image_size": 128},
     {"architecture": "unet", "backbone": "compact", "image_size": 128},
 )
-EXPORTS = tuple(itertools.product(("openvino", "onnx"), ("float32", "bfloat16", "int8")))
+CANDIDATES = tuple(itertools.product(("openvino", "onnx"), ("float32", "bfloat16", "int8")))
 
 
 class TorchNetwork:
@@ -114,7 +114,7 @@ def torch_pipelines(small: bool) -> Iterator[tuple[str, Pipeline]]:
 
 def exported_pipelines(folder: Path, manifest: pd.DataFrame) -> Iterator[tuple[str, Pipeline]]:
     """Export the pipeline for each engine in each precision that can be had here, and yield the results."""
-    for engine, precision in EXPORTS:
+    for engine, precision in CANDIDATES:
         name = f"{engine}-{precision}"
         try:
             if not (folder / EXPORTS / name).exists():
@@ -224,7 +224,7 @@ def compare(pipelines: dict[str, Pipeline], paths: list[Path], rounds: int, work
     print(f"\nfloat32 matrix product: median {usual / 1e9:.1f}, best {best / 1e9:.1f} billion multiply-adds per second")
     for part, operations in work.items():
         print(
-            f"{part}: {operations / 1e9:.1f} billion multiply-adds per image; its best rate as a share of the product's:"
+            f"{part}: {operations / 1e9:.1f} billion multiply-adds per image; best rate, as a share of the product's:"
         )
         for name, own in runs.items():
             if not name.startswith("pytorch"):
