@@ -234,7 +234,8 @@ def compare(reference: Reference, export: Pipeline, *, progress: bool = False) -
 
 
 def _row(pipeline: Pipeline, keras: Probabilities, export: Probabilities, code: str, name: str) -> _Row:
-    assert keras.prob_map is not None and export.prob_map is not None  # both were read
+    assert keras.prob_map is not None
+    assert export.prob_map is not None
     passed, mask = _decide(pipeline, keras)
     export_passed, export_mask = _decide(pipeline, export)
     truth = None if code == UNKNOWN else rle.decode(code, keras.shape)

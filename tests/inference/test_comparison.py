@@ -26,8 +26,7 @@ def compared(tmp_path, export, images, codes=None, rule=RULE, **options):
 
 
 def test_differences(tmp_path):
-    images = [square(255), square(153), square(51)]  # 1, .6 and .2
-    # 1, .4 and .2 of each image's brightness: a classifier that halves, a segmenter that loses a tenth
+    images = [square(255), square(153), square(51)]  # 1, 0.6 and 0.2
     found = compared(tmp_path, ([brightest(scale=0.5)], [identity(scale=0.9)]), images)
     assert (found.images, found.unreadable, found.with_truth, found.dice_change) == (3, 0, 0, None)
     assert found.probability_difference == pytest.approx(0.5)
@@ -51,11 +50,9 @@ def test_maps_of_images_that_are_not_passed_on_are_compared(tmp_path):
 
 def test_dice_is_of_the_images_whose_masks_are_known(tmp_path):
     image = square(255)
-    image[:32, 16:32] = 140  # .549, and .494 after the loss of a tenth
+    image[:32, 16:32] = 140  # 0.549, and 0.494 after the loss of a tenth
     truth = image == 255
-    found = compared(
-        tmp_path, ([brightest()], [identity(scale=0.9)]), [image, square(255)], [rle.encode(truth), ""]
-    )
+    found = compared(tmp_path, ([brightest()], [identity(scale=0.9)]), [image, square(255)], [rle.encode(truth), ""])
     assert found.with_truth == 1
     assert found.dice_keras == pytest.approx(2 * 512 / (512 + 1024))
     assert found.dice_export == 1
