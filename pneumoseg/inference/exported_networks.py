@@ -25,7 +25,7 @@ from pneumoseg.inference.pipeline import Pipeline, Source
 
 _log = logging.getLogger(__name__)
 # Ranges are found from histograms of all activations, which takes seconds for an image of 1024 x 1024 pixels.
-_MOST_PIXELS = 2**25
+_MOST_PIXELS = 2**24
 _BLOCKS = 12
 _RANKED_ON = 32
 # Numbers of blocks that are kept in float32, in turn.
