@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pneumoseg.image_errors import DicomError, ImageError
     from pneumoseg.images import read_image
     from pneumoseg.inference import Pipeline, assemble_pipeline, load_pipeline
+    from pneumoseg.inference.export import export_pipeline
     from pneumoseg.overlay import draw_outlines
     from pneumoseg.predictions import cache_predictions, load_predictions
     from pneumoseg.report.charts import plot_areas
@@ -47,6 +48,7 @@ __all__ = [
     "draw_outlines",
     "evaluate",
     "evaluate_pipeline",
+    "export_pipeline",
     "index_dataset",
     "load_experiment",
     "load_manifest",
@@ -74,6 +76,7 @@ _MODULES = {
     "image_errors": ["DicomError", "ImageError"],
     "images": ["read_image"],
     "inference": ["Pipeline", "assemble_pipeline", "load_pipeline"],
+    "inference.export": ["export_pipeline"],
     "overlay": ["draw_outlines"],
     "predictions": ["cache_predictions", "load_predictions"],
     "report.charts": ["plot_areas"],

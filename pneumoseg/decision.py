@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from pneumoseg.geometry import bounding_box, scale_area, unletterbox, unletterbox_above
 
@@ -169,6 +168,8 @@ def remove_small_components(mask: np.ndarray, minimum_area: float = 3500) -> np.
 
 
 def _large_components(mask: np.ndarray, least: np.ndarray) -> np.ndarray:
+    from scipy import ndimage  # images without a mask do not need it
+
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     keep = np.bincount(labels.ravel(), minlength=1) >= least
     keep[0] = False

@@ -421,7 +421,14 @@ FOLDERS = {"synthesize", "train", "swa", "assemble", "cache-predictions", "predi
 
 def test_every_command_that_writes_is_among_the_outputs():
     names = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
-    others = {"validate-submission", "tune", "reproduce", "queue", "dicom"}  # `dicom` names no path in its messages
+    others = {
+        "validate-submission",
+        "tune",
+        "export",
+        "reproduce",
+        "queue",
+        "dicom",
+    }  # `dicom` names no path in its messages
     assert names - {arguments[0] for arguments in OUTPUTS} == others
 
 

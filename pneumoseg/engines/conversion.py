@@ -15,21 +15,22 @@ from pneumoseg.engines.export_record import ExportError
 if TYPE_CHECKING:
     import keras
 
-_LIBRARIES = {"openvino": ("openvino", "nncf"), "onnx": ("onnx", "onnxruntime", "tf2onnx", "nncf")}
+_LIBRARIES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime", "tf2onnx")}
 # The newest set of operators that tf2onnx knows is 18; NNCF asks for 13 at least.
 _OPERATORS = 18
 
 
-def require_libraries(engine: str) -> None:
+def require_libraries(engine: str, precision: str) -> None:
     """Check that the libraries that make an export are installed.
 
     Args:
         engine: "openvino" or "onnx".
+        precision: "float32", "bfloat16" or "int8", which needs another one.
 
     Raises:
         ExportError: If one is missing.
     """
-    for name in _LIBRARIES[engine]:
+    for name in (*_LIBRARIES[engine], *(("nncf",) if precision == "int8" else ())):
         try:
             with quiet():
                 importlib.import_module(name)
@@ -81,7 +82,6 @@ def _write_onnx(model: "keras.Model", path: Path) -> None:
     import tf2onnx
 
     images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
-    # Not Keras' own export for ONNX: with the versions at hand it needs the model to be traced by itself.
     function = tf.function(lambda image: model(image, training=False))
     tf2onnx.convert.from_function(function, input_signature=(images,), opset=_OPERATORS, output_path=str(path))
 

@@ -65,7 +65,7 @@ class Comparison:
 
     Attributes:
         origin: The origin of the images in words.
-        images: Number of images that could be read.
+        image_ids: Ids of the compared images, or their numbers if they are generated.
         unreadable: Number of images that could not be read, and are in no other number.
         passed: Images that Keras' classifier passes on to the segmenter.
         positive: Images with a mask, according to Keras.
@@ -81,7 +81,7 @@ class Comparison:
     """
 
     origin: str
-    images: int
+    image_ids: list[str]
     unreadable: int
     passed: int
     positive: int
@@ -94,6 +94,11 @@ class Comparison:
     with_truth: int
     dice_keras: float | None
     dice_export: float | None
+
+    @property
+    def images(self) -> int:
+        """Number of compared images."""
+        return len(self.image_ids)
 
     @property
     def dice_change(self) -> float | None:
@@ -124,7 +129,7 @@ class Comparison:
         """Return why the comparison shows little, in words; empty if nothing is known against it."""
         found = []
         if self.unreadable:
-            found.append(f"{self.unreadable} images could not be read and are not compared")
+            found.append(f"{self.unreadable} of the images could not be read and are not compared")
         if not self.passed:
             found.append("the classifier passes none of the images on: no mask was compared")
         elif not self.positive:
@@ -135,7 +140,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, object]:
         """Return the numbers for the record of the export."""
-        return {**asdict(self), "dice_change": self.dice_change}
+        return {**asdict(self), "images": self.images, "dice_change": self.dice_change}
 
 
 class Reference:
@@ -212,7 +217,7 @@ def compare(reference: Reference, export: Pipeline, *, progress: bool = False) -
     flipped = rows[rows["flipped_image"]]
     return Comparison(
         origin=images.origin,
-        images=len(rows),
+        image_ids=rows["name"].tolist(),
         unreadable=len(images.sources) - len(rows),
         passed=int(rows["passed"].sum()),
         positive=int(rows["positive"].sum()),
@@ -229,7 +234,8 @@ def compare(reference: Reference, export: Pipeline, *, progress: bool = False) -
 
 
 def _row(pipeline: Pipeline, keras: Probabilities, export: Probabilities, code: str, name: str) -> _Row:
-    assert keras.prob_map is not None and export.prob_map is not None  # both were read
+    assert keras.prob_map is not None
+    assert export.prob_map is not None
     passed, mask = _decide(pipeline, keras)
     export_passed, export_mask = _decide(pipeline, export)
     truth = None if code == UNKNOWN else rle.decode(code, keras.shape)

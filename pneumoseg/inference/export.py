@@ -84,7 +84,7 @@ def export_pipeline(
     folder = Path(folder)
     _check_combination(engine, precision, calibration)
     record = PipelineFolder.read(folder)
-    require_libraries(engine)
+    require_libraries(engine, precision)
     if engine == "openvino":
         _check_cpu(precision)
     pipeline = load_pipeline(folder, batch_size)

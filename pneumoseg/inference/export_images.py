@@ -38,7 +38,7 @@ def choose_images(
     """Choose the images to calibrate and to compare on, and log which ones they are.
 
     At most 300 images are used to calibrate, chosen evenly from the manifest, half of them positive if there are
-    enough. Without `images`, at most half of the manifest is used, and the comparison gets at most 300 of the others.
+    enough. Without `images`, half of the manifest is left for the comparison, which gets at most 300 of them.
 
     Args:
         size: Largest image size of the networks, in pixels.
@@ -61,13 +61,13 @@ def choose_images(
         )
         return ExportImages(generated.sources, generated.origin, named or generate_images(size))
     present = _present(calibration)
-    chosen = choose_evenly(present, _MOST if named else min(_MOST, (len(present) + 1) // 2))
-    others = present.drop(chosen.index)
+    # Every second image of each kind is left for the comparison.
+    left = (present.groupby("has_pneumothorax").cumcount() % 2 == 1) & (named is None)
+    chosen, others = choose_evenly(present[~left], _MOST), choose_evenly(present[left], _MOST)
     origin = f"{len(chosen)} images of --calibrate, {chosen['has_pneumothorax'].sum()} positive"
     _log.info(f"calibrated on {origin}")
-    if named is None and len(others):
-        rest = choose_evenly(others, _MOST)
-        named = _compared(rest, f"{len(rest)} other images of --calibrate")
+    if len(others):
+        named = _compared(others, f"{len(others)} other images of --calibrate")
     return ExportImages(chosen["path"].tolist(), origin, named or generate_images(size))
 
 

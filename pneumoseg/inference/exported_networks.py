@@ -24,6 +24,8 @@ from pneumoseg.inference.comparison import Comparison, Reference, compare
 from pneumoseg.inference.pipeline import Pipeline, Source
 
 _log = logging.getLogger(__name__)
+# Ranges are found from histograms of all activations, which takes seconds for an image of 1024 x 1024 pixels.
+_MOST_PIXELS = 2**24
 _BLOCKS = 12
 _RANKED_ON = 32
 # Numbers of blocks that are kept in float32, in turn.
@@ -50,6 +52,7 @@ class ExportedNetwork:
         self.path = folder / f"{bundle}{suffix}"
         self._spare = spare
         self.kept: list[str] = []
+        # Calibration images.
         self._images = np.zeros((0, network.image_size, network.image_size, 1), np.uint8)
         self._ranking: list[list[str]] = []
         self._level = 0
@@ -58,7 +61,7 @@ class ExportedNetwork:
 
     @property
     def facts(self) -> NetworkFacts:
-        """Facts of the network for the record."""
+        """Facts about the network for the record."""
         network = self.network
         return {"name": network.name, "image_size": network.image_size, "parameters": network.parameters}
 
@@ -67,13 +70,14 @@ class ExportedNetwork:
         return self._make(path or self.path, **self.facts, precision=self.precision, batch_size=batch_size)
 
     def calibrate(self, images: np.ndarray) -> None:
-        """Quantise the network.
+        """Quantise the network, on as many of the images as the time for large ones allows.
 
         Args:
             images: Calibration images, uint8, (n, size, size, 1).
         """
-        self._images = images
-        quantize_network(self._float, self.path, images)
+        self._images = _some(images, _MOST_PIXELS // self.network.image_size**2)
+        _log.info(f"{self.bundle}: quantising on {len(self._images)} images")
+        quantize_network(self._float, self.path, self._images)
 
     def keep_more(self, progress: bool) -> bool:
         """Quantise the network again with more layers in float32; return False if too many are in float32 already."""
@@ -89,7 +93,7 @@ class ExportedNetwork:
 
     def _rank(self, progress: bool) -> list[list[str]]:
         """Return the blocks of layers, those first that change the output the most by being quantised."""
-        images = self._images[np.linspace(0, len(self._images) - 1, min(_RANKED_ON, len(self._images))).astype(int)]
+        images = _some(self._images, _RANKED_ON)
         expected = _outputs(self.load(len(images), self._float), images)
         trial = self._spare / f"trial_{self.path.name}"
         blocks = blocks_of(quantizable_layers(self._float))
@@ -112,6 +116,11 @@ def blocks_of(layers: Sequence[str]) -> list[list[str]]:
     last = [[inner.pop()]] if inner else []
     parts = np.array_split(np.array(inner, object), min(_BLOCKS - 2, len(inner))) if inner else []
     return [[first], *last, *(part.tolist() for part in parts)]
+
+
+def _some(images: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the images, at even distances."""
+    return images[np.linspace(0, len(images) - 1, min(len(images), max(1, count))).astype(int)]
 
 
 def letterboxed(sources: Iterable[Source], size: int) -> np.ndarray:
@@ -183,7 +192,6 @@ class ExportedNetworks:
         """Quantise all networks on the same images, see `letterboxed`."""
         squares = {size: letterboxed(sources, size) for size in {each.network.image_size for each in self}}
         for each in self:
-            _log.info(f"{each.bundle}: quantising")
             each.calibrate(squares[each.network.image_size])
 
     def settle(self, reference: Reference, *, progress: bool = False) -> Comparison:
