@@ -105,6 +105,13 @@ class ExportedNetwork:
         return [blocks[number] for number in np.argsort(errors, kind="stable")]
 
 
+def _to_blame(comparison: Comparison) -> list[str]:
+    """Return the kinds of networks that make an export decide otherwise."""
+    # A gate that differs changes no mask, and no Dice, unless it changes the decision on the image.
+    kinds = ["classifier"] if comparison.flipped_by_gate else []
+    return kinds if kinds and comparison.flipped_by_gate == comparison.flipped_images else [*kinds, "segmenter"]
+
+
 def blocks_of(layers: Sequence[str]) -> list[list[str]]:
     """Return the first layer, the last layer, and blocks of successive layers between them.
 
@@ -207,9 +214,7 @@ class ExportedNetworks:
         comparison = self._compare(reference, progress)
         while self._precision == "int8" and (problems := comparison.problems(self._precision)):
             _log.info(f"{'; '.join(problems)}: looking for layers that must stay in float32")
-            # Where the classifiers decide otherwise, the segmenters cannot help.
-            kinds = ("classifier", "segmenter") if comparison.flipped_gates else ("segmenter",)
-            if not any(self._keep_more(kind, progress) for kind in kinds):
+            if not any([self._keep_more(kind, progress) for kind in _to_blame(comparison)]):  # noqa: C419  # all of them
                 break
             comparison = self._compare(reference, progress)
         return comparison
