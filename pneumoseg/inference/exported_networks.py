@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 _MOST_PIXELS = 2**24
 _BLOCKS = 12
 _RANKED_ON = 32
-# Numbers of blocks that are kept in float32, in turn.
-_KEPT = (0, 1, 2, 4, 8)
+# Numbers of blocks that are kept in float32, in turn; then all are.
+_KEPT = (1, 2, 4, 8)
 
 
 class ExportedNetwork:
@@ -80,14 +80,17 @@ class ExportedNetwork:
         quantize_network(self._float, self.path, self._images)
 
     def keep_more(self, progress: bool) -> bool:
-        """Quantise the network again with more layers in float32; return False if too many are in float32 already."""
+        """Quantise the network again with more layers in float32; return False if all are already."""
         self._ranking = self._ranking or self._rank(progress)
-        self._level += 1
-        # Nearly all layers in float32 are slower than all of them, because of the conversions in between.
-        if self._level == len(_KEPT) or 2 * _KEPT[self._level] > len(self._ranking):
+        layers = sum(map(len, self._ranking))
+        if len(self.kept) == layers:
             return False
-        self.kept = [layer for block in self._ranking[: _KEPT[self._level]] for layer in block]
-        _log.info(f"{self.bundle}: {len(self.kept)} layers stay in float32: {', '.join(self.kept[:3])}, ...")
+        count = _KEPT[self._level] if self._level < len(_KEPT) else len(self._ranking)
+        self._level += 1
+        self.kept = [layer for block in self._ranking[:count] for layer in block]
+        _log.info(f"{self.bundle}: {len(self.kept)} of {layers} layers stay in float32")
+        if len(self.kept) == layers:
+            _log.warning(f"NOT QUANTISED: {self.bundle}, all of its layers stay in float32")
         quantize_network(self._float, self.path, self._images, kept=self.kept)
         return True
 
