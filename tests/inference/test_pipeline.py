@@ -198,10 +198,8 @@ def test_maps_are_kept_for_all_readable_images_and_change_no_decision(pipeline, 
 
 def test_segmenter_sees_the_same_batches_whether_maps_are_kept_or_not(pipeline, monkeypatch):
     segmenter, seen = identity(SIZE), []
-    predict = segmenter.model.predict_on_batch
-    monkeypatch.setattr(
-        segmenter.model, "predict_on_batch", lambda x: seen.append(x.max(axis=(1, 2, 3)).tolist()) or predict(x)
-    )
+    compute = segmenter._graph
+    monkeypatch.setattr(segmenter, "_graph", lambda x: seen.append(x.max(axis=(1, 2, 3)).tolist()) or compute(x))
     images = [picture(value, 9, 9) for value in (30, 255, 120, 240, 60, 230)]
     several = replace(pipeline, segmenters=[segmenter])
     list(several.predict_many(images))
@@ -341,9 +339,8 @@ def test_a_compiled_network_sees_batches_of_one_shape(jit, classified, segmented
     classifier, segmenter, seen = brightest(SIZE), identity(SIZE), []
     for network in (classifier, segmenter):
         network.model.jit_compile, network.full_batch = jit, 2 if jit else None
-        predict = network.model.predict_on_batch
-        noted = lambda x, n=network, p=predict: seen.append((n, len(x))) or p(x)  # noqa: E731
-        monkeypatch.setattr(network.model, "predict_on_batch", noted)
+        noted = lambda x, n=network, compute=network._graph: seen.append((n, len(x))) or compute(x)  # noqa: E731
+        monkeypatch.setattr(network, "_graph", noted)
     pipeline = Pipeline([classifier], [segmenter], RULE, flip=flip, batch_size=2)
     images = [picture(255 if number in (0, 5, 15, 20) else 30, 9, 9) for number in range(37)]
     results = list(pipeline.predict_many(images))
