@@ -27,8 +27,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROUNDS = 5
-
 
 def link_images(folder: Path, images: Path, count: int | None = None) -> list[Path]:
     """Fill a folder with links to the images of another one, as often as it takes."""
@@ -43,7 +41,7 @@ def link_images(folder: Path, images: Path, count: int | None = None) -> list[Pa
 
 
 def tasks(pipeline_folder: Path, images: Path, scratch: Path) -> dict[str, Callable[[], object]]:
-    """Return what a round does, by name. Each task replaces what it wrote in the round before."""
+    """Return what a round does, by name. Each task replaces its files of the round before."""
     import pandas as pd
 
     from pneumoseg.data.index import COLUMNS
@@ -72,7 +70,7 @@ def tasks(pipeline_folder: Path, images: Path, scratch: Path) -> dict[str, Calla
 
 
 def work(pipeline_folder: Path, images: Path, scratch: Path) -> None:
-    """Run the tasks that standard input names, and answer with their seconds on the wall and of all cores."""
+    """Run the tasks that standard input names, and answer with the seconds each takes on the wall and of all cores."""
     reply = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     known = tasks(pipeline_folder, images, scratch)
@@ -105,7 +103,7 @@ def worker(checkout: Path, *arguments: object) -> Iterator[Callable[[str | None]
         process.wait()
 
 
-def compare(pipeline: Path, images: Path, before: Path, only: list[str]) -> None:
+def compare(pipeline: Path, images: Path, before: Path, only: list[str], rounds: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratches = Path(temporary, "before", "run"), Path(temporary, "now", "run")
         here = Path(__file__).resolve().parents[1]
@@ -116,7 +114,7 @@ def compare(pipeline: Path, images: Path, before: Path, only: list[str]) -> None
             names = [name for name in old(None) if not only or name in only]
             new(None)
             for name in names:
-                times = [(old(name), new(name)) for _ in range(ROUNDS + 1)][1:]
+                times = [(old(name), new(name)) for _ in range(rounds + 1)][1:]  # the first one warms up
                 report(name, times, 32 if name == "one by one" else len(list((scratches[0] / "images").iterdir())))
         differences = sorted(map(str, different_files(*scratches)))
         print(f"files that differ: {len(differences)} {differences[:5]}")
@@ -178,6 +176,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--before", type=Path, help="checkout to compare with")
     parser.add_argument("--only", nargs="*", default=[], help="tasks to run")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=int, help="number of images of a long run")
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -188,7 +187,7 @@ def main() -> None:
     elif chosen.memory:
         measure_memory(pipeline, images, chosen.memory)
     elif chosen.before:
-        compare(pipeline, images, chosen.before, chosen.only)
+        compare(pipeline, images, chosen.before, chosen.only, chosen.rounds)
     else:
         parser.error("name another checkout with --before, or a number of images with --memory")
 
