@@ -1,4 +1,7 @@
-"""The device that networks run on: found, logged and recorded."""
+"""The device that networks run on: found, logged and recorded.
+
+TensorFlow is loaded when a device is looked for, so that a finished run is read without it.
+"""
 
 import logging
 import os
@@ -7,9 +10,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import tensorflow as tf
-from tensorflow.python.client import device_lib
 
 _log = logging.getLogger(__name__)
 _GIBIBYTE = 2**30
@@ -96,6 +96,8 @@ def find_device() -> Device:
         >>> find_device().name  # doctest: +SKIP
         'CPU, 2 cores (no GPU)'
     """
+    import tensorflow as tf
+
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capability = details[0].get("compute_capability", (0, 0)) if details else (0, 0)
@@ -141,6 +143,9 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
 
 
 def _gpu_memory() -> int | None:
+    import tensorflow as tf
+    from tensorflow.python.client import device_lib
+
     # This call takes memory as TensorFlow is configured to. Without it, the next call would take all of it.
     tf.config.list_logical_devices("GPU")
     try:
