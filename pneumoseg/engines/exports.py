@@ -53,7 +53,7 @@ def load_export(
     """
     folder = _choose(Path(pipeline), engine)
     record = _read(folder, networks)
-    make, suffix = _maker(record.engine)
+    make, suffix = network_class(record.engine)
     loaded = {
         name: make(folder / f"{name}{suffix}", **facts, precision=record.precision, batch_size=batch_size)
         for name, facts in record.facts.items()
@@ -105,8 +105,12 @@ def _read(folder: Path, networks: Mapping[str, str]) -> ExportRecord:
     return record
 
 
-def _maker(engine: str) -> tuple[type["OpenVinoNetwork"] | type["OnnxNetwork"], str]:
-    """Return the class for the networks of an engine, and the suffix of their files."""
+def network_class(engine: str) -> tuple[type["OpenVinoNetwork"] | type["OnnxNetwork"], str]:
+    """Return the class for the networks of an engine, and the suffix of their files.
+
+    Args:
+        engine: "openvino" or "onnx".
+    """
     if engine == "openvino":
         from pneumoseg.engines.openvino_network import OpenVinoNetwork
 

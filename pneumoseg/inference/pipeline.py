@@ -3,19 +3,17 @@
 import functools
 import hashlib
 import html
-import itertools
 import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
@@ -25,6 +23,10 @@ from pneumoseg.identifiers import image_id_of
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
 from pneumoseg.inference.result import Result
+from pneumoseg.inference.stages import Stage, run_stages
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _log = logging.getLogger(__name__)
 Source = str | Path | np.ndarray
@@ -118,22 +120,22 @@ class Pipeline:
         """SHA-256 of the networks, the rule, `flip` and any engine but Keras, in hexadecimal; '' without bundles."""
         if not self.networks:
             return ""
-        content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip}
-        if self.engine != Engine():
-            content["engine"] = asdict(self.engine)
+        content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip, **self.engine.identity}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def chunk_size(self) -> int:
-        """Number of images that are read, and run through the networks, together; their results come together.
+        """Number of images whose results do not depend on the images before and after them.
 
-        The last bits of a network's output may depend on the other images of its batch. The outputs for whole chunks
-        are the same whether a process runs one of them or many.
+        The last bits of a network's output may depend on the other images of its batch, and no batch holds images of
+        two chunks. So the outputs for whole chunks are the same whether a process runs one of them or many.
         """
         return 8 * self.batch_size
 
     def predict_many(self, sources: Iterable[Source], *, keep_maps: bool = False) -> Iterator[Result]:
         """Decide on many images, in batches, reading ahead, at constant memory.
+
+        Reading, the classifier, the segmenter and the decision work at the same time, on different images.
 
         Args:
             sources: Paths of image files, or images, uint8 (H, W) with square pixels.
@@ -146,10 +148,14 @@ class Pipeline:
         Raises:
             ValueError: If an array is not an image, or a single path is given.
         """
-        for chunk in self._chunks(sources):
-            yield from self._decide(chunk, keep_maps=keep_maps)
+        yield from self._run(
+            sources,
+            self._classify,
+            functools.partial(self._segment, group=functools.partial(self._group, keep_maps=keep_maps)),
+            functools.partial(self._decide, keep_maps=keep_maps),
+        )
 
-    def leave_out_training_images(self, manifest: pd.DataFrame) -> pd.DataFrame:
+    def leave_out_training_images(self, manifest: "pd.DataFrame") -> "pd.DataFrame":
         """Return the rows of a manifest whose images no network was trained on, and log how many are left out.
 
         Args:
@@ -180,75 +186,75 @@ class Pipeline:
         Raises:
             ValueError: If an array is not an image, or a single path is given.
         """
-        for chunk in self._chunks(sources):
-            readable = [read for read in chunk if read.error is None]
-            answers = zip(self._classify(readable), self._segment(readable), strict=True)
-            for read in chunk:
-                probability, prob_map = (math.nan, None) if read.error is not None else next(answers)
-                yield Probabilities(
-                    read.image_id, probability, prob_map, read.error, read.image.shape, read.pixel_aspect
-                )
-
-    def _chunks(self, sources: Iterable[Source]) -> Iterator[list["_LoadedImage"]]:
-        if isinstance(sources, str | Path):
-            raise ValueError(f"expected many sources, got one path: call predict({str(sources)!r})")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from _read_ahead(sources, self.chunk_size, pool)
-
-    def _decide(self, chunk: list["_LoadedImage"], *, keep_maps: bool) -> Iterator[Result]:
-        readable = [read for read in chunk if read.error is None]
-        probabilities = self._classify(readable)
-        gated_in = [not self.classifiers or bool(self.rule.gates_in(probability)) for probability in probabilities]
-        maps = self._segment(list(itertools.compress(readable, gated_in)))
-        # In batches of their own, so that the maps that decide do not depend on `keep_maps`.
-        others = self._segment([read for read, passed in zip(readable, gated_in, strict=True) if not passed])
-        answers = zip(probabilities, gated_in, strict=True)
-        for read in chunk:
-            probability, passed = (math.nan, False) if read.error is not None else next(answers)
-            prob_map = next(maps) if passed else None
-            kept_map = next(others) if keep_maps and not passed and read.error is None else prob_map
-            yield self._result(read, probability, prob_map, kept_map if keep_maps else None)
-
-    def _result(
-        self, read: "_LoadedImage", probability: float, prob_map: np.ndarray | None, kept_map: np.ndarray | None
-    ) -> Result:
-        code, stage, shape = rle.EMPTY, "classifier" if read.error is None else "error", read.image.shape
-        if prob_map is not None:
-            decision = decide(prob_map, shape, self.rule, pixel_aspect=read.pixel_aspect)
-            code, stage = rle.encode(decision.mask), decision.stage
-        return Result(
-            read.image_id,
-            probability,
-            code,
-            shape,
-            stage,
-            read.error,
-            read.source,
-            read.pixel_spacing,
-            read.spacing_source,
-            read.pixel_aspect,
-            kept_map,
-            self.digest,
+        yield from self._run(
+            sources,
+            self._classify,
+            functools.partial(self._segment, group=lambda case: case.error is None),
+            functools.partial(map, _Case.probabilities),
         )
 
-    def _classify(self, images: list["_LoadedImage"]) -> list[float]:
-        if not self.classifiers:
-            return [math.nan] * len(images)
-        return [float(output[0]) for output in self._outputs(self.classifiers, images)]
+    def _run(self, sources: Iterable[Source], *stages: Stage) -> Iterator[Any]:
+        if isinstance(sources, str | Path):
+            raise ValueError(f"expected many sources, got one path: call predict({str(sources)!r})")
+        sizes = {network.image_size for network in (*self.classifiers, *self.segmenters)}
+        read = functools.partial(_read, sizes=sizes)
+        return run_stages(sources, read, stages, chunk_size=self.chunk_size, readers=os.cpu_count() or 1)
 
-    def _segment(self, images: list["_LoadedImage"]) -> Iterator[np.ndarray]:
-        for output in self._outputs(self.segmenters, images):
-            yield output[..., 0]
+    def _classify(self, cases: Iterator["_Case"]) -> Iterator["_Case"]:
+        def classify(batch: list[_Case]) -> None:
+            for case, output in zip(batch, self._outputs(self.classifiers, batch), strict=True):
+                case.probability = float(output[0])
 
-    def _outputs(self, networks: Sequence[Network], images: list["_LoadedImage"]) -> Iterator[np.ndarray]:
-        for first in range(0, len(images), self.batch_size):
-            batch = images[first : first + self.batch_size]
-            squares = {
-                size: np.stack([letterbox_array(read.image, size, read.pixel_aspect) for read in batch])[..., None]
-                for size in {network.image_size for network in networks}
-            }
-            outputs = [output for network in networks for output in self._seen(network, squares[network.image_size])]
-            yield from np.mean(outputs, axis=0)
+        return _in_batches(cases, self.batch_size, classify, lambda case: bool(self.classifiers) and case.error is None)
+
+    def _segment(self, cases: Iterator["_Case"], group: Callable[["_Case"], Hashable]) -> Iterator["_Case"]:
+        def segment(batch: list[_Case]) -> None:
+            for case, output in zip(batch, self._outputs(self.segmenters, batch), strict=True):
+                case.prob_map = output[..., 0]
+
+        return _in_batches(cases, self.batch_size, segment, group)
+
+    def _group(self, case: "_Case", *, keep_maps: bool) -> str:
+        """Return the images that the segmenter sees together with this one.
+
+        Images that the classifier does not pass on have batches of their own, so that the maps that decide do not
+        depend on `keep_maps`.
+        """
+        if case.error is not None:
+            return ""
+        return "passed" if self._gates_in(case) else "not passed" if keep_maps else ""
+
+    def _gates_in(self, case: "_Case") -> bool:
+        return case.error is None and (not self.classifiers or bool(self.rule.gates_in(case.probability)))
+
+    def _decide(self, cases: Iterator["_Case"], *, keep_maps: bool) -> Iterator[Result]:
+        for case in cases:
+            code, stage = rle.EMPTY, "classifier" if case.error is None else "error"
+            if case.prob_map is not None and self._gates_in(case):
+                decision = decide(case.prob_map, case.shape, self.rule, pixel_aspect=case.pixel_aspect)
+                code, stage = rle.encode(decision.mask), decision.stage
+            yield Result(
+                case.image_id,
+                case.probability,
+                code,
+                case.shape,
+                stage,
+                case.error,
+                case.source,
+                case.pixel_spacing,
+                case.spacing_source,
+                case.pixel_aspect,
+                case.prob_map if keep_maps else None,
+                self.digest,
+            )
+
+    def _outputs(self, networks: Sequence[Network], batch: list["_Case"]) -> np.ndarray:
+        squares = {
+            size: np.stack([case.squares[size] for case in batch])[..., None]
+            for size in {network.image_size for network in networks}
+        }
+        outputs = [output for network in networks for output in self._seen(network, squares[network.image_size])]
+        return outputs[0] if len(outputs) == 1 else np.mean(outputs, axis=0)
 
     def _seen(self, network: Network, squares: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the network's output, and with `flip` its output for the mirrored images; a map is mirrored back."""
@@ -275,38 +281,62 @@ class Pipeline:
         return f"<p><b>Pipeline</b>{lines}</p><table><tr>{header}</tr>{rows}</table>"
 
 
-class _LoadedImage(NamedTuple):
+@dataclass(slots=True)
+class _Case:
+    """An image on its way through the stages: what the networks see of it, and what they have answered so far."""
+
     image_id: str
     source: Source
-    image: np.ndarray
+    shape: tuple[int, int]
+    squares: dict[int, np.ndarray]
     error: ImageError | None = None
     pixel_spacing: tuple[float, float] | None = None
     spacing_source: str = ""
     pixel_aspect: float = 1.0
+    probability: float = math.nan
+    prob_map: np.ndarray | None = None
+
+    def probabilities(self) -> Probabilities:
+        return Probabilities(self.image_id, self.probability, self.prob_map, self.error, self.shape, self.pixel_aspect)
 
 
-def _read(source: Source) -> _LoadedImage:
+def _read(source: Source, sizes: Iterable[int]) -> _Case:
+    """Read an image and keep only the squares that the networks see."""
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype != np.uint8 or source.size == 0:
             raise ValueError(f"expected an image, uint8 (H, W), got an array of {source.dtype}, {source.shape}")
-        return _LoadedImage("", source, source)
+        return _Case("", source, source.shape, {size: letterbox_array(source, size) for size in sizes})
     try:
         image, header = read_with_header(source)
     except ImageError as error:
-        return _LoadedImage(image_id_of(source), source, np.zeros((0, 0), np.uint8), error)
+        return _Case(image_id_of(source), source, (0, 0), {}, error)
+    squares = {size: letterbox_array(image, size, header.pixel_aspect) for size in sizes}
     facts = header.pixel_spacing, header.spacing_source, header.pixel_aspect
-    return _LoadedImage(image_id_of(source), source, image, None, *facts)
+    return _Case(image_id_of(source), source, image.shape, squares, None, *facts)
 
 
-def _read_ahead(sources: Iterable[Source], size: int, pool: ThreadPoolExecutor) -> Iterator[list[_LoadedImage]]:
-    """Yield chunks of images, and read the next chunk while the caller works on this one."""
-    remaining = iter(sources)
+def _in_batches(
+    cases: Iterator[_Case], size: int, work: Callable[[list[_Case]], None], group: Callable[[_Case], Hashable]
+) -> Iterator[_Case]:
+    """Yield the images of a chunk in order, each as soon as its batch has been worked on.
 
-    def submit() -> list[Future[_LoadedImage]]:
-        return [pool.submit(_read, source) for source in itertools.islice(remaining, size)]
-
-    pending = submit()
-    while pending:
-        following = submit()
-        yield [future.result() for future in pending]
-        pending = following
+    Args:
+        cases: The images of one chunk.
+        size: Number of images per batch; the last batch of a group may be smaller.
+        work: Function that is called with each batch.
+        group: Returns which images may share a batch with this one; nothing is done with an image without a group.
+    """
+    batches, waiting = defaultdict[Hashable, list[_Case]](list), deque[tuple[_Case, list[_Case]]]()
+    for case in cases:
+        name = group(case)
+        batch = batches[name] if name else []
+        batch += [case] if name else []
+        waiting.append((case, batch))
+        if len(batch) == size:
+            work(batches.pop(name))
+            batch.clear()
+        while waiting and not waiting[0][1]:
+            yield waiting.popleft()[0]
+    for batch in batches.values():
+        work(batch)
+    yield from (case for case, _ in waiting)

@@ -1,0 +1,103 @@
+"""Conversion of Keras models into files that other engines read, in float32."""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumoseg.engines.export_record import ExportError
+
+if TYPE_CHECKING:
+    import keras
+
+_LIBRARIES = {"openvino": ("openvino", "nncf"), "onnx": ("onnx", "onnxruntime", "tf2onnx", "nncf")}
+# The newest set of operators that tf2onnx knows is 18; NNCF asks for 13 at least.
+_OPERATORS = 18
+
+
+def require_libraries(engine: str) -> None:
+    """Check that the libraries that make an export are installed.
+
+    Args:
+        engine: "openvino" or "onnx".
+
+    Raises:
+        ExportError: If one is missing.
+    """
+    for name in _LIBRARIES[engine]:
+        try:
+            with quiet():
+                importlib.import_module(name)
+        except ImportError as error:
+            raise ExportError(
+                f"{name} cannot be imported ({error}): an export for {engine} needs `pip install 'pneumoseg[{engine}]'`"
+            ) from error
+
+
+def convert_model(model: "keras.Model", engine: str, path: Path) -> None:
+    """Write a Keras model for another engine, in float32.
+
+    Args:
+        model: Network from images, float32 (batch, size, size, 1), to probabilities.
+        engine: "openvino" or "onnx".
+        path: File to write, `.xml` or `.onnx`; OpenVINO adds a file `.bin` with the weights.
+
+    Raises:
+        ExportError: If the engine's library cannot convert the network.
+
+    Example:
+        >>> convert_model(build_classifier("compact", 64, weights=None), "onnx", Path("c.onnx"))  # doctest: +SKIP
+    """
+    write = _write_openvino if engine == "openvino" else _write_onnx
+    try:
+        with quiet():
+            write(model, path)
+    except Exception as error:  # the libraries raise errors of many classes, and all of them mean the same here
+        raise ExportError(f"{model.name} cannot be converted for {engine}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return the class of an error and the first line of its text that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _write_openvino(model: "keras.Model", path: Path) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, format="tf_saved_model", verbose=False)
+        # OpenVINO halves the precision of the weights unless told otherwise.
+        openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
+
+
+def _write_onnx(model: "keras.Model", path: Path) -> None:
+    import tensorflow as tf
+    import tf2onnx
+
+    images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
+    # Not Keras' own export for ONNX: with the versions at hand it needs the model to be traced by itself.
+    function = tf.function(lambda image: model(image, training=False))
+    tf2onnx.convert.from_function(function, input_signature=(images,), opset=_OPERATORS, output_path=str(path))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the terminal what libraries print, also from C++: progress, advice and the names of devices."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink, contextlib.redirect_stdout(io.StringIO()):
+        saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+        try:
+            for descriptor, _ in saved:
+                os.dup2(sink.fileno(), descriptor)
+            yield
+        finally:
+            for descriptor, copy in saved:
+                os.dup2(copy, descriptor)
+                os.close(copy)
