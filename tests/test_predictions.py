@@ -313,7 +313,7 @@ def test_what_cannot_be_pooled(tmp_path):
     with pytest.raises(ValueError, match="some of the predictions average mirrored images"):
         pool([one, other])
     other = dataclasses.replace(other, flip=False, engine=Engine("openvino", "int8"))
-    with pytest.raises(ValueError, match="by different engines: Keras, float32; OpenVINO, int8$"):
+    with pytest.raises(ValueError, match=r"by different engines: Keras, float32; OpenVINO, int8$"):
         pool([one, other])
 
 
