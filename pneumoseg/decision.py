@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from skimage.measure import label
 
-from pneumoseg.geometry import scale_area, unletterbox
+from pneumoseg.geometry import bounding_box, scale_area, unletterbox, unletterbox_above
 
 # Probability maps are rounded to multiples of 1/255 before anything is decided.
 _STEPS = 255
@@ -129,17 +128,20 @@ def decide(
         >>> int(decision.mask.sum()), decision.stage
         (16, 'mask')
     """
-    upscaled = UpscaledMap(prob_map, shape, pixel_aspect)
-    raw_mask = upscaled.above(rule.mask_threshold)
-    empty = np.zeros_like(raw_mask)
+    lowest = min(rule.mask_threshold, rule.top_threshold)
+    multiples, box = unletterbox_above(quantize(prob_map), *shape, lowest * _STEPS, pixel_aspect)
+    raw = multiples > np.float32(rule.mask_threshold * _STEPS)
+    top = multiples > np.float32(rule.top_threshold * _STEPS)
+    raw_mask, mask = np.zeros(shape, bool), np.zeros(shape, bool)
+    raw_mask[box] = raw
     if not gated_in:
-        return Decision(raw_mask, empty, "classifier")
-    if not raw_mask.any():
-        return Decision(raw_mask, empty, "segmenter")
-    if np.count_nonzero(upscaled.above(rule.top_threshold)) < scale_area(rule.top_area, raw_mask.size):
-        return Decision(raw_mask, empty, "triplet")
-    mask = remove_small_components(raw_mask, rule.minimum_area)
-    return Decision(raw_mask, mask, "mask" if mask.any() else "elimination")
+        return Decision(raw_mask, mask, "classifier")
+    if not raw.any():
+        return Decision(raw_mask, mask, "segmenter")
+    if np.count_nonzero(top) < scale_area(rule.top_area, raw_mask.size):
+        return Decision(raw_mask, mask, "triplet")
+    mask[box] = _large_components(raw, scale_area(rule.minimum_area, raw_mask.size))
+    return Decision(raw_mask, mask, "mask" if mask[box].any() else "elimination")
 
 
 def remove_small_components(mask: np.ndarray, minimum_area: float = 3500) -> np.ndarray:
@@ -160,11 +162,16 @@ def remove_small_components(mask: np.ndarray, minimum_area: float = 3500) -> np.
         >>> int(remove_small_components(mask).sum())
         900
     """
-    if not mask.any():
-        return mask.copy()
-    labels = label(mask, connectivity=2)
-    areas = np.bincount(labels.ravel())
-    keep = areas >= scale_area(minimum_area, mask.size)
+    kept, box = np.zeros(mask.shape, bool), bounding_box(mask)
+    kept[box] = _large_components(mask[box], scale_area(minimum_area, mask.size))
+    return kept
+
+
+def _large_components(mask: np.ndarray, least: np.ndarray) -> np.ndarray:
+    from scipy import ndimage  # images without a mask do not need it
+
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    keep = np.bincount(labels.ravel(), minlength=1) >= least
     keep[0] = False
     return keep[labels]
 

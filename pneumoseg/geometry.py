@@ -1,5 +1,6 @@
 """Geometry between an image and the square that a network sees: letterboxing, its inverse, and area scaling."""
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -177,6 +178,42 @@ def unletterbox(prob_map: np.ndarray, rows: int, columns: int, pixel_aspect: flo
     return np.asarray(Image.fromarray(inside).resize((columns, rows), Image.Resampling.BILINEAR))
 
 
+def unletterbox_above(
+    prob_map: np.ndarray, rows: int, columns: int, threshold: float, pixel_aspect: float = 1.0
+) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """Compute the part of `unletterbox`'s result that holds everything above a threshold.
+
+    A pneumothorax covers a small part of an image, and computing only that part is several times as fast.
+
+    Args:
+        prob_map: Whole numbers or float, (size, size).
+        rows: Height of the image in pixels.
+        columns: Width of the image in pixels.
+        threshold: Number in the range of the map.
+        pixel_aspect: Height of a pixel of the image divided by its width.
+
+    Returns:
+        float32, a part of `unletterbox`'s result, the same to the bit; and its place, slices of rows and columns. All
+        values elsewhere are at most the threshold. The part is empty if there is none above it.
+
+    Example:
+        >>> prob_map = np.zeros((4, 4))
+        >>> prob_map[1, 1] = 1.0
+        >>> unletterbox_above(prob_map, 4, 4, 0.5)
+        (array([[1.]], dtype=float32), (slice(1, 2, None), slice(1, 2, None)))
+    """
+    height, width, top, left = letterbox(rows, columns, prob_map.shape[0], pixel_aspect)
+    inside = prob_map[top : top + height, left : left + width].astype(np.float32)
+    if height > rows or width > columns:  # a pixel of the image then covers many of the map
+        return unletterbox(prob_map, rows, columns, pixel_aspect), (slice(0, rows), slice(0, columns))
+    vertical, horizontal = _neighbours(height, rows), _neighbours(width, columns)
+    needed = bounding_box(inside > threshold)
+    box = vertical.touching(needed[0]), horizontal.touching(needed[1])
+    # Pillow's order: first along the rows, rounded to float32.
+    along_rows = horizontal.interpolate(inside.T, box[1]).T
+    return vertical.interpolate(along_rows, box[0]), box
+
+
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
     """Return the smallest box that holds all pixels of a mask.
 
@@ -210,6 +247,35 @@ def scale_area(area: ArrayLike, pixels: ArrayLike) -> np.ndarray:
         875.0
     """
     return np.asarray(area) * np.asarray(pixels) / REFERENCE_PIXELS
+
+
+class _Neighbours(NamedTuple):
+    """The two pixels of a line between which each pixel of a longer line lies, and their weights, float64."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    lower_weight: np.ndarray
+    upper_weight: np.ndarray
+
+    def touching(self, needed: slice) -> slice:
+        """Return the pixels of the longer line that any of the needed pixels of the shorter one contributes to."""
+        return slice(int(np.searchsorted(self.upper, needed.start or 0)), int(np.searchsorted(self.lower, needed.stop)))
+
+    def interpolate(self, lines: np.ndarray, box: slice) -> np.ndarray:
+        """Return rows `box` of the longer grid, float32, computed in float64 as Pillow does."""
+        lower, upper, lower_weight, upper_weight = (values[box] for values in self)
+        between = lines[lower] * lower_weight[:, None] + lines[upper] * upper_weight[:, None]
+        return between.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _neighbours(short: int, long: int) -> _Neighbours:
+    centre = (np.arange(long) + 0.5) * (short / long)
+    first = (centre - 0.5).astype(int)  # cuts off towards 0
+    pixels = first + np.arange(2)[:, None]
+    weights = np.where(pixels < short, np.maximum(1 - np.abs(pixels + 0.5 - centre), 0), 0)
+    weights /= weights.sum(axis=0)
+    return _Neighbours(*np.minimum(pixels, short - 1), *weights)
 
 
 def _resized_side(side: Any, longest: Any, size: int) -> Any:

@@ -4,9 +4,10 @@ import io
 import os
 import unicodedata
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Folders that systems create, in addition to names that begin with a dot: macOS archives, Synology, Windows.
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
@@ -85,7 +86,7 @@ def printable(text: str | os.PathLike[str]) -> str:
     return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def read_text_table(source: str | os.PathLike[str] | io.BytesIO | io.StringIO, **options: Any) -> pd.DataFrame:
+def read_text_table(source: str | os.PathLike[str] | io.BytesIO | io.StringIO, **options: Any) -> "pd.DataFrame":
     r"""Return a CSV table with every value as text, so that ids such as NA, None and 0001 stay unchanged.
 
     Args:
@@ -103,6 +104,8 @@ def read_text_table(source: str | os.PathLike[str] | io.BytesIO | io.StringIO, *
         >>> read_text_table(io.StringIO("image_id,score\n0001,NA\n")).to_dict("records")
         [{'image_id': '0001', 'score': 'NA'}]
     """
+    import pandas as pd  # most commands on one image need no table
+
     try:
         return pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
     except FileNotFoundError as error:

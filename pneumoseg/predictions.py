@@ -2,7 +2,7 @@
 
 A folder of predictions holds:
 
-- `predictions.json`: the networks.
+- `predictions.json`: the networks, and their engine unless it is Keras.
 - `manifest.csv`: the images with their true masks.
 - `predictions.csv`: the classifier's probabilities; `partial.csv` until all images are done.
 - `maps/`: the segmenter's probability maps, one PNG per image, uint8: 255 times the probability.
@@ -30,6 +30,7 @@ from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
 from pneumoseg.data.masks import has_mask, leave_out_unknown_masks
 from pneumoseg.decision import dequantize, quantize
+from pneumoseg.engines import Engine
 from pneumoseg.identifiers import read_text_table
 from pneumoseg.inference import Pipeline, Probabilities
 
@@ -52,6 +53,7 @@ class Predictions:
         networks: SHA-256 of each bundle's spec, by name, see `PipelineFolder`.
         flip: Whether the mirrored images were averaged in.
         seconds: Mean time per image, in seconds.
+        engine: The library, and the precision, that computed the networks.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class Predictions:
     networks: Mapping[str, str]
     flip: bool
     seconds: float
+    engine: Engine = dataclasses.field(default_factory=Engine)
 
     def select(self, mask: np.ndarray) -> "Predictions":
         """Return the predictions of some of the images.
@@ -127,8 +130,8 @@ def cache_predictions(
     """Run both networks over all images and write their predictions to a folder, at constant memory.
 
     Images that the pipeline was trained on are left out, so that no score can rest on them. A process that was stopped
-    is continued by the next one with the same networks and images. Predictions of other networks or images in the
-    folder are replaced.
+    is continued by the next one with the same networks, engine and images. Other predictions in the folder are
+    replaced.
 
     Args:
         pipeline: The networks. The rule is not used: each image is classified and segmented.
@@ -149,7 +152,8 @@ def cache_predictions(
     if manifest.empty:
         raise ValueError("the manifest has no row: index a folder with images")
     manifest = pipeline.leave_out_training_images(manifest).reset_index(drop=True)
-    done = _open(folder, {"networks": pipeline.networks, "flip": pipeline.flip}, manifest)
+    identity = {"networks": pipeline.networks, "flip": pipeline.flip, **pipeline.engine.identity}
+    done = _open(folder, identity, manifest)
     todo = manifest[~manifest["image_id"].isin(done)]
     if len(todo):
         # The first batch builds the graphs of the networks. That time is not counted.
@@ -195,6 +199,7 @@ def load_predictions(folder: str | Path) -> Predictions:
     try:
         identity = json.loads((folder / _IDENTITY).read_text(encoding="utf-8"))
         networks, flip = dict(identity["networks"]), bool(identity["flip"])
+        engine = Engine(**identity.get("engine", {}))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / _IDENTITY}: {error!r}; {_remedy(folder)}") from error
     manifest = load_manifest(folder / _MANIFEST)
@@ -212,7 +217,7 @@ def load_predictions(folder: str | Path) -> Predictions:
         raise ValueError(f"{folder}: its tables are of different images; {_remedy(folder)}")
     probability, seconds = numbers["probability"].to_numpy(), float(numbers["seconds"].mean())
     maps = [_map_path(folder, image_id) for image_id in manifest["image_id"]]
-    return Predictions(folder, maps, manifest, probability, errors, networks, flip, seconds)
+    return Predictions(folder, maps, manifest, probability, errors, networks, flip, seconds, engine)
 
 
 def pool(parts: Sequence[Predictions]) -> Predictions:
@@ -222,7 +227,8 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
         parts: One or more predictions, without an image in common.
 
     Raises:
-        ValueError: If there are none, two hold the same image, or some average mirrored images and some do not.
+        ValueError: If there are none, two hold the same image, some average mirrored images and some do not, or
+            different engines computed them.
 
     Example:
         >>> everything = pool([load_predictions("fold_1"), load_predictions("fold_2")])  # doctest: +SKIP
@@ -235,6 +241,8 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
         raise ValueError(f"{names[names.duplicated()].iloc[0]} is in more than one of the predictions")
     if len({part.flip for part in parts}) > 1:
         raise ValueError("some of the predictions average mirrored images and some do not")
+    if len(engines := {str(part.engine) for part in parts}) > 1:
+        raise ValueError(f"the predictions were computed by different engines: {'; '.join(sorted(engines))}")
     return Predictions(
         first.folder,
         [path for part in parts for path in part.maps],
@@ -244,6 +252,7 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
         {f"{number}: {name}": value for number, part in enumerate(parts, 1) for name, value in part.networks.items()},
         first.flip,
         float(np.average([part.seconds for part in parts], weights=[len(part.maps) for part in parts])),
+        first.engine,
     )
 
 

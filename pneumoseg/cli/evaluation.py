@@ -91,7 +91,7 @@ def evaluate(
     tables, summaries = evaluation.tables(), evaluation.summaries()
     if len(table_1):
         tables["table_1"], summaries["Segmenter on its validation images (table 1)"] = table_1, table_1
-    typer.echo(f"{evaluation.images}; {evaluation.intervals}\n")
+    typer.echo(f"{evaluation.images}; {evaluation.intervals}; networks ran on {scored.engine}\n")
     for text in caveats(scored, record.assembled, record):
         typer.secho(text, fg="yellow", err=True)
     _write_tables(summaries, tables, out)
@@ -137,7 +137,7 @@ def _evaluate_classifier(scored: "Predictions", record: "PipelineFolder", out: P
     labels = scored.manifest["has_pneumothorax"]
     typer.echo(
         f"{len(labels)} images, {labels.sum()} positive, all with a label and without a mask, so that only the "
-        f"classifier can be scored; {describe_intervals(scored.manifest)}\n"
+        f"classifier can be scored; {describe_intervals(scored.manifest)}; networks ran on {scored.engine}\n"
     )
     for text in caveats(scored, record.assembled, record):
         typer.secho(text, fg="yellow", err=True)

@@ -1,6 +1,6 @@
 """The engine that computes a pipeline's networks, as its results name it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 _TITLES = {"keras": "Keras", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
 
@@ -28,6 +28,11 @@ class Engine:
     def title(self) -> str:
         """The name of the library as it is written."""
         return _TITLES[self.name]
+
+    @property
+    def identity(self) -> dict[str, dict[str, str]]:
+        """The part of it in the identity of results: none for Keras, as before there were other engines."""
+        return {} if self == Engine() else {"engine": asdict(self)}
 
     def __str__(self) -> str:
         """Return the library and the precision."""

@@ -11,10 +11,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from pneumoseg import rle
 from pneumoseg.decision import DecisionRule, decide
@@ -25,6 +24,9 @@ from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
 from pneumoseg.inference.result import Result
 from pneumoseg.inference.stages import Stage, run_stages
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _log = logging.getLogger(__name__)
 Source = str | Path | np.ndarray
@@ -118,9 +120,7 @@ class Pipeline:
         """SHA-256 of the networks, the rule, `flip` and any engine but Keras, in hexadecimal; '' without bundles."""
         if not self.networks:
             return ""
-        content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip}
-        if self.engine != Engine():
-            content["engine"] = asdict(self.engine)
+        content = {"networks": self.networks, "rule": asdict(self.rule), "flip": self.flip, **self.engine.identity}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -155,7 +155,7 @@ class Pipeline:
             functools.partial(self._decide, keep_maps=keep_maps),
         )
 
-    def leave_out_training_images(self, manifest: pd.DataFrame) -> pd.DataFrame:
+    def leave_out_training_images(self, manifest: "pd.DataFrame") -> "pd.DataFrame":
         """Return the rows of a manifest whose images no network was trained on, and log how many are left out.
 
         Args:

@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ class _Run:
         self._source, self._target, self._pipeline, self._found = source, target, pipeline, found
         self.settings: dict[str, Any] = {
             "pipeline": pipeline.digest,
+            "engine": asdict(pipeline.engine),
             "kinds": [kind for kind in KINDS if kind in kinds],
             "strict": strict,
         }

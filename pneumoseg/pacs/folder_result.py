@@ -69,7 +69,8 @@ class FolderResult:
     """Outcomes for the files of a folder.
 
     Attributes:
-        settings: What the objects depend on: `pipeline`, the digest; `kinds`; `strict`.
+        settings: What the objects depend on: `pipeline`, the digest; `engine`, see `Engine`; `kinds`;
+            `strict`.
         outcomes: One outcome per file, in the order of their paths.
         skipped: Files that are not images and folders that were not searched, as paths below the input folder, each
             with the reason.

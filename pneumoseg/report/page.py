@@ -103,6 +103,7 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "gain_shown": not gain.low <= 0 <= gain.high,
         "seconds": evaluation.predictions.seconds,
         "flip": evaluation.predictions.flip,
+        "engine": str(evaluation.predictions.engine),
     }
 
 

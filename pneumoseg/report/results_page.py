@@ -126,7 +126,8 @@ def pipeline_facts(pipeline: Pipeline) -> dict[str, str]:
             networks[f"{kind} {number}"] = f"sees {size} pixels, {network.parameters:,} weights{identity}"
     rule = {name.replace("_", " "): f"{value:g}" for name, value in asdict(pipeline.rule).items()}
     flip = {"mirrored images averaged": "yes" if pipeline.flip else "no"}
-    return {**networks, **rule, **flip, **{name: printable(text) for name, text in pipeline.origin.items()}}
+    engine = {"engine": str(pipeline.engine)}
+    return {**networks, **engine, **rule, **flip, **{name: printable(text) for name, text in pipeline.origin.items()}}
 
 
 def _counts(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:

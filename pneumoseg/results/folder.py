@@ -257,6 +257,7 @@ def _identity(pipeline: Pipeline, pictures: Pictures) -> dict[str, Any]:
         "flip": pipeline.flip,
         "overlays": pictures.overlays,
         "probabilities": pictures.probabilities,
+        **pipeline.engine.identity,
     }
 
 
