@@ -27,8 +27,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROUNDS = 5
-
 
 def link_images(folder: Path, images: Path, count: int | None = None) -> list[Path]:
     """Fill a folder with links to the images of another one, as often as it takes."""
@@ -43,7 +41,7 @@ def link_images(folder: Path, images: Path, count: int | None = None) -> list[Pa
 
 
 def tasks(pipeline_folder: Path, images: Path, scratch: Path) -> dict[str, Callable[[], object]]:
-    """Return what a round does, by name. Each task replaces what it wrote in the round before."""
+    """Return what a round does, by name. Each task replaces its files of the round before."""
     import pandas as pd
 
     from pneumoseg.data.index import COLUMNS
@@ -55,7 +53,11 @@ def tasks(pipeline_folder: Path, images: Path, scratch: Path) -> dict[str, Calla
     pipeline, paths = load_pipeline(pipeline_folder), link_images(scratch / "images", images)
     facts = {name: "" if kind == "str" else 0 for name, kind in COLUMNS.items()}
     rows = [facts | {"image_id": path.stem, "path": str(path), "rle": "-1"} for path in paths]
-    manifest = pd.DataFrame(rows).assign(rows=1024, columns=1024, pixel_aspect=1.0).drop(columns="file_bytes")
+    manifest = (
+        pd.DataFrame(rows)
+        .assign(rows=1024, columns=1024, pixel_aspect=1.0, has_pneumothorax=False)
+        .drop(columns="file_bytes")
+    )
 
     def fresh(name: str) -> Path:
         shutil.rmtree(scratch / name, ignore_errors=True)
@@ -72,7 +74,7 @@ def tasks(pipeline_folder: Path, images: Path, scratch: Path) -> dict[str, Calla
 
 
 def work(pipeline_folder: Path, images: Path, scratch: Path) -> None:
-    """Run the tasks that standard input names, and answer with their seconds on the wall and of all cores."""
+    """Run the tasks that standard input names, and answer with the seconds each takes on the wall and of all cores."""
     reply = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     known = tasks(pipeline_folder, images, scratch)
@@ -105,7 +107,7 @@ def worker(checkout: Path, *arguments: object) -> Iterator[Callable[[str | None]
         process.wait()
 
 
-def compare(pipeline: Path, images: Path, before: Path, only: list[str]) -> None:
+def compare(pipeline: Path, images: Path, before: Path, only: list[str], rounds: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratches = Path(temporary, "before", "run"), Path(temporary, "now", "run")
         here = Path(__file__).resolve().parents[1]
@@ -116,8 +118,9 @@ def compare(pipeline: Path, images: Path, before: Path, only: list[str]) -> None
             names = [name for name in old(None) if not only or name in only]
             new(None)
             for name in names:
-                times = [(old(name), new(name)) for _ in range(ROUNDS + 1)][1:]
-                report(name, times, 32 if name == "one by one" else len(list((scratches[0] / "images").iterdir())))
+                times = [(old(name), new(name)) for _ in range(rounds + 1)][1:]  # the first one warms up
+                if times:
+                    report(name, times, 32 if name == "one by one" else len(list((scratches[0] / "images").iterdir())))
         differences = sorted(map(str, different_files(*scratches)))
         print(f"files that differ: {len(differences)} {differences[:5]}")
 
@@ -142,19 +145,24 @@ def different_files(before: Path, now: Path) -> Iterator[Path]:
     """Yield the files of either folder that the other one lacks, or that hold something else."""
     found = {path.relative_to(folder) for folder in (before, now) for path in folder.rglob("*") if path.is_file()}
     for name in found:
-        timed = name.name in ("predictions.csv", "manifest.csv", "index.html", ".progress.jsonl")
-        if not timed and content(before / name) != content(now / name):
+        other = name.name in (
+            "manifest.csv",
+            "index.html",
+            ".progress.jsonl",
+        )  # hold paths or times, or follow from all
+        if not other and content(before / name) != content(now / name):
             yield name
 
 
 def content(path: Path) -> object:
     if not path.is_file():
         return None
-    text = path.read_bytes()
+    if path.name == "predictions.csv":  # its third column is the time
+        return [line.split(",")[:2] for line in path.read_text().splitlines()]
     if path.suffix == ".png":
         with Image.open(path) as image:
             return image.mode, np.asarray(image).tobytes()
-    return text.replace(os.fsencode(path.parents[1]), b"")
+    return path.read_bytes().replace(os.fsencode(path.parents[1]), b"")
 
 
 def measure_memory(pipeline_folder: Path, images: Path, count: int) -> None:
@@ -178,6 +186,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--before", type=Path, help="checkout to compare with")
     parser.add_argument("--only", nargs="*", default=[], help="tasks to run")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds after a first one; 0 only compares the files")
     parser.add_argument("--memory", type=int, help="number of images of a long run")
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -188,7 +197,7 @@ def main() -> None:
     elif chosen.memory:
         measure_memory(pipeline, images, chosen.memory)
     elif chosen.before:
-        compare(pipeline, images, chosen.before, chosen.only)
+        compare(pipeline, images, chosen.before, chosen.only, chosen.rounds)
     else:
         parser.error("name another checkout with --before, or a number of images with --memory")
 

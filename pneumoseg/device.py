@@ -1,4 +1,7 @@
-"""The device that networks run on: found, logged and recorded."""
+"""The device that networks run on: found, logged and recorded.
+
+TensorFlow is loaded when a device is looked for, so that a finished run is read without it.
+"""
 
 import logging
 import os
@@ -8,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-from tensorflow.python.client import device_lib
-
 _log = logging.getLogger(__name__)
 _GIBIBYTE = 2**30
 _TF32_CAPABILITY = (8, 0)  # Ampere
 _HIDDEN_VALUES = ("", "-1", "NoDevFiles")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of Arm
+_PROCESSOR_FILE = Path("/proc/cpuinfo")
 _DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
 
 
@@ -31,6 +33,7 @@ class Device:
         driver: Whether an NVIDIA driver is installed.
         tensorflow: Version of TensorFlow.
         visible_devices: Value of `CUDA_VISIBLE_DEVICES`; None if it is not set.
+        bfloat16: Whether the CPU has instructions for bfloat16; None if unknown.
 
     Example:
         >>> Device(("NVIDIA H100",), 78 * 2**30, 16, True, True, "2.21.0", None).name
@@ -44,6 +47,7 @@ class Device:
     driver: bool
     tensorflow: str
     visible_devices: str | None
+    bfloat16: bool | None = None
 
     @property
     def name(self) -> str:
@@ -64,6 +68,19 @@ class Device:
             "THE GPU IS NOT USED: an NVIDIA driver is installed but TensorFlow finds no GPU. Install its CUDA "
             f'libraries: pip install "tensorflow[and-cuda]=={self.tensorflow}".{chosen} To run on the CPU, set '
             "CUDA_VISIBLE_DEVICES=-1"
+        )
+
+    def warn_of(self, precision: str) -> str | None:
+        """Return a warning about a precision that is slower than float32 on this device; None if none is known.
+
+        Example:
+            >>> Device((), None, 2, False, False, "2.21.0", None, bfloat16=False).warn_of("float32")
+        """
+        if self.gpus or self.bfloat16 is not False or precision != "mixed_bfloat16":
+            return None
+        return (
+            "this CPU has no instructions for bfloat16, so a step in mixed_bfloat16 takes longer than in float32: "
+            "set precision: float32"
         )
 
     @property
@@ -96,6 +113,8 @@ def find_device() -> Device:
         >>> find_device().name  # doctest: +SKIP
         'CPU, 2 cores (no GPU)'
     """
+    import tensorflow as tf
+
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capability = details[0].get("compute_capability", (0, 0)) if details else (0, 0)
@@ -109,11 +128,12 @@ def find_device() -> Device:
         driver=_is_driver_installed(),
         tensorflow=tf.__version__,
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        bfloat16=_has_bfloat16(),
     )
 
 
 def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
-    """Log the device that networks are about to run on, and warn if a GPU is idle.
+    """Log the device that networks are about to run on, and warn if a GPU is idle or the precision slow.
 
     Args:
         precision: Name of the networks' dtype policy.
@@ -129,8 +149,8 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
     """
     device = find_device()
     _log.info(device.describe(precision, jit_compile))
-    if device.warning is not None:
-        _log.warning(device.warning)
+    for warning in filter(None, (device.warning, device.warn_of(precision))):
+        _log.warning(warning)
     return {
         "device": device.name,
         "memory_gibibytes": None if device.memory_bytes is None else round(device.memory_bytes / _GIBIBYTE, 1),
@@ -141,6 +161,9 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
 
 
 def _gpu_memory() -> int | None:
+    import tensorflow as tf
+    from tensorflow.python.client import device_lib
+
     # This call takes memory as TensorFlow is configured to. Without it, the next call would take all of it.
     tf.config.list_logical_devices("GPU")
     try:
@@ -155,6 +178,15 @@ def _machine_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         return None
+
+
+def _has_bfloat16() -> bool | None:
+    try:
+        lines = _PROCESSOR_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return None
+    flags = [line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))]
+    return bool(_BFLOAT16_FLAGS & set(flags[0])) if flags else None
 
 
 def _is_driver_installed() -> bool:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pneumoseg.import_hook import import_within
 
 _STDERR = 2
 _lock = threading.RLock()  # one thread at a time redirects
@@ -30,35 +31,18 @@ def keep_from_stderr() -> None:
 
     TensorFlow then also leaves out later messages below errors, unless `TF_CPP_MIN_LOG_LEVEL` is in the environment.
     """
-    if "tensorflow" not in sys.modules:
-        sys.meta_path.insert(0, _TensorflowFinder())
+    import_within("tensorflow", _quiet_import)
 
 
-class _TensorflowFinder:
-    """Finder of TensorFlow for `sys.meta_path`, which finds what the others find."""
-
-    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "tensorflow":
-            return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, others), None)
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _quiet_import(spec.loader.exec_module)  # type: ignore[assignment, method-assign]
-        return spec
-
-
-def _quiet_import(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-    @wraps(execute)
-    def quiet(module: ModuleType) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        with log_lines_kept():
-            execute(module)
-        wrapper = import_module("tensorflow.python.pywrap_tfe")
-        for name in _FIRST_USES:
-            if hasattr(wrapper, name):
-                setattr(wrapper, name, _quiet_once(wrapper, name))
-
-    return quiet
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with log_lines_kept():
+        yield
+    wrapper = import_module("tensorflow.python.pywrap_tfe")
+    for name in _FIRST_USES:
+        if hasattr(wrapper, name):
+            setattr(wrapper, name, _quiet_once(wrapper, name))
 
 
 def _quiet_once(module: ModuleType, name: str) -> Callable[..., Any]:

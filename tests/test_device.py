@@ -111,3 +111,38 @@ def test_driver_is_found_by_its_command_or_its_files(trace, tmp_path, monkeypatc
     assert find_device().driver == (trace is not None)
     monkeypatch.setattr(device.sys, "platform", "win32")
     assert not find_device().driver
+
+
+@pytest.mark.parametrize(
+    ("found", "precision", "warned"),
+    [
+        (replace(CPU, bfloat16=False), "mixed_bfloat16", True),
+        (replace(CPU, bfloat16=False), "float32", False),
+        (replace(CPU, bfloat16=False), "mixed_float16", False),
+        (replace(CPU, bfloat16=True), "mixed_bfloat16", False),
+        (CPU, "mixed_bfloat16", False),  # unknown
+        (replace(GPU, bfloat16=False), "mixed_bfloat16", False),
+    ],
+)
+def test_warning_about_bfloat16_on_a_cpu_without_it(found, precision, warned, monkeypatch, caplog):
+    monkeypatch.setattr(device, "find_device", lambda: found)
+    announce_device(precision, False)
+    assert ["mixed_bfloat16 takes longer" in message for message in caplog.messages] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("content", "has"),
+    [
+        ("model name\t: A\nflags\t\t: fpu avx2 avx512_bf16 fma\n", True),
+        ("flags\t\t: fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("model name\t: bf16\nflags\t\t: fpu avx2 avx512bw\n", False),
+        ("model name\t: A\n", None),
+        (None, None),
+    ],
+)
+def test_bfloat16_is_read_from_the_flags_of_the_processor(content, has, tmp_path, monkeypatch):
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    monkeypatch.setattr(device, "_PROCESSOR_FILE", tmp_path / "cpuinfo")
+    assert device._has_bfloat16() is has

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from pneumoseg.geometry import Letterbox, bounding_box, letterbox, scale_area, square_shape, unletterbox
+from pneumoseg.geometry import (
+    Letterbox,
+    bounding_box,
+    letterbox,
+    scale_area,
+    square_shape,
+    unletterbox,
+    unletterbox_above,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +76,40 @@ def test_unletterbox_keeps_float16_probabilities_within_their_range():
     assert enlarged.dtype == np.float32
     assert enlarged.min() >= 0
     assert enlarged.max() <= 1
+
+
+@pytest.mark.parametrize("aspect", [1.0, 0.7, 1.6])
+@pytest.mark.parametrize("shape", [(128, 128), (100, 77), (61, 300), (32, 32), (20, 45)])
+def test_the_part_above_a_threshold_is_a_part_of_the_whole(shape, aspect):
+    rng = np.random.default_rng(0)
+    for kind in range(6):
+        levels = rng.integers(0, 256, (32, 32)).astype(np.uint8)
+        if kind % 2:  # a few equal levels, one of which is the threshold
+            levels = np.where(levels > 200, 153, 51).astype(np.uint8)
+        place = rng.integers(0, 32, 2)
+        if kind > 1:  # a spot, at the border or not
+            levels[: place[0]], levels[:, : place[1]], levels[place[0] + 5 :], levels[:, place[1] + 4 :] = 0, 0, 0, 0
+        whole = unletterbox(levels, *shape, aspect)
+        for threshold in (0.0, 51, 127.5, 153, 255):
+            part, box = unletterbox_above(levels, *shape, threshold, aspect)
+            np.testing.assert_array_equal(part, whole[box])
+            outside = whole.copy()
+            outside[box] = 0
+            assert outside.max() <= threshold
+
+
+def test_the_part_above_a_threshold_that_nothing_reaches_is_empty():
+    part, box = unletterbox_above(np.full((8, 8), 51, np.uint8), 16, 16, 51)
+    assert (part.size, np.zeros((16, 16))[box].size) == (0, 0)
+
+
+def test_the_part_above_a_threshold_is_little_more_than_it():
+    levels = np.zeros((16, 16), np.uint8)
+    levels[4:6, 8:12] = 255
+    part, box = unletterbox_above(levels, 64, 64, 127.5)
+    # A pixel of the map reaches 3 pixels of the image beyond its own 4.
+    assert box == (slice(14, 26), slice(30, 50))
+    assert part.shape == (12, 20)
 
 
 def test_areas_are_scaled_by_the_number_of_pixels():

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumoseg import rle
+from pneumoseg.engines import Engine
 from pneumoseg.inference import Pipeline
 from pneumoseg.predictions import cache_predictions, load_predictions, pool
 from tests.conftest import manifest_of, predictions_of, write_dicom
@@ -193,12 +194,14 @@ def test_predictions_of_others_are_replaced(watched, manifest, tmp_path):
     for pipeline, table in (
         (watched(networks=NETWORKS | {"segmenter_1": "c"}), manifest),
         (watched(flip=True), manifest),
+        (watched(engine=Engine("openvino", "int8", "ab")), manifest),
+        (watched(engine=Engine("openvino", "int8", "cd")), manifest),
         (watched(), manifest[2:5]),
         (watched(), manifest[2:5].assign(rle="0 1")),
     ):
         kept = cache_predictions(pipeline, table, tmp_path / "kept")
         assert pipeline.seen == table["image_id"].tolist()
-        assert (kept.networks, kept.flip) == (pipeline.networks, pipeline.flip)
+        assert (kept.networks, kept.flip, kept.engine) == (pipeline.networks, pipeline.flip, pipeline.engine)
         assert kept.manifest["rle"].tolist() == table["rle"].tolist()
         names = {path.stem for path in (tmp_path / "kept/maps").iterdir()}
         assert names == set(table["image_id"]) - {"i3"}
@@ -309,6 +312,20 @@ def test_what_cannot_be_pooled(tmp_path):
     other = dataclasses.replace(one, flip=True, manifest=one.manifest.assign(image_id="i1"))
     with pytest.raises(ValueError, match="some of the predictions average mirrored images"):
         pool([one, other])
+    other = dataclasses.replace(other, flip=False, engine=Engine("openvino", "int8"))
+    with pytest.raises(ValueError, match=r"by different engines: Keras, float32; OpenVINO, int8$"):
+        pool([one, other])
+
+
+def test_predictions_of_keras_are_told_apart_from_no_others_and_those_of_an_engine_are(watched, manifest, tmp_path):
+    cache_predictions(watched(), manifest, tmp_path / "kept")
+    assert json.loads((tmp_path / "kept/predictions.json").read_text()) == {"networks": NETWORKS, "flip": False}
+    assert load_predictions(tmp_path / "kept").engine == Engine()
+    engine = Engine("onnx", "float32", "ab")
+    cache_predictions(watched(engine=engine), manifest, tmp_path / "kept")
+    again = watched(engine=engine)
+    assert cache_predictions(again, manifest, tmp_path / "kept").engine == engine
+    assert again.seen == ["i3"]  # only the damaged file, which may be readable now
 
 
 @pytest.mark.parametrize("lost", ["manifest.csv", "predictions.csv"])

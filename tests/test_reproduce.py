@@ -44,6 +44,9 @@ class House:
         }.get(command[0])  # fmt: skip
         if command[0] == "tune":
             out, name = options["--pipeline"], "tuning.json"
+        if command[0] == "export":
+            export = f"{options['--engine']}-{options['--precision']}"
+            out, name = Path(options["--pipeline"], "engines", export), "export.json"
         if out and command[0] not in ("evaluate", "validate-submission"):
             path = Path(out, name) if name else Path(out)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -320,6 +323,28 @@ def test_assembled_rule_is_used_where_asked(house):
     assert commands == [nothing, again, nothing, again]
     lines = [line for lines in made for line in lines if line.startswith(("submit", "show-masks"))]
     assert ["--assembled" in line for line in lines] == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(("engine", "images"), [("openvino-int8", "--calibrate"), ("onnx-float32", "--images")])
+def test_an_export_is_made_and_used_where_an_engine_is_asked_for(house, engine, images):
+    lines = house.lines("submit", "show-predictions", "--engine", engine)
+    made = [line.split()[0] for line in lines]
+    assert made == [*PREPARED[:4], "export", *PREPARED[4:], "submit", "validate-submission", "show-masks"]
+    library, precision = engine.split("-")
+    index, pipeline = house.folder / "runs/manifest.csv", house.folder / "runs/pipeline"
+    assert lines[4] == f"export --pipeline {pipeline} --engine {library} --precision {precision} {images} {index}"
+    using = [line.split()[0] for line in lines if line.endswith(f" --engine {engine}")]
+    assert using == ["cache-predictions", "submit", "show-masks"]
+    assert house.commands("submit", "--engine", engine) == ["validate-submission"]
+    # Keras needs no export, and gives other predictions.
+    assert house.commands("submit") == ["cache-predictions", "tune", "submit", "validate-submission"]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch", "onnx-bfloat16", "openvino-int8-"])
+def test_an_unknown_engine_is_refused(house, engine):
+    error = house.run("submit", "--engine", engine).exception
+    assert isinstance(error, ValueError)
+    assert f"--engine is '{engine}', expected keras, openvino-float32, " in str(error)
 
 
 def test_a_failed_command_ends_everything_and_is_repeated(house):

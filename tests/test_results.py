@@ -17,6 +17,7 @@ from PIL import Image
 
 import pneumoseg
 from pneumoseg.decision import DecisionRule
+from pneumoseg.engines import Engine
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference import Pipeline
 from pneumoseg.overlay import draw_over
@@ -316,6 +317,8 @@ def test_results_of_something_else_are_refused(pipeline, tmp_path):
         write_results(other, folder, out)
     with pytest.raises(FileExistsError, match=r"options \(flip\)"):
         write_results(replace(pipeline, flip=True), folder, out)
+    with pytest.raises(FileExistsError, match=r"options \(engine\)"):
+        write_results(replace(pipeline, engine=Engine("openvino", "int8")), folder, out)
     with pytest.raises(FileExistsError, match=r"options \(overlays, probabilities\)"):
         write_results(pipeline, folder, out, overlays=True, probabilities=True)
     with pytest.raises(FileExistsError, match=r"results of 1 files that are not among the inputs, .*i00\.dcm: name"):

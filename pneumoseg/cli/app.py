@@ -6,13 +6,18 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import pneumoseg
+from pneumoseg.import_hook import import_within
+
+# Keras imports them if it can, for functions that no command uses; that takes almost a third of its import.
+_UNUSED_BY_KERAS = ("IPython", "matplotlib", "sklearn")
 
 
 def _print_version(wanted: bool) -> None:
@@ -130,6 +135,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: typer.secho(str(message), fg="yellow", err=True)
     logging.getLogger("pneumoseg").setLevel(logging.INFO)
     socket.setdefaulttimeout(20.0)  # Keras sets none, so a download would hang behind a firewall that drops packets
+    import_within("keras", _without_unused_packages)
     try:
         app()
     except (ValueError, OSError) as error:
@@ -144,6 +150,17 @@ def main() -> None:
             text += "; take a smaller batch_size (and gradient_accumulation_steps), or precision: mixed_float16"
         typer.echo(f"pneumoseg: TensorFlow stopped ({type(error).__name__}): {text}", err=True)
         raise SystemExit(2) from error
+
+
+@contextmanager
+def _without_unused_packages() -> Iterator[None]:
+    hidden = [name for name in _UNUSED_BY_KERAS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not found
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def tell_unreadable(errors: Sequence[str]) -> bool:

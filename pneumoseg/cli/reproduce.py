@@ -18,6 +18,7 @@ PAPERS_CLASSIFIER = "experiments/classifier_augmentation.yaml"
 PAPERS_SEGMENTER = "experiments/segmenter_window_swa.yaml"
 _TRUTH_OF_TEST = "test-rle.csv"
 _SPEC = "spec.json"  # of a bundle
+_EXPORTS = ("openvino-float32", "openvino-bfloat16", "openvino-int8", "onnx-float32", "onnx-int8")
 # Names in the folder of results that a run, which bears the name of its experiment, cannot have.
 _RESERVED = {"pipeline", "predictions", "scores", "test", "cache"}
 
@@ -110,6 +111,7 @@ class Plan:
         segmenter: Experiment file of the segmenter; its run has the file's name.
         tuned: Whether the decision rule is chosen on validation images.
         flip: Whether the report also shows predictions averaged over mirrored images.
+        engine: Engine of the networks: "keras", or the export to make and use, such as "openvino-int8".
     """
 
     data: DataSet
@@ -118,9 +120,12 @@ class Plan:
     segmenter: Path
     tuned: bool = True
     flip: bool = False
+    engine: str = "keras"
 
     def __post_init__(self) -> None:
-        """Refuse experiments whose runs would overwrite each other or other results."""
+        """Refuse experiments whose runs would overwrite each other or other results, and unknown exports."""
+        if self.engine != "keras" and self.engine not in _EXPORTS:
+            raise ValueError(f"--engine is {self.engine!r}, expected keras, {', '.join(_EXPORTS)}")
         names = [self.classifier.stem, self.segmenter.stem]
         if names[0] == names[1] or _RESERVED & set(names):
             raise ValueError(
@@ -167,6 +172,17 @@ class Plan:
         patterns = tuple((Path(run), pattern) for run in runs for pattern in (f"**/{_SPEC}", "*.json"))
         return Step(command, self._pipeline / "pipeline.json", tuple(trained), patterns=patterns)
 
+    def networks(self) -> Step:
+        """Join the networks to a pipeline, and export it for another engine than Keras."""
+        assembled = self.assemble()
+        if self.engine == "keras":
+            return assembled
+        library, precision = self.engine.split("-")
+        out, index = self._pipeline / "engines" / self.engine / "export.json", self.index()
+        command = ["export", "--pipeline", str(self._pipeline), "--engine", library, "--precision", precision]
+        command += ["--calibrate" if precision == "int8" else "--images", str(index.output)]
+        return Step(tuple(command), out, (assembled, index))
+
     def cache(self, *, scored: bool, flip: bool = False) -> Step:
         """Run the networks once over the images that neither was trained on.
 
@@ -178,8 +194,8 @@ class Plan:
         name = "flip" if flip else "test" if scored and self.data.truth else "validation"
         out = self.runs / "predictions" / name
         command = ["cache-predictions", "--manifest", str(index.output), "--pipeline", str(self._pipeline)]
-        command += ["--out", str(out), *(["--flip"] if flip else [])]
-        return Step(tuple(command), out / "predictions.csv", (self.assemble(), index))
+        command += ["--out", str(out), *(["--flip"] if flip else []), *self._engine]
+        return Step(tuple(command), out / "predictions.csv", (self.networks(), index))
 
     def tune(self) -> Step:
         """Choose the decision rule.
@@ -195,7 +211,7 @@ class Plan:
         """Predict the test images, and check the submission against the sample."""
         out = self.runs / "submission.csv"
         command = ["submit", str(self.data.test), "--pipeline", str(self._pipeline), "--out", str(out)]
-        command += ["--ids", str(self.data.sample), *self._rule]
+        command += ["--ids", str(self.data.sample), *self._rule, *self._engine]
         made = Step(tuple(command), out, (self._decided(),), (self.data.sample,), folders=(self.data.test,))
         check = ("validate-submission", str(out), "--expected", str(self.data.sample))
         return [made, Step(check, None, (made,))]
@@ -218,8 +234,9 @@ class Plan:
     def show_predictions(self) -> Step:
         """Draw true and predicted masks over images that were not trained on."""
         index, out = self._scored_index(), self.runs / "predictions.png"
-        command = ("show-masks", "--manifest", str(index.output), "--pipeline", str(self._pipeline))
-        return Step((*command, "--out", str(out), *self._rule), out, (self._decided(), index))
+        command = ["show-masks", "--manifest", str(index.output), "--pipeline", str(self._pipeline)]
+        command += ["--out", str(out), *self._rule, *self._engine]
+        return Step(tuple(command), out, (self._decided(), index))
 
     @property
     def _pipeline(self) -> Path:
@@ -229,9 +246,13 @@ class Plan:
     def _rule(self) -> tuple[str, ...]:
         return () if self.tuned else ("--assembled",)
 
+    @property
+    def _engine(self) -> tuple[str, ...]:
+        return () if self.engine == "keras" else ("--engine", self.engine)
+
     def _decided(self) -> Step:
         """Return the step that gives the pipeline the decision rule in force."""
-        return self.tune() if self.tuned else self.assemble()
+        return self.tune() if self.tuned else self.networks()
 
     def _scored_index(self) -> Step:
         if self.data.truth is None:
@@ -284,6 +305,9 @@ def reproduce(
         bool, typer.Option("--tune/--no-tune", help="Choose the decision rule on validation images.")
     ] = True,
     flip: Annotated[bool, typer.Option("--flip", help="Also show in the report what mirrored images change.")] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="Engine of the networks: keras, or an export such as openvino-int8.")
+    ] = "keras",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that would run.")] = False,
 ) -> None:
     """Make all missing or stale results of a data set.
@@ -298,7 +322,7 @@ def reproduce(
     named |= {"id_map": id_map, "test_id_map": test_id_map}
     chosen = goals or [Goal.SUBMIT, Goal.EVALUATE, Goal.REPORT]
     found = DataSet.find(data, named)
-    plan = Plan(found, runs, *_experiments(experiment or [], chosen), tuned, flip)
+    plan = Plan(found, runs, *_experiments(experiment or [], chosen), tuned, flip, engine)
     required = [(found.annotations, "--annotations")]
     require_files([*required, (found.sample, "--sample")] if Goal.SUBMIT in chosen else required)
     builder = Builder(runs / ".made_of", _show if dry_run else _run, dry_run=dry_run)

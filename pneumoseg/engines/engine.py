@@ -31,7 +31,7 @@ class Engine:
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
-        """What it adds to the identity of results: nothing for Keras, as it was before there were other engines."""
+        """The part of it in the identity of results: none for Keras, as before there were other engines."""
         return {} if self == Engine() else {"engine": asdict(self)}
 
     def __str__(self) -> str:

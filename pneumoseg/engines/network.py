@@ -6,22 +6,22 @@ import numpy as np
 
 
 class Network(Protocol):
-    """A trained network that gives probabilities.
-
-    Attributes:
-        name: Name of the network, such as "classifier_xception".
-        image_size: Height and width of the images that it takes, in pixels.
-        parameters: Number of its weights.
-    """
+    """A trained network that gives probabilities."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """Name of the network, such as "classifier_xception"."""
+        ...
 
     @property
-    def image_size(self) -> int: ...  # noqa: D102
+    def image_size(self) -> int:
+        """Height and width of the images that it takes, in pixels."""
+        ...
 
     @property
-    def parameters(self) -> int: ...  # noqa: D102
+    def parameters(self) -> int:
+        """Number of its weights."""
+        ...
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Compute the probabilities of a batch.

@@ -74,6 +74,7 @@ class Comparison:
         closest: Smallest distance of a probability of Keras' classifier from its threshold.
         flipped_gates: Images that the classifier of one of them passes on, and that of the other does not.
         flipped_images: Images for which one of them finds a pneumothorax, and the other does not.
+        flipped_by_gate: Those of them that differ because their gate does.
         flipped_first: Id or number of the first of these images; empty if there is none.
         with_truth: Images whose true mask is known.
         dice_keras: Mean Dice of Keras' masks on them; None if there is none.
@@ -90,6 +91,7 @@ class Comparison:
     closest: float | None
     flipped_gates: int
     flipped_images: int
+    flipped_by_gate: int
     flipped_first: str
     with_truth: int
     dice_keras: float | None
@@ -226,6 +228,7 @@ def compare(reference: Reference, export: Pipeline, *, progress: bool = False) -
         closest=_number(rows["distance"].min()),
         flipped_gates=int(rows["flipped_gate"].sum()),
         flipped_images=len(flipped),
+        flipped_by_gate=int(flipped["flipped_gate"].sum()),
         flipped_first="" if flipped.empty else flipped["name"].iloc[0],
         with_truth=int(rows["dice_keras"].notna().sum()),
         dice_keras=_number(rows["dice_keras"].mean()),

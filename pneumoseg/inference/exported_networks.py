@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 _MOST_PIXELS = 2**24
 _BLOCKS = 12
 _RANKED_ON = 32
-# Numbers of blocks that are kept in float32, in turn.
-_KEPT = (0, 1, 2, 4, 8)
+# Numbers of blocks that are kept in float32, in turn; then all are.
+_KEPT = (1, 2, 4, 8)
 
 
 class ExportedNetwork:
@@ -80,14 +80,17 @@ class ExportedNetwork:
         quantize_network(self._float, self.path, self._images)
 
     def keep_more(self, progress: bool) -> bool:
-        """Quantise the network again with more layers in float32; return False if too many are in float32 already."""
+        """Quantise the network again with more layers in float32; return False if all are already."""
         self._ranking = self._ranking or self._rank(progress)
-        self._level += 1
-        # Nearly all layers in float32 are slower than all of them, because of the conversions in between.
-        if self._level == len(_KEPT) or 2 * _KEPT[self._level] > len(self._ranking):
+        layers = sum(map(len, self._ranking))
+        if len(self.kept) == layers:
             return False
-        self.kept = [layer for block in self._ranking[: _KEPT[self._level]] for layer in block]
-        _log.info(f"{self.bundle}: {len(self.kept)} layers stay in float32: {', '.join(self.kept[:3])}, ...")
+        count = _KEPT[self._level] if self._level < len(_KEPT) else len(self._ranking)
+        self._level += 1
+        self.kept = [layer for block in self._ranking[:count] for layer in block]
+        _log.info(f"{self.bundle}: {len(self.kept)} of {layers} layers stay in float32")
+        if len(self.kept) == layers:
+            _log.warning(f"NOT QUANTISED: {self.bundle}, all of its layers stay in float32")
         quantize_network(self._float, self.path, self._images, kept=self.kept)
         return True
 
@@ -103,6 +106,13 @@ class ExportedNetwork:
             quantize_network(self._float, trial, images, kept=block)
             errors.append(float(np.abs(_outputs(self.load(len(images), trial), images) - expected).mean()))
         return [blocks[number] for number in np.argsort(errors, kind="stable")]
+
+
+def _to_blame(comparison: Comparison) -> list[str]:
+    """Return the kinds of networks that make an export decide otherwise."""
+    # A gate that differs changes no mask, and no Dice, unless it changes the decision on the image.
+    kinds = ["classifier"] if comparison.flipped_by_gate else []
+    return kinds if kinds and comparison.flipped_by_gate == comparison.flipped_images else [*kinds, "segmenter"]
 
 
 def blocks_of(layers: Sequence[str]) -> list[list[str]]:
@@ -207,9 +217,7 @@ class ExportedNetworks:
         comparison = self._compare(reference, progress)
         while self._precision == "int8" and (problems := comparison.problems(self._precision)):
             _log.info(f"{'; '.join(problems)}: looking for layers that must stay in float32")
-            # Where the classifiers decide otherwise, the segmenters cannot help.
-            kinds = ("classifier", "segmenter") if comparison.flipped_gates else ("segmenter",)
-            if not any(self._keep_more(kind, progress) for kind in kinds):
+            if not any([self._keep_more(kind, progress) for kind in _to_blame(comparison)]):  # noqa: C419  # all of them
                 break
             comparison = self._compare(reference, progress)
         return comparison

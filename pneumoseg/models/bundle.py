@@ -39,6 +39,8 @@ from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.models.weights import UNREADABLE
 
 _BUILDERS: dict[str, Callable[..., keras.Model]] = {"classifier": build_classifier, "segmenter": build_segmenter}
+# The saved weights replace the initial ones, so no time is spent on drawing those.
+_QUICK_INITIALIZERS = dict.fromkeys(("glorot_uniform", "he_normal", "he_uniform"), keras.initializers.Zeros)
 _PACKAGES = ("pneumoseg", "keras", "tensorflow", "segmentation-models", "efficientnet")
 # The files of a bundle, and those that a killed save leaves behind.
 _BUNDLE_FILE = re.compile(r"spec\.json|\.spec\.json\.\d+\.[0-9a-f]{8}|\.?[0-9a-f]{64}\.weights\.h5")
@@ -140,7 +142,8 @@ def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
     if file_sha256(weights) != spec["weights_sha256"]:
         raise BundleError(f"{weights} is not the file that {SPEC_NAME} describes (SHA-256): copy or save it again")
     try:
-        model = _BUILDERS[spec["builder"]](**arguments, weights=None)
+        with keras.utils.custom_object_scope(_QUICK_INITIALIZERS):
+            model = _BUILDERS[spec["builder"]](**arguments, weights=None)
         model.load_weights(weights)
         model.jit_compile = jit_compile
     except UNREADABLE as error:

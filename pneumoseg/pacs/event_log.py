@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 
-_DISCREET = ("pneumoseg.pacs.", "pneumoseg.device.", "pneumoseg.inference.folder.")
+_DISCREET = ("pneumoseg.pacs.", "pneumoseg.device.", "pneumoseg.engines.exports.", "pneumoseg.inference.folder.")
 """Loggers whose lines hold no value from a file. All others may quote names, UIDs and paths."""
 _log = logging.getLogger(__name__)
 

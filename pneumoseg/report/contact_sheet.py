@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pneumoseg import rle
-from pneumoseg.data.augmentation import TRANSFORMS, Augmentation
 from pneumoseg.data.files import size_changed
 from pneumoseg.data.masks import UNKNOWN
 from pneumoseg.data.pixel_aspect import pixel_aspects
@@ -73,6 +72,8 @@ def draw_augmentations(manifest: pd.DataFrame, seed: int = 0) -> Figure:
     """
     if manifest.empty:
         raise ValueError("the manifest has no row: expected at least one image")
+    from pneumoseg.data.augmentation import TRANSFORMS, Augmentation
+
     augmentations = {name: Augmentation([name], probability=1) for name in TRANSFORMS}
     columns = 1 + len(augmentations)
     figure = Figure(figsize=(2.6 * columns, 2.8 * len(manifest) + 0.3), layout="constrained")

@@ -33,12 +33,18 @@ def test_differences(tmp_path):
     assert found.map_difference == pytest.approx(0.1)
     assert found.closest == pytest.approx(0.1)
     assert (found.passed, found.positive) == (2, 2)
-    assert (found.flipped_gates, found.flipped_images, found.flipped_first) == (2, 2, "image 1")
+    assert (found.flipped_gates, found.flipped_images, found.flipped_by_gate) == (2, 2, 2)
+    assert found.flipped_first == "image 1"
     assert found.problems("int8") == ["2 of 3 images are decided otherwise, the first: image 1"]
     assert found.problems("float32") == [
         "the largest difference of the probability is 0.5 (at most 0.0001)",
         "the largest difference of the map is 0.1 (at most 0.0001)",
     ]
+
+
+def test_a_decision_that_the_segmenter_changes_is_not_the_gate_s(tmp_path):
+    found = compared(tmp_path, ([brightest()], [identity(scale=0.5)]), [square(204), square(255)])  # 0.4 and 0.5
+    assert (found.flipped_gates, found.flipped_images, found.flipped_by_gate) == (0, 2, 0)
 
 
 def test_maps_of_images_that_are_not_passed_on_are_compared(tmp_path):
@@ -85,7 +91,7 @@ def test_nan_is_a_difference(tmp_path):
 
 @pytest.mark.parametrize(("change", "refused"), [(0.0019, False), (-0.0021, True)])
 def test_bound_of_dice(change, refused):
-    numbers = Comparison("x", ["a"], 0, 1, 1, 0.3, 0.3, 0.1, 1, 0, "", 1, 0.5, 0.5 + change)
+    numbers = Comparison("x", ["a"], 0, 1, 1, 0.3, 0.3, 0.1, 1, 0, 0, "", 1, 0.5, 0.5 + change)
     assert bool(numbers.problems("int8")) is refused
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pneumoseg import rle
-from pneumoseg.decision import DecisionRule
+from pneumoseg.decision import DecisionRule, UpscaledMap, remove_small_components
+from pneumoseg.geometry import letterbox_array
 from pneumoseg.image_errors import DamagedError, ImageError
 from pneumoseg.inference import Pipeline
 from tests.conftest import write_dicom
@@ -163,6 +164,76 @@ def test_many_in_order_whatever_the_batch(pipeline, tmp_path):
         assert result.rle == pipeline.predict(source).rle
 
 
+class OfItsBatch:
+    """A network whose output for an image depends, as that of real ones does in the last bits, on the whole batch."""
+
+    name, parameters = "of_its_batch", 0
+
+    def __init__(self, image_size, maps, factor):
+        self.image_size, self.maps, self.factor = image_size, maps, factor
+
+    def __call__(self, images):
+        batch = (images.astype(np.float32) / 255 * self.factor + images.mean(dtype=np.float32) / 1e4) / len(
+            images
+        ) ** 0.1
+        return batch if self.maps else batch.max(axis=(1, 2))
+
+
+def plainly(pipeline, sources, keep_maps):
+    """Return each image's probability, code and map, computed one after the other."""
+
+    def outputs(networks, images):
+        for first in range(0, len(images), pipeline.batch_size):
+            batch = images[first : first + pipeline.batch_size]
+            several = [
+                n(np.stack([letterbox_array(image, n.image_size) for image in batch])[..., None]) for n in networks
+            ]
+            yield from np.mean(several, axis=0)
+
+    answers = []
+    for start in range(0, len(sources), 8 * pipeline.batch_size):
+        chunk = [
+            None if isinstance(source, str) else source for source in sources[start : start + 8 * pipeline.batch_size]
+        ]
+        readable = [image for image in chunk if image is not None]
+        probabilities = [float(output[0]) for output in outputs(pipeline.classifiers, readable)]
+        passed = [probability > pipeline.rule.classifier_threshold for probability in probabilities]
+        drawn = outputs(pipeline.segmenters, [image for image, above in zip(readable, passed, strict=True) if above])
+        others = outputs(
+            pipeline.segmenters, [image for image, above in zip(readable, passed, strict=True) if not above]
+        )
+        of_readable = iter(zip(probabilities, passed, strict=True))
+        for image in chunk:
+            if image is None:
+                answers.append((None, "-1", None))
+                continue
+            probability, above = next(of_readable)
+            prob_map = next(drawn)[..., 0] if above else next(others)[..., 0] if keep_maps else None
+            upscaled = UpscaledMap(prob_map, image.shape) if above else None
+            mask = (
+                remove_small_components(upscaled.above(pipeline.rule.mask_threshold))
+                if above
+                else np.zeros((1, 1), bool)
+            )
+            answers.append((probability, rle.encode(mask), prob_map if keep_maps else None))
+    return answers
+
+
+@pytest.mark.parametrize("keep_maps", [False, True])
+def test_the_same_to_the_bit_as_one_after_the_other(keep_maps):
+    classifiers = [OfItsBatch(32, False, 0.9), OfItsBatch(48, False, 1.0)]
+    several = Pipeline(classifiers, [OfItsBatch(48, True, 1.0), OfItsBatch(48, True, 0.8)], RULE, batch_size=3)
+    rng = np.random.default_rng(0)
+    sources = [picture(int(rng.integers(20, 256)), *rng.integers(3, 40, 2), rng.integers(60, 90, 2)) for _ in range(61)]
+    for number in (0, 7, 8, 23, 50):
+        sources[number] = "absent.dcm"
+    results = list(several.predict_many(iter(sources), keep_maps=keep_maps))
+    assert {result.stage for result in results} == {"error", "classifier", "segmenter", "mask", "elimination"}
+    for result, (probability, code, prob_map) in zip(results, plainly(several, sources, keep_maps), strict=True):
+        assert (None if result.error else result.probability, result.rle) == (probability, code)
+        np.testing.assert_array_equal(result.prob_map, prob_map)
+
+
 def test_probabilities_decide_nothing(pipeline, tmp_path):
     images = [picture(value, 9, 9) for value in (30, 120, 255) * 6]
     sources = [write_dicom(tmp_path / f"i{number}.dcm", image) for number, image in enumerate(images)]
@@ -198,10 +269,8 @@ def test_maps_are_kept_for_all_readable_images_and_change_no_decision(pipeline, 
 
 def test_segmenter_sees_the_same_batches_whether_maps_are_kept_or_not(pipeline, monkeypatch):
     segmenter, seen = identity(SIZE), []
-    predict = segmenter.model.predict_on_batch
-    monkeypatch.setattr(
-        segmenter.model, "predict_on_batch", lambda x: seen.append(x.max(axis=(1, 2, 3)).tolist()) or predict(x)
-    )
+    compute = segmenter._graph
+    monkeypatch.setattr(segmenter, "_graph", lambda x: seen.append(x.max(axis=(1, 2, 3)).tolist()) or compute(x))
     images = [picture(value, 9, 9) for value in (30, 255, 120, 240, 60, 230)]
     several = replace(pipeline, segmenters=[segmenter])
     list(several.predict_many(images))
@@ -341,9 +410,8 @@ def test_a_compiled_network_sees_batches_of_one_shape(jit, classified, segmented
     classifier, segmenter, seen = brightest(SIZE), identity(SIZE), []
     for network in (classifier, segmenter):
         network.model.jit_compile, network.full_batch = jit, 2 if jit else None
-        predict = network.model.predict_on_batch
-        noted = lambda x, n=network, p=predict: seen.append((n, len(x))) or p(x)  # noqa: E731
-        monkeypatch.setattr(network.model, "predict_on_batch", noted)
+        noted = lambda x, n=network, compute=network._graph: seen.append((n, len(x))) or compute(x)  # noqa: E731
+        monkeypatch.setattr(network, "_graph", noted)
     pipeline = Pipeline([classifier], [segmenter], RULE, flip=flip, batch_size=2)
     images = [picture(255 if number in (0, 5, 15, 20) else 30, 9, 9) for number in range(37)]
     results = list(pipeline.predict_many(images))

@@ -28,6 +28,7 @@ import pneumoseg
 from pneumoseg import rle
 from pneumoseg.cli import app
 from pneumoseg.dicom_objects import KINDS
+from pneumoseg.engines import Engine
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
@@ -71,6 +72,7 @@ class FakePipeline:
     """A pipeline whose mask is the pixels above 200, and whose probability is the brightest pixel / 255."""
 
     chunk_size = 4
+    engine = Engine("onnx", "int8", "ab")
 
     def __init__(self, digest=DIGEST, fails_on=(), probability=None):
         self.digest, self.fails_on, self.probability = digest, fails_on, probability
@@ -275,10 +277,11 @@ def test_the_json_has_one_layout_for_all_files(mixed, tmp_path, monkeypatch):
     process_folder(mixed, tmp_path / "out", FakePipeline(), ["sc", "sr"], strict=True)
     told = content(tmp_path / "out")
     assert list(told) == [
-        "schema", "note", "version", "pipeline", "kinds", "strict", "complete", "counts", "hidden_warnings", "files",
-        "skipped",
+        "schema", "note", "version", "pipeline", "engine", "kinds", "strict", "complete", "counts", "hidden_warnings",
+        "files", "skipped",
     ]  # fmt: skip
     assert (told["schema"], told["pipeline"], told["kinds"], told["strict"]) == (1, DIGEST, ["sr", "sc"], True)
+    assert told["engine"] == {"name": "onnx", "precision": "int8", "sha256": "ab"}
     assert {pydicom.dcmread(path).SoftwareVersions for path in tmp_path.glob("out/*.dcm")} == {"7.8.9"}
     assert told["version"] == "7.8.9"
     assert "Research only" in told["note"]

@@ -13,6 +13,7 @@ import tensorflow as tf
 from pneumoseg import rle
 from pneumoseg.data.index import index_dataset
 from pneumoseg.decision import DecisionRule
+from pneumoseg.engines import Engine
 from pneumoseg.evaluation import compare_predictions, evaluate, tables
 from pneumoseg.evaluation.cases import score_cases
 from pneumoseg.evaluation.pixel_counts import count_pixels
@@ -45,7 +46,8 @@ def predictions(tmp_path_factory):
     image = np.tile(np.arange(SIZE, dtype=np.uint8) * 3, (SIZE, 1))
     paths = [str(write_dicom(folder / f"i{number}.dcm", image)) for number in range(6)]
     maps = [np.where(mask, 230, 10).astype(np.uint8) for mask in RAW_MASKS]
-    return predictions_of(folder, maps, truth, probability, path=paths)
+    made = predictions_of(folder, maps, truth, probability, path=paths)
+    return replace(made, engine=Engine("openvino", "int8"))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,10 @@ def test_scores_are_those_of_the_evaluation(page, predictions):
 def test_worst_come_first():
     cases = pd.DataFrame({"dice": [1.0, 0.0, 0.5, 0.0], "truth_px": [0, 10, 9, 30], "disagreement": 0.0})
     assert worst_first(cases, 3).index.tolist() == [3, 1, 2]
+
+
+def test_page_tells_the_engine_of_the_networks(page):
+    assert "The networks ran on OpenVINO, int8." in page.read_text(encoding="utf-8")
 
 
 def test_cards_show_the_masks_of_the_decision(predictions):

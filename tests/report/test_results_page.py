@@ -204,6 +204,7 @@ def test_facts_tell_networks_of_a_bundle_apart():
     assert facts["classifier 1"].startswith("sees 64 × 64 pixels, 0 weights, functional")
     assert facts["classifier 1"].endswith("SHA-256 of its spec 0123456789ab…")
     assert (facts["classifier threshold"], facts["mirrored images averaged"], facts["a"]) == ("0.25", "no", "b")
+    assert facts["engine"] == "Keras, float32"
 
 
 def test_things_are_made_in_order_a_few_ahead():

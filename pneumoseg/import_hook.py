@@ -1,0 +1,51 @@
+"""Contexts around the import of a module, whoever imports it first."""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_Context = Callable[[], AbstractContextManager[None]]
+
+
+def import_within(name: str, context: _Context) -> None:
+    """Run a module within a context if it is imported from now on; without effect if it already is.
+
+    Args:
+        name: Name of the module.
+        context: Function that returns the context.
+
+    Example:
+        >>> import_within("tensorflow", contextlib.nullcontext)  # doctest: +SKIP
+    """
+    if name not in sys.modules:
+        sys.meta_path.insert(0, _Finder(name, context))
+
+
+class _Finder:
+    """Finder of one module for `sys.meta_path`, which finds what the others find."""
+
+    def __init__(self, name: str, context: _Context) -> None:
+        self._name, self._context = name, context
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
+        if spec is not None and spec.loader is not None:
+            execute = _within(self._context, spec.loader.exec_module)
+            spec.loader.exec_module = execute  # type: ignore[assignment, method-assign]
+        return spec
+
+
+def _within(context: _Context, execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    @wraps(execute)
+    def run(module: ModuleType) -> None:
+        with context():
+            execute(module)
+
+    return run
