@@ -40,4 +40,5 @@ class KerasNetwork:
         """The model as one graph for every number of images; `predict_on_batch` traces a second one, in up to 10 s."""
         anything = tf.TensorSpec((None, self.image_size, self.image_size, 1), tf.uint8)
         compute = functools.partial(self.model, training=False)
-        return tf.function(compute, input_signature=[anything], jit_compile=self.model.jit_compile)
+        # AutoGraph, which a model does not need, would leave generated code in the folder of temporary files.
+        return tf.function(compute, input_signature=[anything], autograph=False, jit_compile=self.model.jit_compile)
