@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -110,6 +111,7 @@ def main() -> None:
     print(f"{processor_name()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}")
     for name in options.networks:
         compare(name, options.steps)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
