@@ -89,7 +89,9 @@ def write_pipeline(folder: Path, small: bool) -> None:
     builders = {"classifier": build_classifier, "segmenter": build_segmenter}
     for (kind, build), arguments in zip(builders.items(), SMALL if small else PAPER, strict=True):
         save_bundle(folder / kind, build(**arguments, weights=None), kind, arguments, {"probability": 0.5})
-    assemble_pipeline(folder / "classifier", folder / "segmenter", folder / "pipeline")
+    # No image passes, so no decision differs, and no export is searched for the layers that change one.
+    bundles = folder / "classifier", folder / "segmenter"
+    assemble_pipeline(*bundles, folder / "pipeline", classifier_threshold=1)
 
 
 def torch_pipelines(small: bool) -> Iterator[tuple[str, Pipeline]]:
