@@ -10,7 +10,10 @@ import numpy as np
 from pneumoseg.engines.conversion import quiet
 from pneumoseg.engines.export_record import ExportError
 
-_OPERATIONS = {"Convolution", "GroupConvolution", "MatMul", "Conv", "ConvTranspose", "ConvolutionBackpropData", "Gemm"}
+# Products, and what NNCF quantises besides: sums, scalings and means.
+_PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul", "Conv", "ConvTranspose", "Gemm"}
+_OTHERS = {"Add", "Multiply", "Mul", "ReduceMean", "AvgPool", "AveragePool", "GlobalAveragePool"}
+_OPERATIONS = _PRODUCTS | _OTHERS
 
 
 def quantize_network(source: Path, target: Path, images: np.ndarray, *, kept: Collection[str] = ()) -> None:
@@ -61,7 +64,7 @@ def quantize_network(source: Path, target: Path, images: np.ndarray, *, kept: Co
 
 
 def quantizable_layers(path: Path) -> list[str]:
-    """Return the names of the layers whose products are computed in 8 bits, in the order of computation.
+    """Return the names of the layers that are computed in 8 bits, in the order of computation.
 
     Args:
         path: Converted network in float32.
@@ -71,6 +74,16 @@ def quantizable_layers(path: Path) -> list[str]:
         return [node.name for node in network.graph.node if node.op_type in _OPERATIONS]
     operations = network.get_ordered_ops()
     return [each.get_friendly_name() for each in operations if each.get_type_name() in _OPERATIONS]
+
+
+def copy_network(source: Path, target: Path) -> None:
+    """Write a copy of a converted network as it is.
+
+    Args:
+        source: Converted network in float32, `.xml` of OpenVINO or `.onnx`.
+        target: File to write, with the same suffix.
+    """
+    _write(_read(source), target)
 
 
 def _read(path: Path) -> Any:

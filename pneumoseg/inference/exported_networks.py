@@ -16,7 +16,7 @@ from pneumoseg.engines.conversion import convert_model
 from pneumoseg.engines.export_record import NetworkFacts
 from pneumoseg.engines.exports import network_class
 from pneumoseg.engines.keras_network import KerasNetwork
-from pneumoseg.engines.quantization import quantizable_layers, quantize_network
+from pneumoseg.engines.quantization import copy_network, quantizable_layers, quantize_network
 from pneumoseg.geometry import letterbox_array
 from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
@@ -91,6 +91,8 @@ class ExportedNetwork:
         _log.info(f"{self.bundle}: {len(self.kept)} of {layers} layers stay in float32")
         if len(self.kept) == layers:
             _log.warning(f"NOT QUANTISED: {self.bundle}, all of its layers stay in float32")
+            copy_network(self._float, self.path)
+            return True
         quantize_network(self._float, self.path, self._images, kept=self.kept)
         return True
 

@@ -28,7 +28,7 @@ def test_layers_that_are_kept_are_computed_as_before(engine, tmp_path):
     convert_model(network(), engine, paths["float"])
     images = np.random.default_rng(0).integers(256, size=(5, 8, 8, 1)).astype(np.uint8)
     layers = quantizable_layers(paths["float"])
-    assert len(layers) == 2
+    assert len(layers) >= 2
     quantize_network(paths["float"], paths["int8"], images)
     quantize_network(paths["float"], paths["kept"], images, kept=layers)
     computed = {name: make(path, "sum", 8, 8, "int8", 4)(images) for name, path in paths.items()}

@@ -43,7 +43,7 @@ def test_differences(tmp_path):
 
 
 def test_a_decision_that_the_segmenter_changes_is_not_the_gate_s(tmp_path):
-    found = compared(tmp_path, ([brightest()], [identity(scale=0.5)]), [square(204), square(255)])  # 0.4 and 0.5
+    found = compared(tmp_path, ([brightest()], [identity(scale=0.5)]), [square(204), square(230)])  # 0.4 and 0.45
     assert (found.flipped_gates, found.flipped_images, found.flipped_by_gate) == (0, 2, 0)
 
 

@@ -221,6 +221,7 @@ def test_the_layers_that_matter_stay_in_float32(network, fake, folder, manifest,
 
 def test_an_int8_export_that_no_layer_saves_is_refused(fake, folder, manifest, monkeypatch):
     monkeypatch.setattr(exported_networks, "quantize_network", lambda _, target, __, kept=(): target.write_text("-1"))
+    monkeypatch.setattr(exported_networks, "copy_network", lambda _, target: target.write_text("-1"))
     monkeypatch.setattr(exported_networks, "quantizable_layers", lambda path: list("abcdef"))
     with pytest.raises(ExportError, match="6 of 12 images are decided otherwise, the first: i0"):
         export_pipeline(folder, "onnx", "int8", calibration=manifest)
