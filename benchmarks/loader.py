@@ -68,7 +68,7 @@ def jpeg_manifest(folder: Path, least: int = 400) -> pd.DataFrame:
         if header.frame_length:
             shape = {"rows": image.shape[0], "columns": image.shape[1]}
             frame = {"frame_offset": header.frame_offset, "frame_length": header.frame_length}
-            rows.append({"path": str(path), "has_pneumothorax": False, "rle": "-1", **shape, **frame})
+            rows.append({"image_id": path.stem, "path": str(path), "has_pneumothorax": False, "rle": "-1", **shape, **frame})
     return pd.concat([pd.DataFrame(rows)] * math.ceil(least / len(rows)), ignore_index=True)
 
 

@@ -240,20 +240,14 @@ def _load_mask(runs: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
         tf.size(runs["starts"]) == 0,
         lambda: tf.zeros((image_size, image_size, 1), tf.uint8),
         # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
-        lambda: (
-            letterbox_image(
-                255 * _mask_of_runs(runs["starts"], runs["ends"], runs["shape"]), image_size, runs["square"]
-            )
-            // 128
-        ),
+        lambda: letterbox_image(_mask_of_runs(runs, 255), image_size, runs["square"]) // 128,
     )
 
 
-def _mask_of_runs(starts: tf.Tensor, ends: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Return the mask, uint8 (H, W, 1), whose pixels in column-major order from each start up to its end are 1."""
-    rows, columns = shape[0], shape[1]
-    steps = tf.concat([tf.ones_like(starts), -tf.ones_like(ends)], 0)
-    # One pixel more than the image has, for a run that ends with the last pixel.
-    changes = tf.scatter_nd(tf.concat([starts, ends], 0)[:, None], tf.cast(steps, tf.int32), [rows * columns + 1])
-    inside = tf.reshape(tf.cumsum(changes)[:-1], [columns, rows])
-    return tf.cast(tf.transpose(inside), tf.uint8)[..., None]
+def _mask_of_runs(runs: dict[str, tf.Tensor], value: int) -> tf.Tensor:
+    """Return uint8 (H, W, 1), `value` in the pixels in column-major order from each start up to its end."""
+    rows, columns = runs["shape"][0], runs["shape"][1]
+    inside = tf.ragged.range(runs["starts"], runs["ends"]).flat_values
+    pixels = inside % rows * columns + inside // rows
+    values = tf.fill(tf.shape(pixels), tf.constant(value, tf.uint8))
+    return tf.reshape(tf.scatter_nd(pixels[:, None], values, [rows * columns]), [rows, columns, 1])
