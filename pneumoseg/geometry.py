@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,6 @@ REFERENCE_PIXELS = 1024 * 1024
 SHORTEST_MM, LONGEST_MM = 220, 500
 """Shortest and longest credible side of a radiograph of a chest, in mm. The largest detectors measure 430 mm."""
 
-_FACTORS = (2, 4)  # between common sides of images and of networks, for which there is a faster way to average
 
 
 class Letterbox(NamedTuple):
@@ -125,14 +124,13 @@ def letterbox_image(image: "tf.Tensor", size: int, square: "tf.Tensor | None" = 
     """
     import tensorflow as tf
 
+    if square is None and image.shape.is_fully_defined():
+        return _letterbox_known(image, size)
     shape = tf.shape(image)[:2]
     sides = shape if square is None else square
-    both = tf.concat([shape, sides], 0)
-    cases = [(tf.reduce_all(both == size), lambda: image)]
-    for factor in _FACTORS:
-        if image.shape.is_compatible_with((factor * size, factor * size, 1)):
-            cases.append((tf.reduce_all(both == factor * size), partial(_shrink, image, size, factor)))
-    return tf.ensure_shape(tf.case(cases, lambda: _resize_and_pad(image, sides, size)), (size, size, 1))
+    fits = tf.reduce_all(tf.concat([shape, sides], 0) == size)
+    resized = tf.cond(fits, lambda: image, lambda: _resize_and_pad(image, sides, size))
+    return tf.ensure_shape(resized, (size, size, 1))
 
 
 def letterbox_array(image: np.ndarray, size: int, pixel_aspect: float = 1.0) -> np.ndarray:
@@ -225,23 +223,30 @@ def _resized_side(side: Any, longest: Any, size: int) -> Any:
     return (2 * side * size + longest) // (2 * longest)
 
 
-def _shrink(image: "tf.Tensor", size: int, factor: int) -> "tf.Tensor":
-    """Shrink an image, uint8 (factor * size, factor * size, 1), by averaging, many times faster than in general."""
+def _letterbox_known(image: "tf.Tensor", size: int) -> "tf.Tensor":
+    """Letterbox an image whose shape the graph knows: without conditions, and by whole factors in one pass."""
     import tensorflow as tf
 
-    return _block_means(factor)(tf.ensure_shape(image, (factor * size, factor * size, 1)))
+    rows, columns = image.shape[:2]
+    height, width, top, left = letterbox(rows, columns, size)
+    factor = max(rows, columns) // size
+    if (rows, columns) != (factor * height, factor * width):
+        return tf.ensure_shape(_resize_and_pad(image, tf.constant((rows, columns)), size), (size, size, 1))
+    resized = image if factor == 1 else _block_means(factor)(image)
+    return resized if height == width else tf.image.pad_to_bounding_box(resized, top, left, size, size)
 
 
 @cache
 def _block_means(factor: int) -> "Callable[[tf.Tensor], tf.Tensor]":
+    """Return the function that averages blocks of `factor` x `factor` pixels and rounds halves to even."""
     import tensorflow as tf
 
     # XLA makes one pass over the image. Without it, each operation would write its whole result to new memory.
     @tf.function(jit_compile=True, autograph=False)
     def block_means(image: tf.Tensor) -> tf.Tensor:
         offsets = itertools.product(range(factor), repeat=2)
-        total = tf.add_n([tf.cast(image[row::factor, column::factor], tf.float32) for row, column in offsets])
-        return tf.cast(tf.round(total / factor**2), tf.uint8)
+        total = tf.add_n([tf.cast(image[row::factor, column::factor], tf.int32) for row, column in offsets])
+        return tf.cast(tf.round(tf.cast(total, tf.float32) / factor**2), tf.uint8)
 
     return block_means
 

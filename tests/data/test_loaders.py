@@ -184,9 +184,9 @@ def test_what_fits_is_decoded_once_and_the_log_tells(make, size, manifest, tmp_p
         """How often an image is decoded in two passes."""
         calls, load = [], loaders._load_image
 
-        def counted(record, image_size):
+        def counted(*arguments):
             tf.numpy_function(lambda: calls.append(None) or np.int64(0), [], tf.int64)
-            return load(record, image_size)
+            return load(*arguments)
 
         monkeypatch.setattr(loaders, "_load_image", counted)
         examples = make(manifest, 32, cache_dir=tmp_path, decoded_images_gigabytes=gigabytes)
