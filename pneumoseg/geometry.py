@@ -20,6 +20,8 @@ SHORTEST_MM, LONGEST_MM = 220, 500
 """Shortest and longest credible side of a radiograph of a chest, in mm. The largest detectors measure 430 mm."""
 
 
+_LARGEST_FACTOR = 8  # by which images shrink in one pass; twice the sum of the pixels of a block must fit into 16 bits
+
 
 class Letterbox(NamedTuple):
     """Placement of an image inside the padded square network input, in pixels.
@@ -230,7 +232,7 @@ def _letterbox_known(image: "tf.Tensor", size: int) -> "tf.Tensor":
     rows, columns = image.shape[:2]
     height, width, top, left = letterbox(rows, columns, size)
     factor = max(rows, columns) // size
-    if (rows, columns) != (factor * height, factor * width):
+    if factor > _LARGEST_FACTOR or (rows, columns) != (factor * height, factor * width):
         return tf.ensure_shape(_resize_and_pad(image, tf.constant((rows, columns)), size), (size, size, 1))
     resized = image if factor == 1 else _block_means(factor)(image)
     return resized if height == width else tf.image.pad_to_bounding_box(resized, top, left, size, size)
@@ -244,9 +246,10 @@ def _block_means(factor: int) -> "Callable[[tf.Tensor], tf.Tensor]":
     # XLA makes one pass over the image. Without it, each operation would write its whole result to new memory.
     @tf.function(jit_compile=True, autograph=False)
     def block_means(image: tf.Tensor) -> tf.Tensor:
-        offsets = itertools.product(range(factor), repeat=2)
-        total = tf.add_n([tf.cast(image[row::factor, column::factor], tf.int32) for row, column in offsets])
-        return tf.cast(tf.round(tf.cast(total, tf.float32) / factor**2), tf.uint8)
+        offsets, count = itertools.product(range(factor), repeat=2), factor**2
+        total = tf.add_n([tf.cast(image[row::factor, column::factor], tf.uint16) for row, column in offsets])
+        is_odd = total // count % 2
+        return tf.cast((2 * total + count - 1 + is_odd) // (2 * count), tf.uint8)
 
     return block_means
 

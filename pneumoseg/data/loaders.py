@@ -213,7 +213,9 @@ def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, n
     if manifest.empty:
         raise ValueError("the manifest has no row: expected at least one image")
     frames = encoded_frames(manifest, cache_dir)
-    records = {name: frames[name].to_numpy() for name in ("offset", "length", "is_png")}
+    records = {name: frames[name].to_numpy() for name in ("offset", "length")}
+    if frames["is_png"].any():
+        records["is_png"] = frames["is_png"].to_numpy()
     paths = np.array([os.fsencode(path) for path in frames["path"]], object)
     return {"path": paths, "square": _square_shapes(manifest), **records}
 
@@ -235,15 +237,18 @@ def _common_shape(manifest: pd.DataFrame) -> tuple[int, int] | None:
 
 def _load_image(record: dict[str, tf.Tensor], image_size: int, shape: tuple[int, int] | None) -> tf.Tensor:
     frame = tf.strings.substr(tf.io.read_file(record["path"]), record["offset"], record["length"])
-    image = tf.cond(
-        record["is_png"],
-        lambda: tf.io.decode_png(frame, channels=1),
-        # The default method differs from libjpeg, and thus from `read_image`, by a few grey levels.
-        lambda: tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE"),
-    )
+    if "is_png" in record:
+        image = tf.cond(record["is_png"], lambda: tf.io.decode_png(frame, channels=1), lambda: _decode_jpeg(frame))
+    else:
+        image = _decode_jpeg(frame)
     if shape is None:
         return letterbox_image(image, image_size, record["square"])
     return letterbox_image(tf.ensure_shape(image, (*shape, 1)), image_size)
+
+
+def _decode_jpeg(frame: tf.Tensor) -> tf.Tensor:
+    # The default method differs from libjpeg, and thus from `read_image`, by a few grey levels.
+    return tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")
 
 
 def _mask_runs(manifest: pd.DataFrame, image_size: int) -> np.ndarray:
