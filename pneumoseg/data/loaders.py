@@ -264,8 +264,10 @@ def _runs_at(size: int, code: str, rows: int, columns: int, square: np.ndarray) 
         return b""
     mask = rle.decode(code, (rows, columns))
     # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
-    resized = letterbox_image(tf.constant(255 * mask[..., None].astype(np.uint8)), size, tf.constant(square)).numpy()
-    return np.flatnonzero(np.diff(resized.ravel() > 127, prepend=False, append=False)).astype(np.int32).tobytes()
+    image = tf.constant(255 * mask[..., None].astype(np.uint8))
+    is_square = tuple(square) == (rows, columns)
+    resized = letterbox_image(image, size, None if is_square else tf.constant(square)).numpy().ravel()
+    return np.flatnonzero(np.diff(resized > 127, prepend=False, append=False)).astype(np.int32).tobytes()
 
 
 def _mask_of_runs(runs: tf.Tensor, size: int) -> tf.Tensor:
