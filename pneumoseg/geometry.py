@@ -19,7 +19,6 @@ REFERENCE_PIXELS = 1024 * 1024
 SHORTEST_MM, LONGEST_MM = 220, 500
 """Shortest and longest credible side of a radiograph of a chest, in mm. The largest detectors measure 430 mm."""
 
-
 _LARGEST_FACTOR = 8  # by which images shrink in one pass; twice the sum of the pixels of a block must fit into 16 bits
 
 
