@@ -50,15 +50,20 @@ def loader(manifest: pd.DataFrame, cache: str) -> None:
     labels = manifest["has_pneumothorax"].to_numpy()
     plain = examples.batches(BATCH, random_epoch(labels, 0, seed=0))
     augmented = examples.batches(BATCH, random_epoch(labels, 0, seed=0, augmented=True), [Augmentation(PAPER, 0.5)])
-    times: dict[str, list[float]] = {"without augmentation": [], "with augmentation": []}
+    times: dict[str, list[tuple[float, float]]] = {"without augmentation": [], "with augmentation": []}
     for _ in range(ROUNDS + 1):
         for name, batches in zip(times, (plain, augmented), strict=True):
             times[name].append(seconds(batches.__iter__))
     without, with_ = (measured[1:] for measured in times.values())
+    busy = []
     for name, measured in zip(times, (without, with_), strict=True):
-        print(f"classifier's loader, 1024, {name:22} {len(manifest) / statistics.median(measured):6.0f} images/s")
-    ratio = statistics.median(base / own for base, own in zip(without, with_, strict=True))
+        passed, processor = (statistics.median(column) for column in zip(*measured, strict=True))
+        busy.append(1000 * processor / len(manifest))
+        rate = len(manifest) / passed
+        print(f"classifier's loader, 1024, {name:22} {rate:6.0f} images/s   {busy[-1]:5.2f} ms of processor time")
+    ratio = statistics.median(base[0] / own[0] for base, own in zip(without, with_, strict=True))
     print(f"ratio: {ratio:.2f} (median of {ROUNDS} rounds in turn, {os.cpu_count()} cores)")
+    print(f"augmentation: {busy[1] - busy[0]:.2f} ms of processor time per image")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Geometry between an image and the square that a network sees: letterboxing, its inverse, and area scaling."""
 
 import functools
+import itertools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ REFERENCE_PIXELS = 1024 * 1024
 
 SHORTEST_MM, LONGEST_MM = 220, 500
 """Shortest and longest credible side of a radiograph of a chest, in mm. The largest detectors measure 430 mm."""
+
+_LARGEST_FACTOR = 8  # by which images shrink in one pass; twice the sum of the pixels of a block must fit into 16 bits
 
 
 class Letterbox(NamedTuple):
@@ -121,6 +125,8 @@ def letterbox_image(image: "tf.Tensor", size: int, square: "tf.Tensor | None" = 
     """
     import tensorflow as tf
 
+    if square is None and image.shape.is_fully_defined():
+        return _letterbox_known(image, size)
     shape = tf.shape(image)[:2]
     sides = shape if square is None else square
     fits = tf.reduce_all(tf.concat([shape, sides], 0) == size)
@@ -281,6 +287,35 @@ def _neighbours(short: int, long: int) -> _Neighbours:
 def _resized_side(side: Any, longest: Any, size: int) -> Any:
     # Integer arithmetic that rounds half up, so that Python and the TensorFlow graph compute the same numbers.
     return (2 * side * size + longest) // (2 * longest)
+
+
+def _letterbox_known(image: "tf.Tensor", size: int) -> "tf.Tensor":
+    """Letterbox an image whose shape the graph knows: without conditions, and by whole factors in one pass."""
+    import tensorflow as tf
+
+    rows, columns = image.shape[:2]
+    height, width, top, left = letterbox(rows, columns, size)
+    factor = max(rows, columns) // size
+    if factor > _LARGEST_FACTOR or (rows, columns) != (factor * height, factor * width):
+        return tf.ensure_shape(_resize_and_pad(image, tf.constant((rows, columns)), size), (size, size, 1))
+    resized = image if factor == 1 else _block_means(factor)(image)
+    return resized if height == width else tf.image.pad_to_bounding_box(resized, top, left, size, size)
+
+
+@functools.cache
+def _block_means(factor: int) -> "Callable[[tf.Tensor], tf.Tensor]":
+    """Return the function that averages blocks of `factor` x `factor` pixels and rounds halves to even."""
+    import tensorflow as tf
+
+    # XLA makes one pass over the image. Without it, each operation would write its whole result to new memory.
+    @tf.function(jit_compile=True, autograph=False)
+    def block_means(image: tf.Tensor) -> tf.Tensor:
+        offsets, count = itertools.product(range(factor), repeat=2), factor**2
+        total = tf.add_n([tf.cast(image[row::factor, column::factor], tf.uint16) for row, column in offsets])
+        is_odd = total // count % 2
+        return tf.cast((2 * total + count - 1 + is_odd) // (2 * count), tf.uint8)
+
+    return block_means
 
 
 def _resize_and_pad(image: "tf.Tensor", sides: "tf.Tensor", size: int) -> "tf.Tensor":

@@ -3,23 +3,79 @@
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from queue import Empty, SimpleQueue
+from typing import Any
 
+import cv2
 import numpy as np
 
 # Read by the import, which would otherwise ask a server for a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
+from albumentations.augmentations.geometric.functional import get_camera_matrix_distortion_maps
 
 ZOOM = (0.05, 0.10)  # section 4.1.1
+
+
+class _OpticalDistortion(albumentations.OpticalDistortion):
+    """The distortion of albumentations at less than half its cost.
+
+    The source of each pixel is a linear function of the strength, whose coefficients are computed once per shape.
+    """
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        strength = self.py_random.uniform(*self.distort_limit)
+        unchanged, shifts = _distortion(*params["shape"][:2])
+        x, y = (cv2.scaleAdd(shift, strength, source) for source, shift in zip(unchanged, shifts, strict=True))
+        return {"map_x": x, "map_y": y}
+
+    def apply(self, img: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, **params: Any) -> np.ndarray:
+        return np.reshape(cv2.remap(img, map_x, map_y, cv2.INTER_LINEAR), img.shape)
+
+    def apply_to_mask(self, mask: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, **params: Any) -> np.ndarray:
+        return np.reshape(cv2.remap(mask, map_x, map_y, cv2.INTER_NEAREST), mask.shape)
+
+
+@lru_cache(maxsize=2)  # 16 MiB for an image of 1024 x 1024
+def _distortion(rows: int, columns: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the sources of the pixels at strength 0, and how far strength 1 shifts them; x and y, float32 (H, W)."""
+    unchanged, full = (get_camera_matrix_distortion_maps((rows, columns), strength) for strength in (0, 1))
+    return list(unchanged), [shifted - source for shifted, source in zip(full, unchanged, strict=True)]
+
+
+class _Zoom(albumentations.Affine):
+    """The scaling of albumentations at a third of its cost, with the size rounded to whole pixels."""
+
+    def apply(self, img: np.ndarray, scale: dict[str, float], **params: Any) -> np.ndarray:
+        return _zoomed(img, scale["x"], cv2.INTER_LINEAR)
+
+    def apply_to_mask(self, mask: np.ndarray, scale: dict[str, float], **params: Any) -> np.ndarray:
+        return _zoomed(mask, scale["x"], cv2.INTER_NEAREST_EXACT)
+
+
+def _zoomed(image: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
+    rows, columns = image.shape[:2]
+    smaller = min(scale, 1 / scale)
+    height, width = max(1, round(smaller * rows)), max(1, round(smaller * columns))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    middle = slice(top, top + height), slice(left, left + width)
+    if scale > 1:
+        return np.reshape(cv2.resize(image[middle], (columns, rows), interpolation=interpolation), image.shape)
+    zoomed = np.zeros_like(image)
+    reduced = cv2.resize(image, (width, height), interpolation=interpolation)
+    zoomed[middle] = np.reshape(reduced, (height, width, *image.shape[2:]))
+    return zoomed
+
+
 # Functions of the probability, the zoom, and the image side as a fraction of 1024 pixels.
 _MAKERS: dict[str, Callable[[float, tuple[float, float], float], albumentations.BasicTransform]] = {
     # The four of the paper. It does not state the strength of the first two, so we chose it.
     "clahe": lambda p, zoom, fraction: albumentations.CLAHE(clip_limit=(1, 4), tile_grid_size=(8, 8), p=p),
-    "optical_distortion": lambda p, zoom, fraction: albumentations.OpticalDistortion(distort_limit=0.3, p=p),
-    "zoom_in": lambda p, zoom, fraction: _affine(1 + zoom[0], 1 + zoom[1], p),
-    "zoom_out": lambda p, zoom, fraction: _affine(1 - zoom[1], 1 - zoom[0], p),
+    "optical_distortion": lambda p, zoom, fraction: _OpticalDistortion(distort_limit=0.3, p=p),
+    "zoom_in": lambda p, zoom, fraction: _zoom(1 + zoom[0], 1 + zoom[1], p),
+    "zoom_out": lambda p, zoom, fraction: _zoom(1 - zoom[1], 1 - zoom[0], p),
     # Those of the first place (section 4.2); we chose the strength.
     "elastic_transform": lambda p, zoom, fraction: _elastic(max(1.0, 6 * fraction), 20 * fraction, p),
     "grid_distortion": lambda p, zoom, fraction: albumentations.GridDistortion(distort_limit=0.3, p=p),
@@ -33,7 +89,8 @@ class Augmentation:
     - "clahe": contrast limited adaptive histogram equalization with clip limit 1 to 4 and 8 x 8 tiles. Masks do not
       change.
     - "optical_distortion": barrel or pincushion distortion, as by a lens.
-    - "zoom_in", "zoom_out": enlargement or reduction about the centre. The change of size is uniform in `zoom`.
+    - "zoom_in", "zoom_out": enlargement or reduction about the centre. The change of size is uniform in `zoom`, up to
+      rounding to whole pixels.
     - "elastic_transform" (Simard et al. 2003), "grid_distortion": local shifts.
 
     Pixels that come from outside the image are 0. Masks are resampled by nearest neighbour. The same seed gives the
@@ -93,9 +150,9 @@ class Augmentation:
         return changed if mask is None else changed | {"mask": changed["mask"].astype(mask.dtype)}
 
 
-def _affine(smallest: float, largest: float, probability: float) -> albumentations.Affine:
+def _zoom(smallest: float, largest: float, probability: float) -> albumentations.Affine:
     # Without keep_ratio, height and width would be scaled by different factors.
-    return albumentations.Affine(scale=(smallest, largest), keep_ratio=True, p=probability)
+    return _Zoom(scale=(smallest, largest), keep_ratio=True, p=probability)
 
 
 def _elastic(smoothness: float, shift: float, probability: float) -> albumentations.ElasticTransform:

@@ -6,8 +6,10 @@ The only step in Python is augmentation, which only training uses.
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,8 +34,9 @@ class Examples:
     once and kept in memory.
 
     Args:
-        count: Number of images.
-        load: Function from a position, a scalar tensor, to an image, uint8 (size, size, 1), and its target.
+        records: What each image is loaded from: arrays of one element per image, by name.
+        load: Function from the elements of one image, as tensors by name, to the image, uint8 (size, size, 1), and its
+            target.
         bytes_each: Size of a decoded image and its target in bytes.
         has_masks: Whether the target is a mask, which an augmentation changes together with the image.
         gigabytes: Greatest size of the decoded set in memory, in gigabytes (10^9 bytes).
@@ -43,8 +46,11 @@ class Examples:
         >>> images, labels = next(iter(examples.batches(8)))  # doctest: +SKIP
     """
 
-    def __init__(self, count: int, load: Callable, bytes_each: int, has_masks: bool, gigabytes: float) -> None:
-        self._count, self._load, self._has_masks = count, load, has_masks
+    def __init__(
+        self, records: dict[str, np.ndarray], load: Callable, bytes_each: int, has_masks: bool, gigabytes: float
+    ) -> None:
+        self._records, self._load, self._has_masks = records, load, has_masks
+        self._count = count = len(records["path"])
         size = count * bytes_each
         self._fits = size <= gigabytes * 1e9
         kept = "kept in memory" if self._fits else "decoded again each epoch"
@@ -68,10 +74,10 @@ class Examples:
         if epoch is None:
             positions = np.arange(self._count)
             epoch = EpochPlan(positions, np.full(self._count, UNCHANGED), positions)
-        load = self._from_memory() if self._fits else self._load
+        source, load = self._from_memory(epoch.rows) if self._fits else self._from_files(epoch.rows)
 
-        def example(row: tf.Tensor, transform: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image, target = load(row)
+        def example(source: Any, transform: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image, target = load(source)
             if not augmentations:
                 return image, target
             return tf.cond(
@@ -80,16 +86,18 @@ class Examples:
                 lambda: self._changed(image, target, transform, seed, augmentations),
             )
 
-        order = tf.data.Dataset.from_tensor_slices((epoch.rows, epoch.transforms, epoch.seeds))
-        examples = order.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        order = tf.data.Dataset.from_tensor_slices((source, epoch.transforms, epoch.seeds))
+        return _mapped_batches(order, example, batch_size)
 
-    def _from_memory(self) -> Callable:
+    def _from_files(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Callable]:
+        return {name: values[rows] for name, values in self._records.items()}, self._load
+
+    def _from_memory(self, rows: np.ndarray) -> tuple[np.ndarray, Callable]:
         if self._decoded is None:
-            decoded = tf.data.Dataset.range(self._count).map(self._load, num_parallel_calls=tf.data.AUTOTUNE)
-            self._decoded = next(iter(decoded.batch(self._count)))
+            order = tf.data.Dataset.from_tensor_slices(self._records)
+            self._decoded = next(iter(_mapped_batches(order, self._load, self._count)))
         images, targets = self._decoded
-        return lambda row: (images[row], targets[row])
+        return rows, lambda row: (images[row], targets[row])
 
     def _changed(
         self,
@@ -130,13 +138,13 @@ def classification_examples(
     Example:
         >>> examples = classification_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
     """
-    records = _image_records(manifest, cache_dir)
-    labels = tf.constant(manifest["has_pneumothorax"].to_numpy(np.float32)[:, None])
+    records, shape = _image_records(manifest, cache_dir), _common_shape(manifest)
+    labels = manifest["has_pneumothorax"].to_numpy(np.float32)[:, None]
 
-    def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _load_image(_row(records, row), image_size), labels[row]
+    def load(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return _load_image(record, image_size, shape), record["label"]
 
-    return Examples(len(manifest), load, image_size**2, False, decoded_images_gigabytes)
+    return Examples({**records, "label": labels}, load, image_size**2, False, decoded_images_gigabytes)
 
 
 def segmentation_examples(
@@ -161,12 +169,13 @@ def segmentation_examples(
     Example:
         >>> examples = segmentation_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
     """
-    images, masks = _image_records(manifest, cache_dir), _mask_records(manifest)
+    records, shape = _image_records(manifest, cache_dir), _common_shape(manifest)
+    runs = _mask_runs(manifest, image_size)
 
-    def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _load_image(_row(images, row), image_size), _load_mask(_row(masks, row), image_size)
+    def load(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return _load_image(record, image_size, shape), _mask_of_runs(record["runs"], image_size)
 
-    return Examples(len(manifest), load, 2 * image_size**2, True, decoded_images_gigabytes)
+    return Examples({**records, "runs": runs}, load, 2 * image_size**2, True, decoded_images_gigabytes)
 
 
 @contextmanager
@@ -191,69 +200,78 @@ def files_named(*manifests: pd.DataFrame) -> Iterator[None]:
         raise
 
 
-def _row(records: dict[str, tf.Tensor], row: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {name: values[row] for name, values in records.items()}
+def _mapped_batches(dataset: tf.data.Dataset, function: Callable, batch_size: int) -> tf.data.Dataset:
+    """Map elements in parallel into batches, in order."""
+    mapped = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    # Each result is copied into its batch by the thread that computed it, not by one thread for all.
+    options.experimental_optimization.map_and_batch_fusion = True
+    return mapped.batch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, tf.Tensor]:
+def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, np.ndarray]:
     if manifest.empty:
         raise ValueError("the manifest has no row: expected at least one image")
     frames = encoded_frames(manifest, cache_dir)
-    columns = {name: tf.constant(frames[name].to_numpy()) for name in ("offset", "length", "is_png")}
-    paths = tf.constant([os.fsencode(path) for path in frames["path"]])
-    return {"path": paths, "square": _square_shapes(manifest), **columns}
+    records = {name: frames[name].to_numpy() for name in ("offset", "length")}
+    if frames["is_png"].any():
+        records["is_png"] = frames["is_png"].to_numpy()
+    paths = np.array([os.fsencode(path) for path in frames["path"]], object)
+    return {"path": paths, "square": _square_shapes(manifest), **records}
 
 
-def _square_shapes(manifest: pd.DataFrame) -> tf.Tensor:
+def _square_shapes(manifest: pd.DataFrame) -> np.ndarray:
     """Return the shape of each image once its pixels are square, int32 (n, 2)."""
     shapes = zip(manifest["rows"], manifest["columns"], pixel_aspects(manifest), strict=True)
-    return tf.constant([square_shape((rows, columns), aspect) for rows, columns, aspect in shapes], tf.int32)
+    return np.array([square_shape((rows, columns), aspect) for rows, columns, aspect in shapes], np.int32)
 
 
-def _load_image(record: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
+def _common_shape(manifest: pd.DataFrame) -> tuple[int, int] | None:
+    """Return the shape of all images, or None if they differ or their pixels are not square.
+
+    A graph that knows the shape needs no conditions. These would cost as much time as reading the file.
+    """
+    shapes = manifest[["rows", "columns"]].drop_duplicates()
+    return tuple(shapes.iloc[0].tolist()) if len(shapes) == 1 and (pixel_aspects(manifest) == 1).all() else None
+
+
+def _load_image(record: dict[str, tf.Tensor], image_size: int, shape: tuple[int, int] | None) -> tf.Tensor:
     frame = tf.strings.substr(tf.io.read_file(record["path"]), record["offset"], record["length"])
-    image = tf.cond(
-        record["is_png"],
-        lambda: tf.io.decode_png(frame, channels=1),
-        # The default method differs from libjpeg, and thus from `read_image`, by a few grey levels.
-        lambda: tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE"),
-    )
-    return letterbox_image(image, image_size, record["square"])
+    if "is_png" in record:
+        image = tf.cond(record["is_png"], lambda: tf.io.decode_png(frame, channels=1), lambda: _decode_jpeg(frame))
+    else:
+        image = _decode_jpeg(frame)
+    if shape is None:
+        return letterbox_image(image, image_size, record["square"])
+    return letterbox_image(tf.ensure_shape(image, (*shape, 1)), image_size)
 
 
-def _mask_records(manifest: pd.DataFrame) -> dict[str, tf.Tensor]:
+def _decode_jpeg(frame: tf.Tensor) -> tf.Tensor:
+    # The default method differs from libjpeg, and thus from `read_image`, by a few grey levels.
+    return tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")
+
+
+def _mask_runs(manifest: pd.DataFrame, image_size: int) -> np.ndarray:
+    """Return the runs of each mask once it has the network's size: the bytes of int32, start, end, start and so on."""
     require_masks(manifest)
-    shapes = manifest[["rows", "columns"]].to_numpy(np.int64)
-    spans = [
-        rle.run_bounds(text, (rows, columns)) for text, (rows, columns) in zip(manifest["rle"], shapes, strict=True)
-    ]
-    splits = np.cumsum([0] + [len(starts) for starts, _ in spans])
-    starts, ends = (np.concatenate([span[side] for span in spans]) for side in (0, 1))
-    runs = {
-        name: tf.RaggedTensor.from_row_splits(values, splits) for name, values in (("starts", starts), ("ends", ends))
-    }
-    return {**runs, "shape": tf.constant(shapes), "square": _square_shapes(manifest)}
+    rows = zip(manifest["rle"], manifest["rows"], manifest["columns"], _square_shapes(manifest), strict=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.array(list(pool.map(lambda row: _runs_at(image_size, *row), rows)), object)
 
 
-def _load_mask(runs: dict[str, tf.Tensor], image_size: int) -> tf.Tensor:
-    return tf.cond(
-        tf.size(runs["starts"]) == 0,
-        lambda: tf.zeros((image_size, image_size, 1), tf.uint8),
-        # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
-        lambda: (
-            letterbox_image(
-                255 * _mask_of_runs(runs["starts"], runs["ends"], runs["shape"]), image_size, runs["square"]
-            )
-            // 128
-        ),
-    )
+def _runs_at(size: int, code: str, rows: int, columns: int, square: np.ndarray) -> bytes:
+    if not rle.run_bounds(code, (rows, columns))[0].size:
+        return b""
+    mask = rle.decode(code, (rows, columns))
+    # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
+    image = tf.constant(255 * mask[..., None].astype(np.uint8))
+    is_square = tuple(square) == (rows, columns)
+    resized = letterbox_image(image, size, None if is_square else tf.constant(square)).numpy().ravel()
+    return np.flatnonzero(np.diff(resized > 127, prepend=False, append=False)).astype(np.int32).tobytes()
 
 
-def _mask_of_runs(starts: tf.Tensor, ends: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Return the mask, uint8 (H, W, 1), whose pixels in column-major order from each start up to its end are 1."""
-    rows, columns = shape[0], shape[1]
-    steps = tf.concat([tf.ones_like(starts), -tf.ones_like(ends)], 0)
-    # One pixel more than the image has, for a run that ends with the last pixel.
-    changes = tf.scatter_nd(tf.concat([starts, ends], 0)[:, None], tf.cast(steps, tf.int32), [rows * columns + 1])
-    inside = tf.reshape(tf.cumsum(changes)[:-1], [columns, rows])
-    return tf.cast(tf.transpose(inside), tf.uint8)[..., None]
+def _mask_of_runs(runs: tf.Tensor, size: int) -> tf.Tensor:
+    """Return the mask, uint8 (size, size, 1), whose pixels in row-major order from each start up to its end are 1."""
+    bounds = tf.reshape(tf.io.decode_raw(runs, tf.int32), (-1, 2))
+    inside = tf.ragged.range(bounds[:, 0], bounds[:, 1]).flat_values[:, None]
+    return tf.reshape(tf.scatter_nd(inside, tf.ones_like(inside[:, 0], tf.uint8), [size**2]), (size, size, 1))

@@ -11,6 +11,5 @@ from pneumoseg.engines.network import Network
 
 __all__ = ["Engine", "ExportError", "Network"]
 
-# OpenVINO and NNCF report over the network how they are used, unless this package is missing. What happens in a hospital
-# is nobody else's business.
+# OpenVINO and NNCF tell their makers over the network how they are used, unless this package is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

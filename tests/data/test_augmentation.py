@@ -1,7 +1,9 @@
 """Effects of each transform on images of known content."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 
+import albumentations
 import numpy as np
 import pytest
 
@@ -66,6 +68,38 @@ def test_mask_moves_with_the_image(transform):
     differing = (changed["image"] > 100) != changed["mask"]
     assert differing.sum() <= 0.06 * mask.sum()
     assert not np.array_equal(changed["mask"], mask)
+
+
+def test_optical_distortion_is_that_of_albumentations():
+    image = (255 * disc(40)).astype(np.uint8) // 2 + (np.indices((256, 256)).sum(0) % 100).astype(np.uint8)
+    mask = disc(70)
+    ours = Augmentation(["optical_distortion"], 1)
+    for seed in range(20):
+        theirs = albumentations.Compose([albumentations.OpticalDistortion(distort_limit=0.3, p=1)])
+        theirs.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        expected = theirs(image=image, mask=mask.astype(np.uint8))
+        changed = ours(image, mask, seed=seed)
+        # The sources of the pixels differ by less than 1/1000 of a pixel, so few are rounded differently.
+        differing = changed["image"] != expected["image"]
+        assert differing.mean() < 0.01
+        assert (changed["mask"] != expected["mask"]).mean() < 0.001
+
+
+@pytest.mark.parametrize("transform", ["zoom_in", "zoom_out"])
+@pytest.mark.parametrize("shape", [(256, 256), (256, 256, 1), (200, 151)])
+def test_zoom_is_an_affine_change_up_to_a_pixel(transform, shape):
+    rows, columns = np.indices(shape[:2])
+    image = ((rows + columns) // 2).astype(np.uint8).reshape(shape)
+    limits = (1.05, 1.10) if transform == "zoom_in" else (0.90, 0.95)
+    for seed in range(10):
+        theirs = albumentations.Compose([albumentations.Affine(scale=limits, keep_ratio=True, p=1)])
+        theirs.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        expected = theirs(image=image)["image"]
+        changed = Augmentation([transform], 1)(image, seed=seed)["image"]
+        middle = tuple(slice(side // 8, -side // 8) for side in shape[:2])  # without the black border
+        # A shift by one pixel changes the image by half a grey level.
+        assert np.abs(changed.astype(int) - expected)[middle].max() <= 1
+        assert np.abs(image.astype(int) - expected)[middle].max() > 1
 
 
 def test_each_transform_has_probability_one_half(image):

@@ -61,6 +61,65 @@ def test_shrinking_averages_by_area():
     assert shrunk.tolist() == [[50, 7], [1, 64]]  # 50.25, 7.25, 1 and 63.75
 
 
+def area_weights(length, new_length):
+    """Return the share of each old pixel in each new one, float64 (new_length, length)."""
+    edges = np.linspace(0, length, new_length + 1)
+    old = np.arange(length)
+    overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
+    return np.maximum(overlap, 0) * new_length / length
+
+
+def area_means(image, size):
+    """Return an image that a square of `size` shrinks, by definition: the mean over the area of each new pixel."""
+    height, width, top, left = letterbox(*image.shape, size)
+    square = np.zeros((size, size))
+    inside = area_weights(image.shape[0], height) @ image @ area_weights(image.shape[1], width).T
+    square[top : top + height, left : left + width] = inside
+    return square
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((24, 24), 24),
+        *[((24 * factor, 24 * factor), 24) for factor in (2, 3, 4, 8, 9)],
+        *[((24 * factor, 12 * factor), 24) for factor in (1, 2, 3)],
+        ((16, 48), 24),
+        ((16, 24), 24),
+        ((50, 50), 24),
+        ((97, 40), 24),
+    ],
+)
+def test_shrinking_is_the_same_whether_the_graph_knows_the_shape_or_not(shape, size):
+    spec = tf.TensorSpec((None, None, 1), tf.uint8)
+    unknown = tf.function(lambda image: letterbox_image(image, size), input_signature=[spec])
+    # Grey levels of 0 to 3 give many averages in the middle between two.
+    for levels in (4, 256):
+        image = np.random.default_rng(levels).integers(0, levels, (*shape, 1), np.uint8)
+        shrunk = letterbox_image(tf.constant(image), size).numpy()
+        np.testing.assert_array_equal(shrunk, unknown(image))
+        expected = area_means(image[..., 0], size)
+        if max(shape) % size == 0:
+            np.testing.assert_array_equal(shrunk[..., 0], np.rint(expected))
+        np.testing.assert_allclose(shrunk[..., 0], expected, atol=0.5 + 1e-4)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (96, 96), (72, 36), (60, 80)])
+def test_masks_are_resized_by_definition(shape, tmp_path):
+    drawn = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=shape), 2) > 0.02
+    paths = [write_dicom(tmp_path / f"{name}.dcm", np.zeros(shape, np.uint8)) for name in "abc"]
+    codes = ["-1", rle.encode(drawn), rle.encode(np.ones(shape, bool))]
+    manifest = manifest_of(paths, [np.zeros(shape, np.uint8)] * 3, codes)
+    _, masks = collected(segmentation_examples(manifest, 24, cache_dir=tmp_path / "cache").batches(2))
+    assert masks.dtype == np.uint8
+    for mask, content in zip(masks, (np.zeros(shape), drawn, np.ones(shape)), strict=True):
+        covered = area_means(content, 24)
+        # Unless both sides shrink by a whole factor, float32 is too coarse to tell a half.
+        sure = (np.abs(covered - 0.5) > 1e-4) | (max(shape) % 24 == 0)
+        np.testing.assert_array_equal((mask[..., 0] == 1)[sure], (covered >= 0.5)[sure])
+        assert sure.mean() > 0.95
+
+
 def test_mask_pixel_stays_if_half_of_it_is_covered(tmp_path):
     image = np.zeros((4, 4), np.uint8)
     path = write_dicom(tmp_path / "a.dcm", image)
@@ -184,9 +243,9 @@ def test_what_fits_is_decoded_once_and_the_log_tells(make, size, manifest, tmp_p
         """How often an image is decoded in two passes."""
         calls, load = [], loaders._load_image
 
-        def counted(record, image_size):
+        def counted(*arguments):
             tf.numpy_function(lambda: calls.append(None) or np.int64(0), [], tf.int64)
-            return load(record, image_size)
+            return load(*arguments)
 
         monkeypatch.setattr(loaders, "_load_image", counted)
         examples = make(manifest, 32, cache_dir=tmp_path, decoded_images_gigabytes=gigabytes)

@@ -7,7 +7,8 @@ SCRIPT = """
 import pneumoseg.engines
 import nncf.telemetry.wrapper, openvino, openvino.tools.ovc.telemetry_utils, sys
 sent = nncf.telemetry.wrapper.telemetry, openvino.tools.ovc.telemetry_utils.init_ovc_telemetry()
-print([type(each).__module__ for each in sent], sorted(name for name in sys.modules if name.startswith("openvino_tele")))
+found = sorted(name for name in sys.modules if name.startswith("openvino_tele"))
+print([type(each).__module__ for each in sent], found)
 """
 
 
