@@ -104,7 +104,10 @@ def torch_pipelines(small: bool) -> Iterator[tuple[str, Pipeline]]:
     encoder, sizes = ("resnet18", (128, 128)) if small else ("inceptionresnetv2", (1024, 512))
     classifier = timm.create_model("resnet18" if small else "legacy_xception", pretrained=False, num_classes=1)
     segmenter = segmentation_models_pytorch.FPN(encoder, encoder_weights=None, classes=1)
-    for precision in ("float32", "bfloat16"):
+    precisions = ("float32", "bfloat16") if describe_cpu().get("bfloat16") else ("float32",)
+    if len(precisions) == 1:
+        print("pytorch-bfloat16 is left out: this CPU does not compute in bfloat16, which PyTorch then emulates")
+    for precision in precisions:
         networks = [
             TorchNetwork(module, name, size, precision == "bfloat16")
             for module, name, size in zip(
@@ -114,10 +117,12 @@ def torch_pipelines(small: bool) -> Iterator[tuple[str, Pipeline]]:
         yield f"pytorch-{precision}", Pipeline(networks[:1], networks[1:], batch_size=BATCH)
 
 
-def exported_pipelines(folder: Path, manifest: pd.DataFrame) -> Iterator[tuple[str, Pipeline]]:
+def exported_pipelines(folder: Path, manifest: pd.DataFrame, left_out: list[str]) -> Iterator[tuple[str, Pipeline]]:
     """Export the pipeline for each engine in each precision that can be had here, and yield the results."""
     for engine, precision in CANDIDATES:
         name = f"{engine}-{precision}"
+        if name in left_out:
+            continue
         try:
             if not (folder / EXPORTS / name).exists():
                 export(folder, engine, precision, manifest)
@@ -134,9 +139,13 @@ def export(folder: Path, engine: str, precision: str, manifest: pd.DataFrame) ->
     print(f"{engine}-{precision}: exported in {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def prepared(pipeline: Pipeline, paths: list[Path], passed: int) -> Pipeline:
-    """Return a pipeline that is warm, with the threshold that lets the given number of images pass."""
-    probability = sorted((each.probability for each in pipeline.probabilities(paths)), reverse=True)
+def prepared(pipeline: Pipeline, paths: list[Path]) -> Pipeline:
+    """Return a pipeline that is warm, with the threshold that lets the right number of images pass."""
+    classifying = dataclasses.replace(pipeline, rule=DecisionRule(1))
+    probability = sorted((result.probability for result in classifying.predict_many(paths)), reverse=True)
+    (segmenter,) = pipeline.segmenters
+    segmenter(np.zeros((1, segmenter.image_size, segmenter.image_size, 1), np.uint8))
+    passed = _segmented(paths)
     threshold = (probability[passed - 1] + probability[passed]) / 2
     return dataclasses.replace(pipeline, rule=DecisionRule(float(threshold), minimum_area=0))
 
@@ -197,7 +206,7 @@ def matrix_product_rate() -> Callable[[], float]:
 def compare(pipelines: dict[str, Pipeline], paths: list[Path], rounds: int, work: dict[str, float]) -> None:
     """Run the candidates in turn, and print the table."""
     passed = _segmented(paths)
-    ready = {name: prepared(pipeline, paths, passed) for name, pipeline in pipelines.items()}
+    ready = {name: prepared(pipeline, paths) for name, pipeline in pipelines.items()}
     rate, rates = matrix_product_rate(), list[float]()
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
     for number in range(rounds):
@@ -252,6 +261,7 @@ def main() -> None:
     parser.add_argument("manifest", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=9)
+    parser.add_argument("--without", nargs="*", default=[], metavar="EXPORT", help="such as onnx-int8")
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--small", action="store_true")
     asked = parser.parse_args()
@@ -262,8 +272,9 @@ def main() -> None:
         keras_float32 = load_pipeline(folder / "pipeline", BATCH)
         networks = {"classifier": keras_float32.classifiers[0], "segmenter": keras_float32.segmenters[0]}
         pipelines = {"keras-float32": keras_float32}
-        pipelines |= exported_pipelines(folder / "pipeline", manifest)
+        pipelines |= exported_pipelines(folder / "pipeline", manifest, asked.without)
         pipelines |= torch_pipelines(asked.small)
+        print(f"timed: {', '.join(pipelines)}", flush=True)
         paths = [Path(path) for path in manifest["path"]]
         compare(
             pipelines, paths, asked.rounds, {kind: multiply_adds(network.model) for kind, network in networks.items()}
