@@ -27,7 +27,7 @@ from pneumoseg.config import SegmentationLoss
 from pneumoseg.data import loaders
 from pneumoseg.data.index import index_dataset
 from pneumoseg.data.sampling import random_epoch
-from pneumoseg.engines.processor import processor_name
+from pneumoseg.processor import processor_name
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.synthetic import write_dataset

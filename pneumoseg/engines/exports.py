@@ -17,7 +17,7 @@ from pneumoseg.engines.export_record import (
     read_record,
 )
 from pneumoseg.engines.network import Network
-from pneumoseg.engines.processor import processor_name, usable_cores
+from pneumoseg.processor import processor_name, usable_cores
 from pneumoseg.identifiers import is_hidden
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pneumoseg.engines.export_record import ExportError
-from pneumoseg.engines.processor import usable_cores
+from pneumoseg.processor import usable_cores
 
 _ERRORS_ONLY = 3
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}

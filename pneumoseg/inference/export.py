@@ -24,7 +24,7 @@ from pneumoseg.engines.export_record import (
     write_record,
 )
 from pneumoseg.engines.openvino_network import computed_precision
-from pneumoseg.engines.processor import processor_name
+from pneumoseg.processor import has_bfloat16, has_vnni, processor_name
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference.comparison import Reference
 from pneumoseg.inference.export_images import choose_images
@@ -34,9 +34,6 @@ from pneumoseg.inference.folder import PipelineFolder, load_pipeline
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pneumoseg", "keras", "tensorflow", "openvino", "onnx", "onnxruntime", "tf2onnx", "nncf")
 _TEMPORARY = ".export."
-_LINUX = Path("/proc/cpuinfo")
-# Names of the CPU's extensions: arithmetic in bfloat16, and sums of products of 8 bits that do not overflow.
-_BFLOAT16, _VNNI = {"avx512_bf16", "amx_bf16"}, {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def export_pipeline(
@@ -193,9 +190,4 @@ def describe_cpu() -> dict[str, Any]:
         >>> describe_cpu()  # doctest: +SKIP
         {'model': 'AMD EPYC', 'bfloat16': False, 'vnni': False}
     """
-    cpu: dict[str, Any] = {"model": processor_name()}
-    if _LINUX.is_file():
-        flags = next((line for line in _LINUX.read_text("utf-8").splitlines() if line.startswith("flags")), "").split()
-        cpu["bfloat16"] = not _BFLOAT16.isdisjoint(flags)
-        cpu["vnni"] = not _VNNI.isdisjoint(flags)
-    return cpu
+    return {"model": processor_name(), "bfloat16": has_bfloat16(), "vnni": has_vnni()}
