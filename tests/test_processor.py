@@ -1,4 +1,4 @@
-"""Tests of what is read about the processor."""
+"""Tests of the name and the instructions of the processor, from made-up files of the system."""
 
 import platform
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoseg.engines.export_record import ExportError
+from pneumoseg.engines.export_record import AGAIN, ExportError
 
 _BFLOAT16 = "BF16"
 
@@ -61,10 +61,7 @@ class OpenVinoNetwork:
             steps.input().tensor().set_element_type(openvino.Type.u8)
             self._requests = openvino.AsyncInferQueue(core.compile_model(steps.build(), "CPU", options))
         except RuntimeError as error:
-            raise ExportError(
-                f"{path}: {self.library} cannot run it ({_cause(error)}): export the pipeline again "
-                "with `pneumoseg export`"
-            ) from error
+            raise ExportError(f"{path}: {self.library} cannot run it ({_cause(error)}): {AGAIN}") from error
         self._requests.set_callback(_keep)
         # Two threads that start requests could get the same one, and the image of one of them would be lost.
         self._one_batch = threading.Lock()

@@ -24,12 +24,12 @@ from pneumoseg.engines.export_record import (
     write_record,
 )
 from pneumoseg.engines.openvino_network import computed_precision
-from pneumoseg.processor import has_bfloat16, has_vnni, processor_name
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference.comparison import Reference
 from pneumoseg.inference.export_images import choose_images
 from pneumoseg.inference.exported_networks import ExportedNetworks
 from pneumoseg.inference.folder import PipelineFolder, load_pipeline
+from pneumoseg.processor import has_bfloat16, has_vnni, processor_name
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pneumoseg", "keras", "tensorflow", "openvino", "onnx", "onnxruntime", "tf2onnx", "nncf")
@@ -80,14 +80,14 @@ def export_pipeline(
     """
     folder = Path(folder)
     _check_combination(engine, precision, calibration)
-    record = PipelineFolder.read(folder)
+    PipelineFolder.read(folder)  # refuses a folder without a pipeline
     require_libraries(engine, precision)
     if engine == "openvino":
         _check_cpu(precision)
-    pipeline = load_pipeline(folder, batch_size)
-    size = max(network.image_size for network in (*pipeline.classifiers, *pipeline.segmenters))
-    chosen = choose_images(size, calibrated=precision == "int8", calibration=calibration, images=images)
     with locked_folder(folder, "exported"), _temporary_folder(folder) as temporary:
+        pipeline = load_pipeline(folder, batch_size)
+        size = max(network.image_size for network in (*pipeline.classifiers, *pipeline.segmenters))
+        chosen = choose_images(size, calibrated=precision == "int8", calibration=calibration, images=images)
         networks = ExportedNetworks(pipeline, engine, precision, temporary)
         if precision == "int8":
             networks.calibrate(chosen.calibration)
@@ -110,7 +110,7 @@ def export_pipeline(
         written = ExportRecord(
             engine,
             precision,
-            record.networks,
+            pipeline.networks,
             {each.bundle: each.facts for each in networks},
             sum_files(networks.folder),
             numbers,

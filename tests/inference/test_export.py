@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from typing import ClassVar
 
@@ -247,7 +248,8 @@ def test_what_a_killed_export_left_is_removed(fake, folder, manifest):
     assert not list(folder.glob(".*"))
 
 
-def test_one_export_at_a_time(fake, folder, manifest):
+def test_one_export_at_a_time(folder, manifest, monkeypatch):
+    monkeypatch.setattr(export_module, "load_pipeline", pytest.fail)  # it takes seconds, so the lock comes first
     with locked_folder(folder, "exported"), pytest.raises(FileExistsError, match="being exported by another process"):
         export_pipeline(folder, "onnx", "float32", images=manifest)
 
@@ -304,6 +306,15 @@ def test_a_network_that_cannot_be_converted_is_an_export_error(monkeypatch, kera
     model = keras_pipeline.classifiers[0].model
     with pytest.raises(ExportError, match="cannot be converted for onnx: RuntimeError: Unsupported operator Foo"):
         conversion.convert_model(model, "onnx", tmp_path / "c.onnx")
+
+
+@pytest.mark.parametrize(("engine", "suffix"), [("openvino", ".xml"), ("onnx", ".onnx")])
+def test_a_conversion_leaves_no_file_behind(engine, suffix, keras_pipeline, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    conversion.convert_model(keras_pipeline.classifiers[0].model, engine, tmp_path / f"c{suffix}")
+    assert (tmp_path / f"c{suffix}").is_file()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_libraries_are_quiet(capfd):
