@@ -60,7 +60,8 @@ def export_pipeline(
         calibration: Manifest of the images that show the ranges of the activations, for "int8"; None for generated
             ones.
         images: Manifest of the images to compare on.
-        accept_differences: Whether to write an export that differs by more than its precision allows.
+        accept_differences: Whether to write an export that differs by more than its precision allows; one in "int8" is
+            then written with all layers quantised.
         batch_size: Number of images per batch.
         progress: Whether to show progress on stderr.
 
@@ -93,7 +94,7 @@ def export_pipeline(
             networks.calibrate(chosen.calibration)
         (temporary / "maps").mkdir()
         reference = Reference(pipeline, chosen.compared, temporary / "maps", progress=progress)
-        comparison = networks.settle(reference, progress=progress)
+        comparison = networks.settle(reference, search=not accept_differences, progress=progress)
         for doubt in comparison.doubts():
             _log.warning(f"THE COMPARISON SHOWS LITTLE: {doubt}; name other images with --images")
         problems = comparison.problems(precision)
@@ -106,6 +107,7 @@ def export_pipeline(
             "flip": pipeline.flip,
             "calibrated_on": chosen.calibrated_on,
             "kept_in_float32": {each.bundle: each.kept for each in networks if each.kept},
+            "not_quantised": [each.bundle for each in networks if precision == "int8" and not each.quantised],
         }
         written = ExportRecord(
             engine,
