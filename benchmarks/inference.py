@@ -215,7 +215,7 @@ def compare(pipelines: dict[str, Pipeline], paths: list[Path], rounds: int, work
             runs[name].append(run(pipeline, paths))
         print(f"round {number + 1} of {rounds} done", flush=True)
     cpu = describe_cpu()
-    has = ", ".join(f"{name} {'yes' if cpu[name] else 'no'}" for name in ("bfloat16", "vnni") if name in cpu)
+    has = ", ".join(f"{name} {'yes' if cpu[name] else 'no'}" for name in ("bfloat16", "vnni") if cpu[name] is not None)
     print(f"\n{cpu['model']}, {os.cpu_count()} cores, {has}")
     print(f"{len(paths)} images, {passed} of them segmented, batches of {BATCH}, medians of {rounds} rounds in turn")
     print("Seconds per image; ratios to Keras in float32; share: both networks alone, as a part of the staged run\n")

@@ -27,9 +27,9 @@ from pneumoseg.config import SegmentationLoss
 from pneumoseg.data import loaders
 from pneumoseg.data.index import index_dataset
 from pneumoseg.data.sampling import random_epoch
-from pneumoseg.engines.processor import processor_name
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.processor import processor_name
 from pneumoseg.synthetic import write_dataset
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.precision import precision

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pneumoseg.processor import has_bfloat16
+
 _log = logging.getLogger(__name__)
 _GIBIBYTE = 2**30
 _TF32_CAPABILITY = (8, 0)  # Ampere
 _HIDDEN_VALUES = ("", "-1", "NoDevFiles")
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of Arm
-_PROCESSOR_FILE = Path("/proc/cpuinfo")
 _DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
 
 
@@ -128,7 +128,7 @@ def find_device() -> Device:
         driver=_is_driver_installed(),
         tensorflow=tf.__version__,
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        bfloat16=_has_bfloat16(),
+        bfloat16=has_bfloat16(),
     )
 
 
@@ -178,15 +178,6 @@ def _machine_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         return None
-
-
-def _has_bfloat16() -> bool | None:
-    try:
-        lines = _PROCESSOR_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return None
-    flags = [line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))]
-    return bool(_BFLOAT16_FLAGS & set(flags[0])) if flags else None
 
 
 def _is_driver_installed() -> bool:

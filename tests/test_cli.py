@@ -260,6 +260,8 @@ def test_labels_alone_score_the_classifier(runs, cached, pipeline, tmp_path, cap
 
 
 def test_masks_are_drawn(runs, tmp_path):
+    with pytest.raises(ValueError, match="--engine is onnx, and only a pipeline runs on an engine: name one with"):
+        invoke("show-masks", "--manifest", "absent", "--out", tmp_path / "masks.png", "--engine", "onnx")
     invoke("show-masks", "--manifest", runs / "manifest.csv", "--out", tmp_path / "masks.png", "--count", 2)
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")
     invoke(

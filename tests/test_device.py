@@ -128,21 +128,3 @@ def test_warning_about_bfloat16_on_a_cpu_without_it(found, precision, warned, mo
     monkeypatch.setattr(device, "find_device", lambda: found)
     announce_device(precision, False)
     assert ["mixed_bfloat16 takes longer" in message for message in caplog.messages] == [True] * warned
-
-
-@pytest.mark.parametrize(
-    ("content", "has"),
-    [
-        ("model name\t: A\nflags\t\t: fpu avx2 avx512_bf16 fma\n", True),
-        ("flags\t\t: fpu amx_bf16\n", True),
-        ("Features\t: fp asimd bf16\n", True),
-        ("model name\t: bf16\nflags\t\t: fpu avx2 avx512bw\n", False),
-        ("model name\t: A\n", None),
-        (None, None),
-    ],
-)
-def test_bfloat16_is_read_from_the_flags_of_the_processor(content, has, tmp_path, monkeypatch):
-    if content is not None:
-        (tmp_path / "cpuinfo").write_text(content)
-    monkeypatch.setattr(device, "_PROCESSOR_FILE", tmp_path / "cpuinfo")
-    assert device._has_bfloat16() is has

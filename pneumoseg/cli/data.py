@@ -130,6 +130,8 @@ def show_masks(
     from pneumoseg.data.masks import leave_out_unknown_masks
     from pneumoseg.report.contact_sheet import draw_contact_sheet
 
+    if pipeline is None and engine != "keras":
+        raise ValueError(f"--engine is {engine}, and only a pipeline runs on an engine: name one with --pipeline")
     table, networks = load_manifest(manifest), None
     if pipeline is not None:
         from pneumoseg.inference import load_pipeline

@@ -32,7 +32,7 @@ def export(
         Path | None, typer.Option(metavar="CSV", help="Manifest of the images to compare with Keras on.")
     ] = None,
     accept_differences: Annotated[
-        bool, typer.Option("--accept-differences", help="Write an export that decides otherwise than Keras, too.")
+        bool, typer.Option("--accept-differences", help="Write the export even if it decides otherwise than Keras.")
     ] = False,
     batch_size: BatchSize = 4,
 ) -> None:
@@ -89,4 +89,5 @@ def _rows(numbers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "mean Dice", f"{numbers['dice_export']:.4f} (Keras {numbers['dice_keras']:.4f})"
         yield "change of the mean Dice", f"{numbers['dice_change']:+.4f}"
     for network, layers in numbers["kept_in_float32"].items():
-        yield f"layers of {network} in float32", str(len(layers))
+        note = " (all: NOT QUANTISED)" if network in numbers["not_quantised"] else ""
+        yield f"layers of {network} in float32", f"{len(layers)}{note}"

@@ -18,7 +18,6 @@ PAPERS_CLASSIFIER = "experiments/classifier_augmentation.yaml"
 PAPERS_SEGMENTER = "experiments/segmenter_window_swa.yaml"
 _TRUTH_OF_TEST = "test-rle.csv"
 _SPEC = "spec.json"  # of a bundle
-_EXPORTS = ("openvino-float32", "openvino-bfloat16", "openvino-int8", "onnx-float32", "onnx-int8")
 # Names in the folder of results that a run, which bears the name of its experiment, cannot have.
 _RESERVED = {"pipeline", "predictions", "scores", "test", "cache"}
 
@@ -124,8 +123,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse experiments whose runs would overwrite each other or other results, and unknown exports."""
-        if self.engine != "keras" and self.engine not in _EXPORTS:
-            raise ValueError(f"--engine is {self.engine!r}, expected keras, {', '.join(_EXPORTS)}")
+        from pneumoseg.engines.export_record import EXPORT_NAMES
+
+        if self.engine not in ("keras", *EXPORT_NAMES):
+            raise ValueError(f"--engine is {self.engine!r}, expected keras, {', '.join(EXPORT_NAMES)}")
         names = [self.classifier.stem, self.segmenter.stem]
         if names[0] == names[1] or _RESERVED & set(names):
             raise ValueError(
@@ -177,8 +178,10 @@ class Plan:
         assembled = self.assemble()
         if self.engine == "keras":
             return assembled
+        from pneumoseg.engines.export_record import EXPORTS, RECORD
+
         library, precision = self.engine.split("-")
-        out, index = self._pipeline / "engines" / self.engine / "export.json", self.index()
+        out, index = self._pipeline / EXPORTS / self.engine / RECORD, self.index()
         command = ["export", "--pipeline", str(self._pipeline), "--engine", library, "--precision", precision]
         command += ["--calibrate" if precision == "int8" else "--images", str(index.output)]
         return Step(tuple(command), out, (assembled, index))

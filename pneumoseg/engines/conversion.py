@@ -1,6 +1,7 @@
 """Conversion of Keras models into files that other engines read, in float32."""
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -8,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pneumoseg.engines.export_record import ExportError
 
@@ -71,19 +72,26 @@ def _first_line(error: Exception) -> str:
 def _write_openvino(model: "keras.Model", path: Path) -> None:
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, format="tf_saved_model", verbose=False)
-        # OpenVINO halves the precision of the weights unless told otherwise.
-        openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
+    converted = openvino.convert_model(_graph_of(model).get_concrete_function())
+    # OpenVINO halves the precision of the weights unless told otherwise.
+    openvino.save_model(converted, path, compress_to_fp16=False)
 
 
 def _write_onnx(model: "keras.Model", path: Path) -> None:
-    import tensorflow as tf
     import tf2onnx
 
+    function = _graph_of(model)
+    signature = function.input_signature
+    tf2onnx.convert.from_function(function, input_signature=signature, opset=_OPERATORS, output_path=str(path))
+
+
+def _graph_of(model: "keras.Model") -> Any:
+    import tensorflow as tf
+
     images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
-    function = tf.function(lambda image: model(image, training=False))
-    tf2onnx.convert.from_function(function, input_signature=(images,), opset=_OPERATORS, output_path=str(path))
+    compute = functools.partial(model, training=False)
+    # AutoGraph, which a model does not need, would leave generated code in the folder of temporary files.
+    return tf.function(compute, input_signature=(images,), autograph=False)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,9 @@ class Engine:
             in float32.
         sha256: SHA-256 of the record of the export; '' for Keras.
 
+    Raises:
+        ValueError: If no engine has this name.
+
     Example:
         >>> str(Engine("openvino", "int8", "4f...")), str(Engine())
         ('OpenVINO, int8', 'Keras, float32')
@@ -23,6 +26,11 @@ class Engine:
     name: str = "keras"
     precision: str = "float32"
     sha256: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown engine, as in a file of a newer version."""
+        if self.name not in _TITLES:
+            raise ValueError(f"engine is {self.name!r}, expected one of {', '.join(_TITLES)}")
 
     @property
     def title(self) -> str:

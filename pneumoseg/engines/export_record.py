@@ -20,6 +20,10 @@ EXPORTS = "engines"
 RECORD = "export.json"
 ENGINES = ("openvino", "onnx")
 PRECISIONS = ("float32", "bfloat16", "int8")
+EXPORT_NAMES = ("openvino-float32", "openvino-bfloat16", "openvino-int8", "onnx-float32", "onnx-int8")
+"""Names of all exports that can be made: ONNX Runtime does not compute these networks in bfloat16 on a CPU."""
+AGAIN = "export the pipeline again with `pneumoseg export`"
+"""Remedy of an error about an export whose record is not known."""
 _FORMAT = 1
 _OWN_SUM = "sha256"
 
@@ -46,7 +50,8 @@ class ExportRecord:
         networks: SHA-256 of each exported bundle's spec by the name of the bundle, see `PipelineFolder.networks`.
         facts: Facts about each network, by the same names.
         files: SHA-256 of each file of the export by its name.
-        comparison: Numbers that compare the export with Keras, and the images they rest on.
+        comparison: Numbers that compare the export with Keras, the images they rest on, and the `rule` and `flip` that
+            both decided with.
         versions: Versions of the packages that made the export.
         cpu: Facts about the machine on which the export was compared.
 
@@ -75,6 +80,11 @@ class ExportRecord:
     def sha256(self) -> str:
         """SHA-256 of the record, which contains those of the files."""
         return content_sha256(self._content, _OWN_SUM)
+
+    @property
+    def again(self) -> str:
+        """The remedy of an error about this export: the command that makes it."""
+        return f"export the pipeline again with `pneumoseg export --engine {self.engine} --precision {self.precision}`"
 
     @property
     def _content(self) -> dict[str, Any]:
@@ -110,13 +120,13 @@ def read_record(folder: str | Path) -> ExportRecord:
     if content.get("format") != _FORMAT:
         raise ExportError(
             f"{path} has format {content.get('format')!r}, and this version of pneumoseg reads {_FORMAT}: install a "
-            f"newer one, or {_again()}"
+            f"newer one, or {AGAIN}"
         )
     if content.pop(_OWN_SUM, None) != content_sha256(content, _OWN_SUM):
-        raise ExportError(f"{path} was changed after it was written (SHA-256): {_again()}")
+        raise ExportError(f"{path} was changed after it was written (SHA-256): {AGAIN}")
     del content["format"]
     if problem := _problem_of(content):
-        raise ExportError(f"{path}: {problem}: {_again()}")
+        raise ExportError(f"{path}: {problem}: {AGAIN}")
     return ExportRecord(**content)
 
 
@@ -134,14 +144,13 @@ def check_files(folder: str | Path, record: ExportRecord) -> None:
     """
     folder = Path(folder)
     found = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {RECORD}
-    again = _again(record)
     if missing := sorted(record.files.keys() - found):
-        raise ExportError(f"{folder} has no {missing[0]}: copy the whole folder, or {again}")
+        raise ExportError(f"{folder} has no {missing[0]}: copy the whole folder, or {record.again}")
     if added := sorted(found - record.files.keys()):
-        raise ExportError(f"{folder / added[0]} is not part of the export: remove it, or {again}")
+        raise ExportError(f"{folder / added[0]} is not part of the export: remove it, or {record.again}")
     for name, expected in record.files.items():
         if file_sha256(folder / name) != expected:
-            raise ExportError(f"{folder / name} is not the file that {RECORD} describes (SHA-256): {again}")
+            raise ExportError(f"{folder / name} is not the file that {RECORD} describes (SHA-256): {record.again}")
 
 
 def sum_files(folder: str | Path) -> dict[str, str]:
@@ -150,20 +159,15 @@ def sum_files(folder: str | Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in paths}
 
 
-def _again(record: ExportRecord | None = None) -> str:
-    options = "" if record is None else f" --engine {record.engine} --precision {record.precision}"
-    return f"export the pipeline again with `pneumoseg export{options}`"
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ExportError(f"{path.parent}: no export, it has no {path.name}: {_again()}") from error
+        raise ExportError(f"{path.parent}: no export, it has no {path.name}: {AGAIN}") from error
     except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path} is not JSON ({error}): {_again()}") from error
+        raise ExportError(f"{path} is not JSON ({error}): {AGAIN}") from error
     if not isinstance(content, dict):
-        raise ExportError(f"{path}: expected a JSON object: {_again()}")
+        raise ExportError(f"{path}: expected a JSON object: {AGAIN}")
     return content
 
 
@@ -172,9 +176,8 @@ def _problem_of(content: Mapping[str, Any]) -> str | None:
     expected = ExportRecord.__dataclass_fields__
     if content.keys() != expected.keys():
         return f"expected the keys {', '.join(expected)}"
-    for key, known in (("engine", ENGINES), ("precision", PRECISIONS)):
-        if content[key] not in known:
-            return f"{key} is {content[key]!r}, expected one of {', '.join(known)}"
+    if (name := f"{content['engine']}-{content['precision']}") not in EXPORT_NAMES:
+        return f"engine and precision are {name}, expected one of {', '.join(EXPORT_NAMES)}"
     if not all(isinstance(content[key], dict) for key in expected if key not in ("engine", "precision")):
         return "networks, facts, files, comparison, versions and cpu must be objects"
     if content["facts"].keys() != content["networks"].keys() or not all(map(_are_facts, content["facts"].values())):

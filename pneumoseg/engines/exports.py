@@ -1,15 +1,15 @@
 """The exports in a pipeline's folder: chosen by engine, checked, and loaded."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pneumoseg.engines.engine import Engine
 from pneumoseg.engines.export_record import (
     ENGINES,
+    EXPORT_NAMES,
     EXPORTS,
-    PRECISIONS,
     RECORD,
     ExportError,
     ExportRecord,
@@ -17,8 +17,8 @@ from pneumoseg.engines.export_record import (
     read_record,
 )
 from pneumoseg.engines.network import Network
-from pneumoseg.engines.processor import processor_name, usable_cores
 from pneumoseg.identifiers import is_hidden
+from pneumoseg.processor import has_vnni, processor_name, usable_cores
 
 if TYPE_CHECKING:
     from pneumoseg.engines.onnx_network import OnnxNetwork
@@ -28,15 +28,16 @@ _log = logging.getLogger(__name__)
 
 
 def load_export(
-    pipeline: str | Path, engine: str, networks: Mapping[str, str], batch_size: int
+    pipeline: str | Path, engine: str, networks: Mapping[str, str], batch_size: int, decision: Mapping[str, Any]
 ) -> tuple[dict[str, Network], Engine]:
-    """Load the networks of an export, and log the processor, the library and the precision.
+    """Load the networks of an export, and log the processor, the library, the precision, and doubts about it.
 
     Args:
         pipeline: Folder of the pipeline.
         engine: "openvino" or "onnx", for the only export for it, or the name of an export, such as "openvino-int8".
         networks: SHA-256 of each bundle's spec by the bundle's name, see `PipelineFolder.networks`.
         batch_size: Number of images that are computed at the same time.
+        decision: The `rule` and `flip` of the pipeline, as `ExportRecord.comparison` has them.
 
     Returns:
         The networks by the names of their bundles, and the engine that computes them.
@@ -47,7 +48,7 @@ def load_export(
         ValueError: If no engine has this name.
 
     Example:
-        >>> networks, engine = load_export("runs/pipeline", "openvino-int8", record.networks, 4)  # doctest: +SKIP
+        >>> networks, engine = load_export("p", "openvino-int8", record.networks, 4, decision)  # doctest: +SKIP
         >>> str(engine)  # doctest: +SKIP
         'OpenVINO, int8'
     """
@@ -60,12 +61,32 @@ def load_export(
     }
     first = next(iter(loaded.values()))
     _log.info(f"Device: {processor_name()}, {usable_cores()} cores, {first.library}, {first.precision}")
-    if first.precision != record.precision:
-        _log.warning(
-            f"{folder}: this CPU has no instructions for {record.precision}, so its networks are computed in "
-            f"{first.precision}"
-        )
+    for doubt in _doubts(record, first.precision, decision):
+        _log.warning(f"{folder}: {doubt}")
     return dict(loaded), Engine(record.engine, first.precision, record.sha256)
+
+
+def _doubts(record: ExportRecord, precision: str, decision: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words why an export may not decide here as Keras does, or not compute in its precision.
+
+    The words name no image: the log of a service must not.
+    """
+    compared = record.comparison
+    if precision != record.precision:
+        yield f"this CPU has no instructions for {record.precision}, so its networks are computed in {precision}"
+    if full := compared.get("not_quantised"):
+        yield f"not quantised, and so computed in float32: {', '.join(full)}"
+    if compared.get("problems"):
+        yield f"it was accepted although it differs from Keras by more than it may, see problems in {RECORD}"
+    if record.precision == "float32":  # its bound does not depend on decisions
+        return
+    if any(compared.get(name) != value for name, value in decision.items()):
+        yield f"it was compared with Keras under another decision rule; to compare again, {record.again}"
+    if record.precision == "int8" and record.cpu.get("vnni") and has_vnni() is False:
+        yield (
+            "it was compared with Keras on a CPU with VNNI, and without it 8-bit products may overflow; to compare "
+            f"again, {record.again} on this CPU"
+        )
 
 
 def export_names(pipeline: Path) -> list[str]:
@@ -76,11 +97,10 @@ def export_names(pipeline: Path) -> list[str]:
 
 def _choose(pipeline: Path, engine: str) -> Path:
     """Return the folder of the export that a name stands for."""
-    library, _, precision = engine.partition("-")
-    if library not in ENGINES or precision not in ("", *PRECISIONS):
+    if engine not in (*ENGINES, *EXPORT_NAMES):
         raise ValueError(
-            f"engine is {engine!r}, expected keras, {', '.join(ENGINES)}, or the name of an export, such as "
-            "openvino-int8"
+            f"engine is {engine!r}, expected keras, {', '.join(ENGINES)}, or the name of an export: "
+            f"{', '.join(EXPORT_NAMES)}"
         )
     found = export_names(pipeline)
     chosen = [name for name in found if engine in (name, name.partition("-")[0])]
@@ -88,7 +108,8 @@ def _choose(pipeline: Path, engine: str) -> Path:
         raise ExportError(f"{pipeline} has several exports for {engine}: name one of {', '.join(chosen)}")
     if not chosen:
         others = f", only {', '.join(found)}" if found else ""
-        options = f"--engine {library} --precision {precision or PRECISIONS[0]}"
+        library, _, precision = engine.partition("-")
+        options = f"--engine {library} --precision {precision or 'float32'}"
         raise ExportError(f"{pipeline} has no export {engine}{others}: make it with `pneumoseg export {options}`")
     return pipeline / EXPORTS / chosen[0]
 
@@ -96,11 +117,10 @@ def _choose(pipeline: Path, engine: str) -> Path:
 def _read(folder: Path, networks: Mapping[str, str]) -> ExportRecord:
     """Return the record of an export, after all checks."""
     record = read_record(folder)
-    again = f"export the pipeline again with `pneumoseg export --engine {record.engine} --precision {record.precision}`"
     if folder.name != record.name:
-        raise ExportError(f"{folder} holds the export {record.name}: rename the folder, or {again}")
+        raise ExportError(f"{folder} holds the export {record.name}: rename the folder, or {record.again}")
     if record.networks != networks:
-        raise ExportError(f"{folder} is of other networks than those that the pipeline has now: {again}")
+        raise ExportError(f"{folder} is of other networks than those that the pipeline has now: {record.again}")
     check_files(folder, record)
     return record
 

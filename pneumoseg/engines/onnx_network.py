@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pneumoseg.engines.export_record import ExportError
-from pneumoseg.engines.processor import usable_cores
+from pneumoseg.engines.export_record import AGAIN, ExportError
+from pneumoseg.processor import usable_cores
 
 _ERRORS_ONLY = 3
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -58,9 +58,7 @@ class OnnxNetwork:
             self._type = _TYPES[self._input.type]
         except Exception as error:  # the library has a class of its own for each kind of failure
             cause = str(error).strip().partition("\n")[0].rstrip(".")
-            raise ExportError(
-                f"{path}: {self.library} cannot run it ({cause}): export the pipeline again with `pneumoseg export`"
-            ) from error
+            raise ExportError(f"{path}: {self.library} cannot run it ({cause}): {AGAIN}") from error
         self._callers = ThreadPoolExecutor(callers)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -77,4 +75,5 @@ def _library() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ExportError(f"ONNX Runtime cannot be imported ({error}): pip install 'pneumoseg[onnx]'") from error
+    onnxruntime.disable_telemetry_events()  # on Windows it would report its use
     return onnxruntime

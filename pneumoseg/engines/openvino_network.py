@@ -1,11 +1,12 @@
 """Exported networks computed by OpenVINO, on the CPU."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pneumoseg.engines.export_record import ExportError
+from pneumoseg.engines.export_record import AGAIN, ExportError
 
 _BFLOAT16 = "BF16"
 
@@ -52,25 +53,26 @@ class OpenVinoNetwork:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "PERFORMANCE_HINT_NUM_REQUESTS": batch_size,
         }
+        core = openvino.Core()
         try:
-            model = openvino.Core().read_model(Path(path))
+            model = core.read_model(Path(path))
             model.reshape([1, image_size, image_size, 1])
             steps = openvino.preprocess.PrePostProcessor(model)
             steps.input().tensor().set_element_type(openvino.Type.u8)
-            self._requests = openvino.AsyncInferQueue(openvino.Core().compile_model(steps.build(), "CPU", options))
+            self._requests = openvino.AsyncInferQueue(core.compile_model(steps.build(), "CPU", options))
         except RuntimeError as error:
-            raise ExportError(
-                f"{path}: {self.library} cannot run it ({_cause(error)}): export the pipeline again "
-                "with `pneumoseg export`"
-            ) from error
+            raise ExportError(f"{path}: {self.library} cannot run it ({_cause(error)}): {AGAIN}") from error
         self._requests.set_callback(_keep)
+        # Two threads that start requests could get the same one, and the image of one of them would be lost.
+        self._one_batch = threading.Lock()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Compute the probabilities of a batch, see `Network`."""
         outputs: list[Any] = [None] * len(images)
-        for number in range(len(images)):
-            self._requests.start_async({0: images[number : number + 1]}, (outputs, number))
-        self._requests.wait_all()
+        with self._one_batch:
+            for number in range(len(images)):
+                self._requests.start_async({0: images[number : number + 1]}, (outputs, number))
+            self._requests.wait_all()
         return np.concatenate(outputs)
 
 

@@ -24,19 +24,16 @@ from pneumoseg.engines.export_record import (
     write_record,
 )
 from pneumoseg.engines.openvino_network import computed_precision
-from pneumoseg.engines.processor import processor_name
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference.comparison import Reference
 from pneumoseg.inference.export_images import choose_images
 from pneumoseg.inference.exported_networks import ExportedNetworks
 from pneumoseg.inference.folder import PipelineFolder, load_pipeline
+from pneumoseg.processor import has_bfloat16, has_vnni, processor_name
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pneumoseg", "keras", "tensorflow", "openvino", "onnx", "onnxruntime", "tf2onnx", "nncf")
 _TEMPORARY = ".export."
-_LINUX = Path("/proc/cpuinfo")
-# Names of the CPU's extensions: arithmetic in bfloat16, and sums of products of 8 bits that do not overflow.
-_BFLOAT16, _VNNI = {"avx512_bf16", "amx_bf16"}, {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def export_pipeline(
@@ -63,7 +60,8 @@ def export_pipeline(
         calibration: Manifest of the images that show the ranges of the activations, for "int8"; None for generated
             ones.
         images: Manifest of the images to compare on.
-        accept_differences: Whether to write an export that differs by more than its precision allows.
+        accept_differences: Whether to write an export that differs by more than its precision allows; one in "int8" is
+            then written with all layers quantised.
         batch_size: Number of images per batch.
         progress: Whether to show progress on stderr.
 
@@ -83,20 +81,20 @@ def export_pipeline(
     """
     folder = Path(folder)
     _check_combination(engine, precision, calibration)
-    record = PipelineFolder.read(folder)
+    PipelineFolder.read(folder)  # refuses a folder without a pipeline
     require_libraries(engine, precision)
     if engine == "openvino":
         _check_cpu(precision)
-    pipeline = load_pipeline(folder, batch_size)
-    size = max(network.image_size for network in (*pipeline.classifiers, *pipeline.segmenters))
-    chosen = choose_images(size, calibrated=precision == "int8", calibration=calibration, images=images)
     with locked_folder(folder, "exported"), _temporary_folder(folder) as temporary:
+        pipeline = load_pipeline(folder, batch_size)
+        size = max(network.image_size for network in (*pipeline.classifiers, *pipeline.segmenters))
+        chosen = choose_images(size, calibrated=precision == "int8", calibration=calibration, images=images)
         networks = ExportedNetworks(pipeline, engine, precision, temporary)
         if precision == "int8":
             networks.calibrate(chosen.calibration)
         (temporary / "maps").mkdir()
         reference = Reference(pipeline, chosen.compared, temporary / "maps", progress=progress)
-        comparison = networks.settle(reference, progress=progress)
+        comparison = networks.settle(reference, search=not accept_differences, progress=progress)
         for doubt in comparison.doubts():
             _log.warning(f"THE COMPARISON SHOWS LITTLE: {doubt}; name other images with --images")
         problems = comparison.problems(precision)
@@ -109,11 +107,12 @@ def export_pipeline(
             "flip": pipeline.flip,
             "calibrated_on": chosen.calibrated_on,
             "kept_in_float32": {each.bundle: each.kept for each in networks if each.kept},
+            "not_quantised": [each.bundle for each in networks if precision == "int8" and not each.quantised],
         }
         written = ExportRecord(
             engine,
             precision,
-            record.networks,
+            pipeline.networks,
             {each.bundle: each.facts for each in networks},
             sum_files(networks.folder),
             numbers,
@@ -193,9 +192,4 @@ def describe_cpu() -> dict[str, Any]:
         >>> describe_cpu()  # doctest: +SKIP
         {'model': 'AMD EPYC', 'bfloat16': False, 'vnni': False}
     """
-    cpu: dict[str, Any] = {"model": processor_name()}
-    if _LINUX.is_file():
-        flags = next((line for line in _LINUX.read_text("utf-8").splitlines() if line.startswith("flags")), "").split()
-        cpu["bfloat16"] = not _BFLOAT16.isdisjoint(flags)
-        cpu["vnni"] = not _VNNI.isdisjoint(flags)
-    return cpu
+    return {"model": processor_name(), "bfloat16": has_bfloat16(), "vnni": has_vnni()}

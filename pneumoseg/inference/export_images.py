@@ -49,7 +49,7 @@ def choose_images(
     Raises:
         ValueError: If no file of a manifest exists.
     """
-    named = None if images is None else _compared(images, f"{len(images)} images of --images")
+    named = None if images is None else ComparedImages.of(images, f"{len(images)} images of --images")
     size = max(size, _GENERATED_SIZE)
     if not calibrated:
         return ExportImages((), "", named or generate_images(size))
@@ -67,7 +67,7 @@ def choose_images(
     origin = f"{len(chosen)} images of --calibrate, {chosen['has_pneumothorax'].sum()} positive"
     _log.info(f"calibrated on {origin}")
     if len(others):
-        named = _compared(others, f"{len(others)} other images of --calibrate")
+        named = ComparedImages.of(others, f"{len(others)} other images of --calibrate")
     return ExportImages(chosen["path"].tolist(), origin, named or generate_images(size))
 
 
@@ -102,7 +102,3 @@ def _present(manifest: pd.DataFrame) -> pd.DataFrame:
         first = manifest["path"].to_numpy()[~exists][0]
         _log.warning(f"{(~exists).sum()} of {len(manifest)} images to calibrate on do not exist, the first: {first}")
     return manifest[exists]
-
-
-def _compared(manifest: pd.DataFrame, origin: str) -> ComparedImages:
-    return ComparedImages(manifest["path"].tolist(), manifest["rle"].tolist(), origin)

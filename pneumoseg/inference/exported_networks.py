@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 _MOST_PIXELS = 2**24
 _BLOCKS = 12
 _RANKED_ON = 32
-# Numbers of blocks that are kept in float32, in turn; then all are.
-_KEPT = (1, 2, 4, 8)
+# Numbers of blocks that are kept in float32, in turn; then all are. With more than half of them nothing is gained.
+_KEPT = (1, 3, 6)
 
 
 class ExportedNetwork:
@@ -42,6 +42,11 @@ class ExportedNetwork:
         precision: "float32", "bfloat16" or "int8".
         folder: Existing folder for the file of the export.
         spare: Existing folder for files that the export does not contain.
+
+    Attributes:
+        path: The network's file in the export.
+        kept: Names of the layers that stay in float32 though they could be quantised.
+        quantised: Whether any layer is computed in 8 bits.
     """
 
     def __init__(
@@ -52,10 +57,11 @@ class ExportedNetwork:
         self.path = folder / f"{bundle}{suffix}"
         self._spare = spare
         self.kept: list[str] = []
+        self.quantised = precision == "int8"
         # Calibration images.
         self._images = np.zeros((0, network.image_size, network.image_size, 1), np.uint8)
         self._ranking: list[list[str]] = []
-        self._level = 0
+        self._counts = iter(_KEPT)
         self._float = spare / self.path.name if precision == "int8" else self.path
         convert_model(network.model, engine, self._float)
 
@@ -81,19 +87,18 @@ class ExportedNetwork:
 
     def keep_more(self, progress: bool) -> bool:
         """Quantise the network again with more layers in float32; return False if all are already."""
-        self._ranking = self._ranking or self._rank(progress)
-        layers = sum(map(len, self._ranking))
-        if len(self.kept) == layers:
+        if not self.quantised:
             return False
-        count = _KEPT[self._level] if self._level < len(_KEPT) else len(self._ranking)
-        self._level += 1
-        self.kept = [layer for block in self._ranking[:count] for layer in block]
-        _log.info(f"{self.bundle}: {len(self.kept)} of {layers} layers stay in float32")
-        if len(self.kept) == layers:
+        self._ranking = self._ranking or self._rank(progress)
+        self.kept = list(itertools.chain.from_iterable(self._ranking[: next(self._counts, None)]))
+        layers = sum(map(len, self._ranking))
+        self.quantised = len(self.kept) < layers
+        if self.quantised:
+            _log.info(f"{self.bundle}: {len(self.kept)} of {layers} layers stay in float32")
+            quantize_network(self._float, self.path, self._images, kept=self.kept)
+        else:
             _log.warning(f"NOT QUANTISED: {self.bundle}, all of its layers stay in float32")
             copy_network(self._float, self.path)
-            return True
-        quantize_network(self._float, self.path, self._images, kept=self.kept)
         return True
 
     def _rank(self, progress: bool) -> list[list[str]]:
@@ -206,18 +211,19 @@ class ExportedNetworks:
         for each in self:
             each.calibrate(squares[each.network.image_size])
 
-    def settle(self, reference: Reference, *, progress: bool = False) -> Comparison:
+    def settle(self, reference: Reference, *, search: bool = True, progress: bool = False) -> Comparison:
         """Compare with Keras, and keep more layers in float32 until the bounds hold or nothing is left to try.
 
         Args:
             reference: Outputs of the Keras pipeline.
+            search: Whether to keep more layers; if not, there is one comparison.
             progress: Whether to show progress bars on stderr.
 
         Returns:
             The last comparison, of the networks as they are in `folder`.
         """
         comparison = self._compare(reference, progress)
-        while self._precision == "int8" and (problems := comparison.problems(self._precision)):
+        while search and self._precision == "int8" and (problems := comparison.problems(self._precision)):
             _log.info(f"{'; '.join(problems)}: looking for layers that must stay in float32")
             if not any([self._keep_more(kind, progress) for kind in _to_blame(comparison)]):  # noqa: C419  # all of them
                 break

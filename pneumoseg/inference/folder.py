@@ -132,7 +132,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Load a pipeline that `assemble_pipeline` wrote, with the decision rule that was tuned for it, if any.
 
-    Logs the device that it will run on, see `pneumoseg.device`. Only the engine Keras imports TensorFlow.
+    Logs the device that it will run on, see `pneumoseg.device`, and warns if an export may decide otherwise than Keras.
+    Only the engine Keras imports TensorFlow.
 
     Args:
         folder: Folder with `pipeline.json`, the bundles `classifier_1/` and so on, and `tuning.json` if it was tuned.
@@ -158,7 +159,8 @@ def load_pipeline(
     if engine == "keras":
         networks, computed = _keras_networks(Path(folder), record, batch_size, jit_compile), Engine()
     else:
-        networks, computed = load_export(folder, engine, record.networks, batch_size)
+        decision = {"rule": asdict(record.rule), "flip": record.flip}
+        networks, computed = load_export(folder, engine, record.networks, batch_size, decision)
     classifiers, segmenters = ([networks[name] for name in record.bundles(kind)] for kind in _KINDS)
     chosen = "as assembled"
     if record.tuning is not None:

@@ -1,5 +1,7 @@
 """Exports made by hand: a classifier that gives the brightest pixel / 255, a segmenter that gives each pixel / 255."""
 
+from dataclasses import asdict
+
 import numpy as np
 
 from pneumoseg.engines.export_record import EXPORTS, ExportRecord, sum_files, write_record
@@ -40,9 +42,10 @@ def save_onnx(path, kind):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
-def write_export(pipeline, engine="openvino", precision="float32"):
-    """Write an export into a pipeline's folder, and return its folder."""
-    networks = PipelineFolder.read(pipeline).networks
+def write_export(pipeline, engine="openvino", precision="float32", cpu=None, **comparison):
+    """Write an export into a pipeline's folder, with facts about its CPU and its comparison; return its folder."""
+    record = PipelineFolder.read(pipeline)
+    networks = record.networks
     folder = pipeline / EXPORTS / f"{engine}-{precision}"
     folder.mkdir(parents=True)
     for name in networks:
@@ -52,5 +55,6 @@ def write_export(pipeline, engine="openvino", precision="float32"):
         else:
             save_onnx(folder / f"{name}.onnx", kind)
     facts = {name: {"name": f"{name}_by_hand", "image_size": SIZE, "parameters": 1} for name in networks}
-    write_record(folder, ExportRecord(engine, precision, networks, facts, sum_files(folder), {}, {}, {}))
+    comparison = {"problems": [], "rule": asdict(record.rule), "flip": record.flip, **comparison}
+    write_record(folder, ExportRecord(engine, precision, networks, facts, sum_files(folder), comparison, {}, cpu or {}))
     return folder

@@ -114,8 +114,9 @@ def test_an_edited_record_is_refused(folder, changes):
     [
         ({"format": 2}, "has format 2, and this version of pneumoseg reads 1"),
         ({"more": 1}, "expected the keys engine, precision, networks"),
-        ({"engine": "keras"}, "engine is 'keras', expected one of openvino, onnx"),
-        ({"precision": "int4"}, "precision is 'int4', expected one of float32, bfloat16, int8"),
+        ({"engine": "keras"}, "engine and precision are keras-int8, expected one of openvino-float32, openvino-bf"),
+        ({"precision": "int4"}, "engine and precision are openvino-int4, expected one of"),
+        ({"engine": "onnx", "precision": "bfloat16"}, "engine and precision are onnx-bfloat16, expected one of"),
         ({"versions": []}, "must be objects"),
         ({"facts": {}}, "facts must hold name, image_size and parameters of each network"),
         ({"facts": {"classifier_1": {"name": "x", "image_size": "64", "parameters": 7}}}, "facts must hold"),

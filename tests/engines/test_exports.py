@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pneumoseg.decision import DecisionRule
-from pneumoseg.engines import Engine, ExportError, openvino_network
+from pneumoseg.engines import Engine, ExportError, exports, openvino_network
 from pneumoseg.engines.export_record import read_record
 from pneumoseg.inference import Tuning, assemble_pipeline, load_pipeline, save_tuning
 from tests.engines.exports import SIZE, write_export
@@ -70,7 +70,9 @@ def test_one_export_of_several_is_chosen_by_its_name(folder):
         load_pipeline(folder, engine="openvino")
 
 
-@pytest.mark.parametrize("engine", ["torch", "", "openvino-int4", "OpenVINO", "keras-float32", "../openvino"])
+@pytest.mark.parametrize(
+    "engine", ["torch", "", "openvino-", "onnx-bfloat16", "openvino-int4", "OpenVINO", "keras-float32", "../openvino"]
+)
 def test_an_unknown_engine_is_refused(folder, engine):
     with pytest.raises(ValueError, match=rf"engine is '{engine}', expected keras, openvino, onnx, or"):
         load_pipeline(folder, engine=engine)
@@ -161,6 +163,35 @@ def test_a_cpu_without_bfloat16_computes_in_float32_and_warns_once(folder, monke
     )
 
 
+@pytest.mark.parametrize(
+    ("precision", "compared", "warning"),
+    [
+        ("float32", {}, None),
+        ("float32", {"rule": {}}, None),  # its probabilities were compared, whatever is decided with them
+        ("int8", {}, None),
+        ("int8", {"rule": {}}, "was compared with Keras under another decision rule; to compare again, export the"),
+        ("int8", {"flip": True}, "under another decision rule"),
+        ("int8", {"cpu": {"vnni": True}}, "was compared with Keras on a CPU with VNNI, and without it 8-bit products"),
+        ("int8", {"cpu": {"vnni": False}}, None),
+        ("int8", {"not_quantised": ["segmenter_1"]}, "not quantised, and so computed in float32: segmenter_1"),
+        (
+            "float32",
+            {"problems": ["the first: i7"]},
+            "it was accepted although it differs from Keras by more than it may",
+        ),
+    ],
+)
+def test_doubts_about_an_export_are_logged_when_it_is_loaded(folder, precision, compared, warning, monkeypatch, caplog):
+    monkeypatch.setattr(exports, "has_vnni", lambda: False)
+    write_export(folder, "onnx", precision, **compared)
+    with caplog.at_level("WARNING", "pneumoseg"):
+        load_pipeline(folder, engine="onnx")
+    found = own_messages(caplog)
+    assert len(found) == (warning is not None)
+    assert all(warning in message and f"onnx-{precision}" in message for message in found)
+    assert "i7" not in caplog.text  # the log of a service names no image
+
+
 def test_the_engine_is_part_of_the_digest_unless_it_is_keras(folder):
     write_export(folder)
     keras, openvino = load_pipeline(folder), load_pipeline(folder, engine="openvino")
@@ -179,4 +210,6 @@ def test_jupyter_names_the_engine(folder):
 def test_identity_of_results():
     assert Engine().identity == {}
     assert Engine("onnx", "int8", "ab").identity == {"engine": {"name": "onnx", "precision": "int8", "sha256": "ab"}}
+    with pytest.raises(ValueError, match="engine is 'tensorrt', expected one of keras, openvino, onnx"):
+        Engine("tensorrt")
     assert json.loads(json.dumps(asdict(Engine()))) == {"name": "keras", "precision": "float32", "sha256": ""}

@@ -1,6 +1,7 @@
 """Tests of the networks that OpenVINO and ONNX Runtime compute, against values worked out by hand."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ def test_an_output_stays_when_the_next_batch_is_computed(make):
 def test_a_view_that_is_not_contiguous_is_computed_as_it_is_seen(make):
     batch = images(255, 51)
     assert np.abs(make("segmenter")(batch[:, :, ::-1]) - batch[:, :, ::-1] / 255).max() < 1e-7
+
+
+def test_threads_that_share_a_network_get_the_outputs_of_their_own_images(make):
+    network = make("segmenter", batch_size=4)
+    batches = [np.full((1 + value % 5, SIZE, SIZE, 1), value, np.uint8) for value in range(1, 201)]
+    with ThreadPoolExecutor(4) as threads:
+        for batch, output in zip(batches, threads.map(network, batches), strict=True):
+            assert np.abs(output - batch / 255).max() < 1e-7
 
 
 def test_facts_of_a_network(make):

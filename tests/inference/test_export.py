@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pneumoseg import rle
+from pneumoseg.cli.export import _print_comparison
 from pneumoseg.engines import conversion
 from pneumoseg.engines.export_record import EXPORTS, ExportError, ExportRecord, check_files, read_record
 from pneumoseg.engines.openvino_network import computed_precision
@@ -215,8 +217,33 @@ def test_the_layers_that_matter_stay_in_float32(network, fake, folder, manifest,
     monkeypatch.setattr(exported_networks, "quantize_network", quantize)
     monkeypatch.setattr(exported_networks, "quantizable_layers", lambda path: list(costs))
     record = export_pipeline(folder, "onnx", "int8", calibration=manifest)
-    assert record.comparison["kept_in_float32"] == {network: ["e", "b"]}
+    assert record.comparison["kept_in_float32"] == {network: ["e", "b", "c"]}
+    assert record.comparison["not_quantised"] == []
     assert (record.comparison["flipped_images"], record.comparison["problems"]) == (0, [])
+
+
+@pytest.mark.parametrize("network", ["classifier_1", "segmenter_1"])
+def test_a_network_that_needs_all_layers_is_not_quantised(network, fake, folder, manifest, monkeypatch, capsys):
+    def quantize(source, target, images, *, kept=()):
+        target.write_text(str(-1 if source.stem == network else 0))
+
+    monkeypatch.setattr(exported_networks, "quantize_network", quantize)
+    monkeypatch.setattr(exported_networks, "copy_network", shutil.copy)
+    monkeypatch.setattr(exported_networks, "quantizable_layers", lambda path: list("abcdefgh"))
+    numbers = export_pipeline(folder, "onnx", "int8", calibration=manifest).comparison
+    assert sorted(numbers["kept_in_float32"][network]) == list("abcdefgh")
+    assert (numbers["not_quantised"], numbers["flipped_images"], numbers["problems"]) == ([network], 0, [])
+    assert (folder / EXPORTS / "onnx-int8" / f"{network}.onnx").read_text() == "0.0"
+    _print_comparison(read_record(folder / EXPORTS / "onnx-int8"))
+    assert f"layers of {network} in float32" in (shown := capsys.readouterr().out)
+    assert "8 (all: NOT QUANTISED)" in shown
+
+
+def test_accepted_differences_are_those_of_all_layers_quantised(fake, folder, manifest, monkeypatch):
+    monkeypatch.setattr(exported_networks, "quantize_network", lambda _, target, __, kept=(): target.write_text("-1"))
+    numbers = export_pipeline(folder, "onnx", "int8", calibration=manifest, accept_differences=True).comparison
+    assert (numbers["kept_in_float32"], numbers["not_quantised"], numbers["flipped_images"]) == ({}, [], 6)
+    assert numbers["problems"][0] == "6 of 12 images are decided otherwise, the first: i01"
 
 
 def test_an_int8_export_that_no_layer_saves_is_refused(fake, folder, manifest, monkeypatch):
@@ -247,7 +274,8 @@ def test_what_a_killed_export_left_is_removed(fake, folder, manifest):
     assert not list(folder.glob(".*"))
 
 
-def test_one_export_at_a_time(fake, folder, manifest):
+def test_one_export_at_a_time(folder, manifest, monkeypatch):
+    monkeypatch.setattr(export_module, "load_pipeline", pytest.fail)  # it takes seconds, so the lock comes first
     with locked_folder(folder, "exported"), pytest.raises(FileExistsError, match="being exported by another process"):
         export_pipeline(folder, "onnx", "float32", images=manifest)
 
@@ -304,6 +332,15 @@ def test_a_network_that_cannot_be_converted_is_an_export_error(monkeypatch, kera
     model = keras_pipeline.classifiers[0].model
     with pytest.raises(ExportError, match="cannot be converted for onnx: RuntimeError: Unsupported operator Foo"):
         conversion.convert_model(model, "onnx", tmp_path / "c.onnx")
+
+
+@pytest.mark.parametrize(("engine", "suffix"), [("openvino", ".xml"), ("onnx", ".onnx")])
+def test_a_conversion_leaves_no_file_behind(engine, suffix, keras_pipeline, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    conversion.convert_model(keras_pipeline.classifiers[0].model, engine, tmp_path / f"c{suffix}")
+    assert (tmp_path / f"c{suffix}").is_file()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_libraries_are_quiet(capfd):
