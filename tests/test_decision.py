@@ -248,3 +248,23 @@ def test_only_a_probability_above_the_threshold_is_gated_in():
     rule = DecisionRule(0.25)
     assert rule.gates_in([0, 0.25, 0.2500001, 1, math.nan]).tolist() == [False, False, True, True, False]
     assert bool(rule.gates_in(0.3))
+
+
+def test_decision_is_that_of_the_whole_upscaled_map():
+    """The pipeline upscales a part of a map, and the evaluation all of it."""
+    rng, stages = np.random.default_rng(0), set()
+    for _ in range(300):
+        shape, aspect = tuple(rng.integers(1, 90, 2).tolist()), float(rng.choice([0.5, 1, 1, 1.37, 3]))
+        prob_map = rng.random((16, 16)) ** rng.choice([1, 20])
+        numbers = [float(rng.choice([0, 1, 0.5, rng.random(), rng.integers(256) / 255])) for _ in range(2)]
+        rule = DecisionRule(
+            0.5, numbers[0], rng.choice([0, 3500, 99999]).item(), numbers[1], rng.choice([0, 99999]).item()
+        )
+        decision = decide(prob_map, shape, rule, pixel_aspect=aspect)
+        upscaled = UpscaledMap(prob_map, shape, aspect)
+        np.testing.assert_array_equal(decision.raw_mask, upscaled.above(rule.mask_threshold))
+        too_few = np.count_nonzero(upscaled.above(rule.top_threshold)) < rule.top_area * math.prod(shape) / 1024**2
+        kept = remove_small_components(decision.raw_mask, rule.minimum_area)
+        np.testing.assert_array_equal(decision.mask, kept & (not too_few))
+        stages.add(decision.stage)
+    assert stages == {"segmenter", "triplet", "elimination", "mask"}
