@@ -16,6 +16,7 @@ from pneumoseg.decision import (
     remove_small_components,
 )
 from pneumoseg.evaluation.tuning import THRESHOLDS
+from pneumoseg.geometry import unletterbox
 
 
 def boxes(size, *corners):
@@ -251,7 +252,6 @@ def test_only_a_probability_above_the_threshold_is_gated_in():
 
 
 def test_decision_is_that_of_the_whole_upscaled_map():
-    """The pipeline upscales a part of a map, and the evaluation all of it."""
     rng, stages = np.random.default_rng(0), set()
     for _ in range(300):
         shape, aspect = tuple(rng.integers(1, 90, 2).tolist()), float(rng.choice([0.5, 1, 1, 1.37, 3]))
@@ -261,9 +261,10 @@ def test_decision_is_that_of_the_whole_upscaled_map():
             0.5, numbers[0], rng.choice([0, 3500, 99999]).item(), numbers[1], rng.choice([0, 99999]).item()
         )
         decision = decide(prob_map, shape, rule, pixel_aspect=aspect)
-        upscaled = UpscaledMap(prob_map, shape, aspect)
-        np.testing.assert_array_equal(decision.raw_mask, upscaled.above(rule.mask_threshold))
-        too_few = np.count_nonzero(upscaled.above(rule.top_threshold)) < rule.top_area * math.prod(shape) / 1024**2
+        whole = unletterbox(quantize(prob_map), *shape, aspect)
+        np.testing.assert_array_equal(decision.raw_mask, whole > np.float32(255 * rule.mask_threshold))
+        top = np.count_nonzero(whole > np.float32(255 * rule.top_threshold))
+        too_few = top < rule.top_area * math.prod(shape) / 1024**2
         kept = remove_small_components(decision.raw_mask, rule.minimum_area)
         np.testing.assert_array_equal(decision.mask, kept & (not too_few))
         stages.add(decision.stage)
