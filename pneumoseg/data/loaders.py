@@ -1,6 +1,7 @@
-"""Loading of a manifest with `tf.data`: images, labels and masks, decoded and resized inside the graph.
+"""Loading of a manifest with `tf.data`: images, labels and masks.
 
-The only step in Python is augmentation, which only training uses.
+Images are decoded and resized inside the graph, masks once before that. The only step of the graph in Python is
+augmentation, which only training uses.
 """
 
 import logging

@@ -24,8 +24,8 @@ def run_stages(
     """Read items in several threads and pass them through stages that work at the same time.
 
     Items are taken in the caller's thread, a chunk at a time: at most one chunk ahead of the chunk whose outputs are
-    being yielded. Whatever has begun ends without the caller, so that a forgotten iterator keeps no process from
-    exiting. When the iterator is closed, or its consumer fails, each stage stops before its next item.
+    being yielded. Each stage stops before its next item when the iterator is closed, its consumer fails, or the main
+    thread ends, so that a forgotten iterator does not keep the process from exiting.
 
     Args:
         items: What to read; may be endless.
@@ -100,5 +100,5 @@ def _until(stopped: threading.Event, items: Iterator[Any]) -> Iterator[Any]:
     """Yield items until nobody waits for them any more: the iterator was closed, or the process is about to exit."""
     for item in items:
         if stopped.is_set() or not threading.main_thread().is_alive():
-            raise CancelledError
+            raise CancelledError("the iterator was closed, or the main thread has ended")
         yield item
