@@ -257,10 +257,11 @@ def _mask_runs(manifest: pd.DataFrame, image_size: int, shape: tuple[int, int] |
     require_masks(manifest)
     rows = zip(manifest["rle"], manifest["rows"], manifest["columns"], _square_shapes(manifest), strict=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(lambda row: _runs_at(image_size, *row, shape is not None), rows)), object)
+        runs = pool.map(lambda row: _runs_at(image_size, *row, is_common=shape is not None), rows)
+        return np.array(list(runs), object)
 
 
-def _runs_at(size: int, code: str, rows: int, columns: int, square: np.ndarray, is_common: bool) -> bytes:
+def _runs_at(size: int, code: str, rows: int, columns: int, square: np.ndarray, *, is_common: bool) -> bytes:
     """Return the runs of one mask; `is_common` means that all masks have its shape and that its pixels are square."""
     if not rle.run_bounds(code, (rows, columns))[0].size:
         return b""
