@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumoseg.geometry import bounding_box, scale_area, unletterbox, unletterbox_above
+from pneumoseg.geometry import bounding_box, scale_area, unletterbox_above
 
 # Probability maps are rounded to multiples of 1/255 before anything is decided.
 _STEPS = 255
@@ -129,19 +129,17 @@ def decide(
         (16, 'mask')
     """
     lowest = min(rule.mask_threshold, rule.top_threshold)
-    multiples, box = unletterbox_above(quantize(prob_map), *shape, lowest * _STEPS, pixel_aspect)
-    raw = multiples > np.float32(rule.mask_threshold * _STEPS)
-    top = multiples > np.float32(rule.top_threshold * _STEPS)
-    raw_mask, mask = np.zeros(shape, bool), np.zeros(shape, bool)
-    raw_mask[box] = raw
+    upscaled = UpscaledMap(prob_map, shape, pixel_aspect, lowest=lowest)
+    raw, nothing = upscaled.above(rule.mask_threshold), np.zeros(shape, bool)
+    raw_mask = upscaled.whole(raw)
     if not gated_in:
-        return Decision(raw_mask, mask, "classifier")
+        return Decision(raw_mask, nothing, "classifier")
     if not raw.any():
-        return Decision(raw_mask, mask, "segmenter")
-    if np.count_nonzero(top) < scale_area(rule.top_area, raw_mask.size):
-        return Decision(raw_mask, mask, "triplet")
-    mask[box] = _large_components(raw, scale_area(rule.minimum_area, raw_mask.size))
-    return Decision(raw_mask, mask, "mask" if mask[box].any() else "elimination")
+        return Decision(raw_mask, nothing, "segmenter")
+    if np.count_nonzero(upscaled.above(rule.top_threshold)) < scale_area(rule.top_area, raw_mask.size):
+        return Decision(raw_mask, nothing, "triplet")
+    kept = _large_components(raw, scale_area(rule.minimum_area, raw_mask.size))
+    return Decision(raw_mask, upscaled.whole(kept), "mask" if kept.any() else "elimination")
 
 
 def remove_small_components(mask: np.ndarray, minimum_area: float = 3500) -> np.ndarray:
@@ -214,29 +212,52 @@ class UpscaledMap:
     The map is rounded to multiples of 1/255 first, and values and thresholds are compared as float32 whatever kind of
     float they are. A map from a network and the same map from the cache therefore give the same masks.
 
+    Only the part of the grid that holds all pixels above the lowest threshold is computed, see `unletterbox_above`.
+
     Args:
         prob_map: float, (size, size), probabilities in [0, 1]; NaN counts as 0.
         shape: (H, W) of the grid, see `unletterbox`.
         pixel_aspect: Height of a pixel of the grid divided by its width.
+        lowest: The lowest threshold that the map will be compared with, in [0, 1].
+
+    Attributes:
+        shape: (H, W) of the grid.
+        box: The part, slices of rows and columns. No pixel outside of it is above `lowest`.
 
     Example:
         >>> int(UpscaledMap(np.full((4, 4), 0.6), (8, 8)).above(0.5).sum())
         64
     """
 
-    def __init__(self, prob_map: np.ndarray, shape: tuple[int, int], pixel_aspect: float = 1.0) -> None:
+    def __init__(
+        self, prob_map: np.ndarray, shape: tuple[int, int], pixel_aspect: float = 1.0, *, lowest: float = 0.0
+    ) -> None:
+        self.shape = shape
         # Whole numbers up to 255 are exact in float32, and multiples of 1/255 are not. Interpolating between the whole
         # numbers, a map and a threshold that are equal stay equal.
-        self._multiples = unletterbox(quantize(prob_map), *shape, pixel_aspect)
+        multiples = quantize(prob_map)
+        self._multiples, self.box = unletterbox_above(multiples, *shape, lowest * _STEPS, pixel_aspect)
 
-    def above(self, threshold: float, box: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
-        """Return the pixels with a probability above a threshold.
+    def above(self, threshold: float) -> np.ndarray:
+        """Return the pixels of the box with a probability above a threshold.
 
         Args:
-            threshold: Probability in [0, 1].
-            box: Rows and columns to return; by default all.
+            threshold: Probability from `lowest` to 1.
 
         Returns:
-            bool, (H, W) or the shape of the box.
+            bool, of the shape of the box.
         """
-        return self._multiples[box] > np.float32(threshold * _STEPS)
+        return self._multiples > np.float32(threshold * _STEPS)
+
+    def whole(self, part: np.ndarray) -> np.ndarray:
+        """Return the mask of the whole grid of which the box holds a part and the rest is empty.
+
+        Args:
+            part: bool, of the shape of the box.
+
+        Returns:
+            bool, (H, W).
+        """
+        mask = np.zeros(self.shape, bool)
+        mask[self.box] = part
+        return mask

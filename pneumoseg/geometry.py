@@ -296,10 +296,24 @@ def _letterbox_known(image: "tf.Tensor", size: int) -> "tf.Tensor":
     rows, columns = image.shape[:2]
     height, width, top, left = letterbox(rows, columns, size)
     factor = max(rows, columns) // size
-    if factor > _LARGEST_FACTOR or (rows, columns) != (factor * height, factor * width):
+    is_whole = factor <= _LARGEST_FACTOR and (rows, columns) == (factor * height, factor * width)
+    if not is_whole or (factor > 1 and not _has_xla()):
         return tf.ensure_shape(_resize_and_pad(image, tf.constant((rows, columns)), size), (size, size, 1))
     resized = image if factor == 1 else _block_means(factor)(image)
     return resized if height == width else tf.image.pad_to_bounding_box(resized, top, left, size, size)
+
+
+@functools.cache
+def _has_xla() -> bool:
+    """Return whether XLA compiles for the CPU, which it does not in every build of TensorFlow."""
+    import tensorflow as tf
+
+    with tf.init_scope(), tf.device("CPU"):
+        try:
+            tf.function(lambda: tf.zeros(()), jit_compile=True, autograph=False)()
+        except tf.errors.OpError:
+            return False
+    return True
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import wraps
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -26,7 +26,7 @@ def import_within(name: str, context: _Context) -> None:
 
 
 class _Finder:
-    """Finder of one module for `sys.meta_path`, which finds what the others find."""
+    """Finder of one module for `sys.meta_path`, which finds what the finders behind it find."""
 
     def __init__(self, name: str, context: _Context) -> None:
         self._name, self._context = name, context
@@ -34,11 +34,13 @@ class _Finder:
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != self._name:
             return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, others), None)
-        if spec is not None and spec.loader is not None:
-            execute = _within(self._context, spec.loader.exec_module)
-            spec.loader.exec_module = execute  # type: ignore[assignment, method-assign]
+        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        specs = (finder.find_spec(name, path, target) for finder in behind if hasattr(finder, "find_spec"))
+        spec = next(filter(None, specs), None)
+        if spec is not None:
+            with suppress(AttributeError):  # without a loader, or with one that cannot be changed, nothing changes
+                execute = _within(self._context, spec.loader.exec_module)  # type: ignore[union-attr]
+                spec.loader.exec_module = execute  # type: ignore[union-attr, method-assign]
         return spec
 
 

@@ -85,7 +85,8 @@ def log_lines_kept() -> Iterator[None]:
 
 def _start_filter(end: str) -> subprocess.Popen[bytes] | None:
     """Return the running filter; None if stderr is closed or `sys.executable` is not Python."""
-    if not sys.executable or getattr(sys, "frozen", False) or not _is_open(_STDERR):
+    # Where Python is a part of another program, the executable may be that program.
+    if not Path(sys.executable or "").name.lower().startswith(("python", "pypy")) or not _is_open(_STDERR):
         return None
     command = [sys.executable, "-I", "-S", str(_FILTER), end]
     flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows

@@ -16,6 +16,7 @@ from pneumoseg.decision import (
     remove_small_components,
 )
 from pneumoseg.evaluation.tuning import THRESHOLDS
+from pneumoseg.geometry import unletterbox
 
 
 def boxes(size, *corners):
@@ -248,3 +249,23 @@ def test_only_a_probability_above_the_threshold_is_gated_in():
     rule = DecisionRule(0.25)
     assert rule.gates_in([0, 0.25, 0.2500001, 1, math.nan]).tolist() == [False, False, True, True, False]
     assert bool(rule.gates_in(0.3))
+
+
+def test_decision_is_that_of_the_whole_upscaled_map():
+    rng, stages = np.random.default_rng(0), set()
+    for _ in range(300):
+        shape, aspect = tuple(rng.integers(1, 90, 2).tolist()), float(rng.choice([0.5, 1, 1, 1.37, 3]))
+        prob_map = rng.random((16, 16)) ** rng.choice([1, 20])
+        numbers = [float(rng.choice([0, 1, 0.5, rng.random(), rng.integers(256) / 255])) for _ in range(2)]
+        rule = DecisionRule(
+            0.5, numbers[0], rng.choice([0, 3500, 99999]).item(), numbers[1], rng.choice([0, 99999]).item()
+        )
+        decision = decide(prob_map, shape, rule, pixel_aspect=aspect)
+        whole = unletterbox(quantize(prob_map), *shape, aspect)
+        np.testing.assert_array_equal(decision.raw_mask, whole > np.float32(255 * rule.mask_threshold))
+        top = np.count_nonzero(whole > np.float32(255 * rule.top_threshold))
+        too_few = top < rule.top_area * math.prod(shape) / 1024**2
+        kept = remove_small_components(decision.raw_mask, rule.minimum_area)
+        np.testing.assert_array_equal(decision.mask, kept & (not too_few))
+        stages.add(decision.stage)
+    assert stages == {"segmenter", "triplet", "elimination", "mask"}

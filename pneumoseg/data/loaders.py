@@ -1,6 +1,7 @@
-"""Loading of a manifest with `tf.data`: images, labels and masks, decoded and resized inside the graph.
+"""Loading of a manifest with `tf.data`: images, labels and masks.
 
-The only step in Python is augmentation, which only training uses.
+Images are decoded and resized inside the graph, masks once before that. The only step of the graph in Python is
+augmentation, which only training uses.
 """
 
 import logging
@@ -170,7 +171,7 @@ def segmentation_examples(
         >>> examples = segmentation_examples(manifest, 512, cache_dir="cache")  # doctest: +SKIP
     """
     records, shape = _image_records(manifest, cache_dir), _common_shape(manifest)
-    runs = _mask_runs(manifest, image_size)
+    runs = _mask_runs(manifest, image_size, shape)
 
     def load(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return _load_image(record, image_size, shape), _mask_of_runs(record["runs"], image_size)
@@ -251,22 +252,25 @@ def _decode_jpeg(frame: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_jpeg(frame, channels=1, dct_method="INTEGER_ACCURATE")
 
 
-def _mask_runs(manifest: pd.DataFrame, image_size: int) -> np.ndarray:
+def _mask_runs(manifest: pd.DataFrame, image_size: int, shape: tuple[int, int] | None) -> np.ndarray:
     """Return the runs of each mask once it has the network's size: the bytes of int32, start, end, start and so on."""
     require_masks(manifest)
     rows = zip(manifest["rle"], manifest["rows"], manifest["columns"], _square_shapes(manifest), strict=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(lambda row: _runs_at(image_size, *row), rows)), object)
+        runs = pool.map(lambda row: _runs_at(image_size, *row, is_common=shape is not None), rows)
+        return np.array(list(runs), object)
 
 
-def _runs_at(size: int, code: str, rows: int, columns: int, square: np.ndarray) -> bytes:
+def _runs_at(size: int, code: str, rows: int, columns: int, square: np.ndarray, *, is_common: bool) -> bytes:
+    """Return the runs of one mask; `is_common` means that all masks have its shape and that its pixels are square."""
     if not rle.run_bounds(code, (rows, columns))[0].size:
         return b""
     mask = rle.decode(code, (rows, columns))
-    # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
-    image = tf.constant(255 * mask[..., None].astype(np.uint8))
-    is_square = tuple(square) == (rows, columns)
-    resized = letterbox_image(image, size, None if is_square else tf.constant(square)).numpy().ravel()
+    with tf.device("CPU"):
+        # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
+        image = tf.constant(255 * mask[..., None].astype(np.uint8))
+        # What is compiled for one shape serves all masks of that shape, but is not worth it for each of many shapes.
+        resized = letterbox_image(image, size, None if is_common else tf.constant(square)).numpy().ravel()
     return np.flatnonzero(np.diff(resized > 127, prepend=False, append=False)).astype(np.int32).tobytes()
 
 

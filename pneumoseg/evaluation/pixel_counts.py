@@ -15,7 +15,7 @@ from pneumoseg import rle
 from pneumoseg.data.masks import require_masks
 from pneumoseg.data.pixel_aspect import pixel_aspects
 from pneumoseg.decision import UpscaledMap
-from pneumoseg.geometry import bounding_box, letterbox, scale_area
+from pneumoseg.geometry import letterbox, scale_area
 from pneumoseg.predictions import Predictions
 
 _AT_ONCE = 32  # images in memory
@@ -92,7 +92,7 @@ def count_pixels(
             return
         max_probability[row] = prob_map.max()
         scale = 1.0 if grid else scale_area(1.0, true.size)
-        upscaled = _upscaled(prob_map, true.shape, aspects[row], grid)
+        upscaled = _upscaled(prob_map, true.shape, aspects[row], grid, lowest=thresholds_[0])
         for number, components in _components(upscaled, true, thresholds_, enlarge=grid is not None):
             pixels[row, number], overlap[row, number] = _remaining(components, areas_ * scale)
 
@@ -103,12 +103,14 @@ def count_pixels(
     return PixelCounts(thresholds_, areas_, pixels, overlap, truth, size, max_probability)
 
 
-def _upscaled(prob_map: np.ndarray, shape: tuple[int, ...], pixel_aspect: float, grid: int | None) -> UpscaledMap:
+def _upscaled(
+    prob_map: np.ndarray, shape: tuple[int, ...], pixel_aspect: float, grid: int | None, *, lowest: float
+) -> UpscaledMap:
     rows, columns = shape
     if grid is None:
-        return UpscaledMap(prob_map, (rows, columns), pixel_aspect)
+        return UpscaledMap(prob_map, (rows, columns), pixel_aspect, lowest=lowest)
     # The pixels of the grid are square, whatever those of the image are.
-    return UpscaledMap(prob_map, letterbox(rows, columns, grid, pixel_aspect)[:2])
+    return UpscaledMap(prob_map, letterbox(rows, columns, grid, pixel_aspect)[:2], lowest=lowest)
 
 
 def _components(
@@ -120,11 +122,10 @@ def _components(
         The threshold's number, and int64 (3, components): the pixels of each component on the grid, its pixels on the
         image, and how many of the latter are true.
     """
-    # In nearly every image most pixels are above no threshold.
-    box = np.s_[:, :] if enlarge else bounding_box(upscaled.above(thresholds[0]))
-    true = true[box]
+    true = true if enlarge else true[upscaled.box]
     for number, threshold in enumerate(thresholds):
-        mask = upscaled.above(threshold, box)
+        above = upscaled.above(threshold)
+        mask = upscaled.whole(above) if enlarge else above
         if not mask.any():
             return
         labels = label(mask, connectivity=2)

@@ -1,11 +1,10 @@
-"""Stages that work at the same time, each in a thread of its own, on chunks of items that stay in order."""
+"""Stages that work at the same time, each in its own thread, on chunks of items that stay in order."""
 
 import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -25,8 +24,8 @@ def run_stages(
     """Read items in several threads and pass them through stages that work at the same time.
 
     Items are taken in the caller's thread, a chunk at a time: at most one chunk ahead of the chunk whose outputs are
-    being yielded. Whatever has begun ends without the caller, so that a forgotten iterator keeps no process from
-    exiting. When the iterator is closed, or its consumer fails, each stage stops before its next item.
+    being yielded. Each stage stops before its next item when the iterator is closed, its consumer fails, or the main
+    thread ends, so that a forgotten iterator does not keep the process from exiting.
 
     Args:
         items: What to read; may be endless.
@@ -49,16 +48,20 @@ def run_stages(
         [4, 8, 12]
     """
     remaining, stopped = iter(items), threading.Event()
-    with ExitStack() as opened:
-        pool, *threads = (opened.enter_context(ThreadPoolExecutor(count)) for count in (readers, *(1 for _ in stages)))
+    threads: list[threading.Thread | None] = [None for _ in stages]  # each stage's thread for its latest chunk
+    with ThreadPoolExecutor(readers) as pool:
 
         def start() -> SimpleQueue[Any] | None:
             reading = [pool.submit(read, item) for item in itertools.islice(remaining, chunk_size)]
             arriving: Iterator[Any] = map(Future.result, reading)
             queue: SimpleQueue[Any] | None = None
-            for stage, thread in zip(stages, threads, strict=True) if reading else ():
+            for number, stage in enumerate(stages if reading else ()):
                 queue = SimpleQueue()
-                thread.submit(_work, stage, _until(stopped, arriving), queue)
+                work = stage, _until(stopped, arriving), queue, threads[number]
+                # Not in a pool: a process that is about to exit waits for pools before its main thread counts as ended.
+                thread = threading.Thread(target=_work, args=work)
+                thread.start()
+                threads[number] = thread
                 arriving = _received(queue)
             return queue
 
@@ -70,9 +73,13 @@ def run_stages(
         finally:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            for last in filter(None, threads):
+                last.join()
 
 
-def _work(stage: Stage, items: Iterator[Any], outputs: "SimpleQueue[Any]") -> None:
+def _work(stage: Stage, items: Iterator[Any], outputs: "SimpleQueue[Any]", previous: threading.Thread | None) -> None:
+    if previous is not None:
+        previous.join()  # one chunk at a time, in order
     try:
         for output in stage(items):
             outputs.put(output)
@@ -93,5 +100,5 @@ def _until(stopped: threading.Event, items: Iterator[Any]) -> Iterator[Any]:
     """Yield items until nobody waits for them any more: the iterator was closed, or the process is about to exit."""
     for item in items:
         if stopped.is_set() or not threading.main_thread().is_alive():
-            raise CancelledError
+            raise CancelledError("the iterator was closed, or the main thread has ended")
         yield item

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from pneumoseg import rle
+from pneumoseg import geometry, rle
 from pneumoseg.data import loaders
 from pneumoseg.data.augmentation import Augmentation
 from pneumoseg.data.loaders import classification_examples, files_named, segmentation_examples
@@ -118,6 +118,29 @@ def test_masks_are_resized_by_definition(shape, tmp_path):
         sure = (np.abs(covered - 0.5) > 1e-4) | (max(shape) % 24 == 0)
         np.testing.assert_array_equal((mask[..., 0] == 1)[sure], (covered >= 0.5)[sure])
         assert sure.mean() > 0.95
+
+
+def not_called(*arguments):
+    raise AssertionError
+
+
+def test_without_xla_shrinking_gives_the_same(monkeypatch):
+    monkeypatch.setattr(geometry, "_has_xla", lambda: False)
+    monkeypatch.setattr(geometry, "_block_means", not_called)
+    image = np.random.default_rng(0).integers(0, 4, (48, 24, 1), np.uint8)
+    np.testing.assert_array_equal(
+        letterbox_image(tf.constant(image), 24)[..., 0], np.rint(area_means(image[..., 0], 24))
+    )
+
+
+def test_nothing_is_compiled_for_masks_of_many_shapes(tmp_path, monkeypatch):
+    monkeypatch.setattr(geometry, "_block_means", not_called)
+    images = [np.zeros(shape, np.uint8) for shape in ((48, 48), (48, 24))]
+    paths = [write_dicom(tmp_path / f"{number}.dcm", image) for number, image in enumerate(images)]
+    manifest = manifest_of(paths, images, [rle.encode(image == 0) for image in images])
+    _, masks = collected(segmentation_examples(manifest, 24, cache_dir=tmp_path / "cache").batches(2))
+    for mask, image in zip(masks, images, strict=True):
+        np.testing.assert_array_equal(mask[..., 0], area_means(np.ones_like(image), 24))
 
 
 def test_mask_pixel_stays_if_half_of_it_is_covered(tmp_path):

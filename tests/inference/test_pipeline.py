@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pneumoseg import rle
-from pneumoseg.decision import DecisionRule, UpscaledMap, remove_small_components
-from pneumoseg.geometry import letterbox_array
+from pneumoseg.decision import DecisionRule, quantize, remove_small_components
+from pneumoseg.geometry import letterbox_array, unletterbox
 from pneumoseg.image_errors import DamagedError, ImageError
 from pneumoseg.inference import Pipeline
 from tests.conftest import write_dicom
@@ -209,13 +209,11 @@ def plainly(pipeline, sources, keep_maps):
                 continue
             probability, above = next(of_readable)
             prob_map = next(drawn)[..., 0] if above else next(others)[..., 0] if keep_maps else None
-            upscaled = UpscaledMap(prob_map, image.shape) if above else None
-            mask = (
-                remove_small_components(upscaled.above(pipeline.rule.mask_threshold))
-                if above
-                else np.zeros((1, 1), bool)
-            )
-            answers.append((probability, rle.encode(mask), prob_map if keep_maps else None))
+            code = "-1"
+            if above:
+                multiples = unletterbox(quantize(prob_map), *image.shape)
+                code = rle.encode(remove_small_components(multiples > np.float32(255 * pipeline.rule.mask_threshold)))
+            answers.append((probability, code, prob_map if keep_maps else None))
     return answers
 
 

@@ -128,10 +128,19 @@ def test_a_closed_iterator_ends_everything():
 
 def test_a_forgotten_iterator_does_not_keep_the_process_from_exiting():
     program = f"""
-import itertools, runpy
+import itertools, runpy, threading
 run_stages = runpy.run_path({stages.__file__!r})["run_stages"]
-outputs = run_stages(itertools.count(), int, [iter, iter], chunk_size=4, readers=2)
-print(next(outputs))
+
+def held(numbers):
+    for number in numbers:
+        if number:
+            threading.main_thread().join()
+        print(number, flush=True)
+        yield number
+
+outputs = run_stages(itertools.count(), int, [held, iter], chunk_size=4, readers=2)
+next(outputs)
 """
+    # The stage is at work on number 1 when the main thread ends, and then stops.
     ended = subprocess.run([sys.executable, "-c", program], timeout=WAIT, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (0, "0\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n1\n", "")
