@@ -3,17 +3,14 @@
 Both train on the same generated images, in the same order and from the same initial weights, with their steps taken in
 turn in one process. A second training in float32 from other initial weights shows how much curves differ anyway.
 
-Run with: python benchmarks/training_precision.py [classifier-compact] [segmenter-compact] [classifier-mobilenet] ...
-    [--steps 60]
+Run with: python benchmarks/training_precision.py
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import argparse
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -34,13 +31,12 @@ from pneumoseg.synthetic import write_dataset
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.precision import precision
 
-SIZE, BATCH, TRAIN, HELD_OUT = 128, 8, 15, 5
+SIZE, BATCH, EPOCHS = 64, 8, 4
+TRAIN, HELD_OUT = 15, 5  # batches
 LOSS = SegmentationLoss(focal_weight=1.0, dice_weight=1.0, alpha=0.25, gamma=2.0, per_image=False)
 BUILDERS = {
     "classifier-compact": lambda: build_classifier("compact", SIZE, None),
     "segmenter-compact": lambda: build_segmenter("unet", "compact", SIZE, None),
-    "classifier-mobilenet": lambda: build_classifier("mobilenet", SIZE, None),
-    "segmenter-fpn-mobilenet": lambda: build_segmenter("fpn", "mobilenet", SIZE, None, 64),
 }
 TRAININGS = {
     "float32": ("float32", 0),
@@ -70,14 +66,13 @@ def compiled(name: str, policy: str, seed: int) -> keras.Model:
     return model
 
 
-def compare(name: str, steps: int) -> None:
+def compare(name: str) -> None:
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # generated files that no index accepts
         training, held_out = batches(name.partition("-")[0], Path(temporary) / "data")
     models = {each: compiled(name, *arguments) for each, arguments in TRAININGS.items()}
     seconds, losses = {each: [] for each in models}, {each: [] for each in models}
-    for step in range(steps):
-        images, truth = training[step % len(training)][:2]
+    for images, truth in EPOCHS * [batch[:2] for batch in training]:
         for each, model in models.items():
             model.reset_metrics()
             begun = time.perf_counter()
@@ -88,30 +83,25 @@ def compare(name: str, steps: int) -> None:
 
 
 def report(name: str, models: dict, seconds: dict, losses: dict, held_out: list[tf.Tensor]) -> None:
-    first = models["float32"]
-    print(
-        f"{name}, {SIZE} x {SIZE}, batch {BATCH}, {first.count_params():,} parameters, {len(losses['float32'])} steps"
-    )
+    parameters = models["float32"].count_params()
+    print(f"{name}, {SIZE} x {SIZE}, batch {BATCH}, {parameters:,} parameters, {EPOCHS * TRAIN} steps", flush=True)
+    images, truth = (np.concatenate([batch[part] for batch in held_out]) for part in (0, 1))
     for each, model in models.items():
-        curve = np.convolve(losses[each], np.ones(TRAIN) / TRAIN, "valid")[::TRAIN]
-        images, truth = (np.concatenate([batch[part] for batch in held_out]) for part in (0, 1))
+        curve = ", ".join(f"{loss:.4f}" for loss in np.reshape(losses[each], (EPOCHS, TRAIN)).mean(axis=1))
         scores = model.evaluate(images, truth, batch_size=BATCH, verbose=0, return_dict=True)
-        print(f"  {each}: {statistics.median(seconds[each][2:]) * 1000:.1f} ms per step;", end=" ")
-        print(f"mean loss of each {TRAIN} steps: {', '.join(f'{loss:.4f}' for loss in curve)};", end=" ")
-        print(f"held out: {', '.join(f'{key} {score:.4f}' for key, score in scores.items())}")
+        held = ", ".join(f"{key} {score:.4f}" for key, score in scores.items())
+        step = statistics.median(seconds[each][2:]) * 1000  # the first steps trace the graph
+        print(f"  {each}: {step:.1f} ms per step; loss by epoch: {curve}; held out: {held}", flush=True)
     pairs = zip(seconds["mixed_bfloat16"][2:], seconds["float32"][2:], strict=True)
-    print(f"  seconds of a step relative to float32, median: {statistics.median(a / b for a, b in pairs):.2f}")
+    ratio = statistics.median(one / other for one, other in pairs)
+    print(f"  seconds of a step relative to float32, median: {ratio:.2f}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", choices=[*BUILDERS, []], default=list(BUILDERS))
-    parser.add_argument("--steps", type=int, default=60)
-    options = parser.parse_args()
-    print(f"{processor_name()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}")
-    for name in options.networks:
-        compare(name, options.steps)
-        sys.stdout.flush()
+    versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
+    print(f"{processor_name()}, {os.cpu_count()} cores, {versions}", flush=True)
+    for name in BUILDERS:
+        compare(name)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def test_mixed_precision_trains_with_plateau_and_gives_an_ordinary_bundle(classi
 
 def test_stopped_run_is_neither_overwritten_nor_mixed(classifier, manifest, tmp_path):
     phases = [{"epochs": 2, "learning_rate": 0.001, "trainable": "all"}]
-    run, task, changed = tmp_path / "run", classifier(phases=phases), classifier(phases=phases, seed=5)
+    run, task = tmp_path / "run", classifier(phases=phases)
 
     def stop(run):
         def end(epoch, logs):
@@ -229,8 +229,9 @@ def test_stopped_run_is_neither_overwritten_nor_mixed(classifier, manifest, tmp_
         train(task, manifest, Run(run), make_callback=stop)
     with pytest.raises(FileExistsError, match="holds a stopped run: continue it with --resume"):
         train(task, manifest, Run(run))
-    with pytest.raises(ValueError, match=r"its settings\.yaml differs"):
-        train(changed, manifest, Run(run, resume=True))
+    for changed in ({"seed": 5}, {"precision": "mixed_bfloat16"}):
+        with pytest.raises(ValueError, match=r"its settings\.yaml differs"):
+            train(classifier(phases=phases, **changed), manifest, Run(run, resume=True))
     with pytest.raises(ValueError, match=r"its split\.csv differs"):
         train(task, manifest.iloc[:-1], Run(run, resume=True))
     (run / ".checkpoint.npz.123").write_bytes(b"half")
