@@ -17,7 +17,7 @@ class OnnxNetwork:
     """A network of an export as a network of a pipeline, see `Network`.
 
     Each image is computed on its own, so that its probabilities do not depend on the other images of its batch; up to
-    `batch_size` images share the cores. Measured on two cores, this takes no more time than whole batches.
+    `batch_size` images share the cores. An image that is alone on two cores uses one of them.
 
     Args:
         path: The network's file, `.onnx`.

@@ -14,8 +14,8 @@ _BFLOAT16 = "BF16"
 class OpenVinoNetwork:
     """A network of an export as a network of a pipeline, see `Network`.
 
-    Each image is a request of its own, so that its probabilities do not depend on the other images of its batch; up to
-    `batch_size` requests share the cores. Measured on two cores, this takes no more time than whole batches.
+    Each image is a request of its own, so that its probabilities do not depend on the other images of its batch. Images
+    share the cores in groups as large as OpenVINO chooses; those that are left over get all cores, one after the other.
 
     Args:
         path: The network's file, `.xml`, next to its `.bin`.
@@ -47,22 +47,19 @@ class OpenVinoNetwork:
         self.precision = computed_precision(precision)
         openvino = _library()
         self.library = f"OpenVINO {openvino.__version__.partition('-')[0]}"
-        options = {
-            # OpenVINO would choose bfloat16 by itself where the CPU has it.
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "PERFORMANCE_HINT_NUM_REQUESTS": batch_size,
-        }
-        core = openvino.Core()
+        # OpenVINO would choose bfloat16 by itself where the CPU has it.
+        self._options = {"INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32"}
+        self._core, self._batch_size = openvino.Core(), batch_size
         try:
-            model = core.read_model(Path(path))
+            model = self._core.read_model(Path(path))
             model.reshape([1, image_size, image_size, 1])
             steps = openvino.preprocess.PrePostProcessor(model)
             steps.input().tensor().set_element_type(openvino.Type.u8)
-            self._requests = openvino.AsyncInferQueue(core.compile_model(steps.build(), "CPU", options))
+            self._model = steps.build()
+            self._alone = self._requests(PERFORMANCE_HINT="LATENCY")
         except RuntimeError as error:
             raise ExportError(f"{path}: {self.library} cannot run it ({_cause(error)}): {AGAIN}") from error
-        self._requests.set_callback(_keep)
+        self._together: Any = None  # compiled with the first batch, since a single image does not need it
         # Two threads that start requests could get the same one, and the image of one of them would be lost.
         self._one_batch = threading.Lock()
 
@@ -70,10 +67,27 @@ class OpenVinoNetwork:
         """Compute the probabilities of a batch, see `Network`."""
         outputs: list[Any] = [None] * len(images)
         with self._one_batch:
-            for number in range(len(images)):
-                self._requests.start_async({0: images[number : number + 1]}, (outputs, number))
-            self._requests.wait_all()
+            whole = 0
+            if min(len(images), self._batch_size) > 1:
+                if self._together is None:
+                    hints = {"PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": self._batch_size}
+                    self._together = self._requests(**hints)
+                whole = len(images) - len(images) % len(self._together)
+                _compute(self._together, images, range(whole), outputs)
+            _compute(self._alone, images, range(whole, len(images)), outputs)
         return np.concatenate(outputs)
+
+    def _requests(self, **hints: Any) -> Any:
+        """Return a queue with as many requests as are computed at the same time."""
+        queue = _library().AsyncInferQueue(self._core.compile_model(self._model, "CPU", {**self._options, **hints}))
+        queue.set_callback(_keep)
+        return queue
+
+
+def _compute(queue: Any, images: np.ndarray, numbers: range, outputs: list[Any]) -> None:
+    for number in numbers:
+        queue.start_async({0: images[number : number + 1]}, (outputs, number))
+    queue.wait_all()
 
 
 def computed_precision(precision: str) -> str:

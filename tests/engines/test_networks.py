@@ -97,7 +97,7 @@ def test_a_missing_library_is_an_error_that_names_the_extra(engine, module, tmp_
 
 
 def hint(network):
-    return str(network._requests[0].get_compiled_model().get_property("INFERENCE_PRECISION_HINT"))
+    return str(network._alone[0].get_compiled_model().get_property("INFERENCE_PRECISION_HINT"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
