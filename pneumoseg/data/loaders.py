@@ -269,7 +269,7 @@ def _runs_at(size: int, code: str, rows: int, columns: int, square: np.ndarray, 
     with tf.device("CPU"):
         # The mask is resized as 0 and 255, and a pixel that is covered by half or more is kept.
         image = tf.constant(255 * mask[..., None].astype(np.uint8))
-        # What is compiled for one shape serves all masks of that shape, but is not worth it for each of many shapes.
+        # A graph is compiled for each shape, which pays only if many masks share it.
         resized = letterbox_image(image, size, None if is_common else tf.constant(square)).numpy().ravel()
     return np.flatnonzero(np.diff(resized > 127, prepend=False, append=False)).astype(np.int32).tobytes()
 

@@ -10,7 +10,7 @@ import numpy as np
 from pneumoseg.engines.conversion import quiet
 from pneumoseg.engines.export_record import ExportError
 
-# Products, and what NNCF quantises besides: sums, scalings and means.
+# Products, and the other operations that NNCF quantises: sums, scalings and means.
 _PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul", "Conv", "ConvTranspose", "Gemm"}
 _OTHERS = {"Add", "Multiply", "Mul", "ReduceMean", "AvgPool", "AveragePool", "GlobalAveragePool"}
 _OPERATIONS = _PRODUCTS | _OTHERS
