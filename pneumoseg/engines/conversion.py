@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LIBRARIES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime", "tf2onnx")}
 # The newest set of operators that tf2onnx knows is 18; NNCF asks for 13 at least.
 _OPERATORS = 18
+_OUTPUT = "Identity:0"  # TensorFlow's name of what a function returns
 
 
 def require_libraries(engine: str, precision: str) -> None:
@@ -73,6 +74,10 @@ def _write_openvino(model: "keras.Model", path: Path) -> None:
     import openvino
 
     converted = openvino.convert_model(_graph_of(model).get_concrete_function())
+    # An intermediate result that nothing uses counts as an output as well.
+    for output in converted.outputs:
+        if _OUTPUT not in output.get_names():
+            converted.remove_result(output.node)
     # OpenVINO halves the precision of the weights unless told otherwise.
     openvino.save_model(converted, path, compress_to_fp16=False)
 
