@@ -41,8 +41,7 @@ def main(pipeline: Path, manifests: list[Path]) -> None:
     keras = load_pipeline(pipeline)
     for path in manifests:
         with tempfile.TemporaryDirectory() as maps:
-            manifest = load_manifest(path)
-            images = ComparedImages(manifest["path"].tolist(), manifest["rle"].tolist(), path.parent.name)
+            images = ComparedImages.of(load_manifest(path), path.parent.name)
             reference = Reference(keras, images, Path(maps))
             for record, export in zip(records, exports, strict=True):
                 print(_row(record, compare(reference, export)), flush=True)

@@ -76,12 +76,12 @@ class ExportedNetwork:
         return self._make(path or self.path, **self.facts, precision=self.precision, batch_size=batch_size)
 
     def calibrate(self, images: np.ndarray) -> None:
-        """Quantise the network, on as many of the images as the time for large ones allows.
+        """Quantise the network.
 
         Args:
             images: Calibration images, uint8, (n, size, size, 1).
         """
-        self._images = _some(images, _MOST_PIXELS // self.network.image_size**2)
+        self._images = images
         _log.info(f"{self.bundle}: quantising on {len(self._images)} images")
         quantize_network(self._float, self.path, self._images)
 
@@ -103,7 +103,7 @@ class ExportedNetwork:
 
     def _rank(self, progress: bool) -> list[list[str]]:
         """Return the blocks of layers, those first that change the output the most by being quantised."""
-        images = _some(self._images, _RANKED_ON)
+        images = self._images[_evenly(len(self._images), _RANKED_ON)]
         expected = _outputs(self.load(len(images), self._float), images)
         trial = self._spare / f"trial_{self.path.name}"
         blocks = blocks_of(quantizable_layers(self._float))
@@ -135,9 +135,9 @@ def blocks_of(layers: Sequence[str]) -> list[list[str]]:
     return [[first], *last, *(part.tolist() for part in parts)]
 
 
-def _some(images: np.ndarray, count: int) -> np.ndarray:
-    """Return at most `count` of the images, at even distances."""
-    return images[np.linspace(0, len(images) - 1, min(len(images), max(1, count))).astype(int)]
+def _evenly(count: int, most: int) -> np.ndarray:
+    """Return positions in a sequence, `most` at most, at even distances."""
+    return np.linspace(0, count - 1, min(count, max(1, most))).astype(int)
 
 
 def letterboxed(sources: Iterable[Source], size: int) -> np.ndarray:
@@ -206,8 +206,11 @@ class ExportedNetworks:
         yield from itertools.chain.from_iterable(self._networks.values())
 
     def calibrate(self, sources: Sequence[Source]) -> None:
-        """Quantise all networks on the same images, see `letterboxed`."""
-        squares = {size: letterboxed(sources, size) for size in {each.network.image_size for each in self}}
+        """Quantise the networks, each on as many of the images as the time for large ones allows."""
+        squares = {}
+        for size in {each.network.image_size for each in self}:
+            chosen = [sources[number] for number in _evenly(len(sources), _MOST_PIXELS // size**2)]
+            squares[size] = letterboxed(chosen, size)
         for each in self:
             each.calibrate(squares[each.network.image_size])
 
