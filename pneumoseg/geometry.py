@@ -125,6 +125,7 @@ def letterbox_image(image: "tf.Tensor", size: int, square: "tf.Tensor | None" = 
     """
     import tensorflow as tf
 
+    image = tf.convert_to_tensor(image)
     if square is None and image.shape.is_fully_defined():
         return _letterbox_known(image, size)
     shape = tf.shape(image)[:2]
