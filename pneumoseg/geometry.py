@@ -206,8 +206,9 @@ def unletterbox_above(
     Example:
         >>> prob_map = np.zeros((4, 4))
         >>> prob_map[1, 1] = 1.0
-        >>> unletterbox_above(prob_map, 4, 4, 0.5)
-        (array([[1.]], dtype=float32), (slice(1, 2, None), slice(1, 2, None)))
+        >>> part, place = unletterbox_above(prob_map, 4, 4, 0.5)
+        >>> float(part.max()), part.shape, place[0]
+        (1.0, (2, 2), slice(0, 2, None))
     """
     height, width, top, left = letterbox(rows, columns, prob_map.shape[0], pixel_aspect)
     inside = prob_map[top : top + height, left : left + width].astype(np.float32)

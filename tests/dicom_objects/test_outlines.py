@@ -69,10 +69,10 @@ def test_only_the_largest_components_are_outlined():
     mask = np.zeros((400, 400), bool)
     mask[::2, ::2] = True
     mask[100, 100:103] = mask[200:202, 200] = True
-    started = time.monotonic()
+    started = time.process_time()
     components, count = find_components(mask, 3)
     # Outlines of all 40,000 would take half a minute.
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     # Each of the two bars joins two dots.
     _, expected = label(mask, EIGHT)
     assert count == expected
