@@ -172,18 +172,14 @@ def _segmented(paths: list[Path]) -> int:
 
 def multiply_adds(model: keras.Model) -> float:
     """Return the number of multiply-add operations of the convolutions and dense layers for one image."""
-    total = 0.0
-    for layer in model._flatten_layers():
-        kernels = [weight.shape for weight in layer.weights if "kernel" in weight.name]
-        if not kernels or isinstance(layer, keras.Model):
-            continue
-        area = np.prod(layer.output.shape[1:-1], dtype=float)
-        for kernel in kernels:
-            depthwise = "depthwise" in type(layer).__name__.lower() or (len(kernels) == 2 and kernel is kernels[0])
-            total += (
-                area * np.prod(kernel[:-1] if not depthwise else kernel, dtype=float) * (1 if depthwise else kernel[-1])
-            )
-    return total
+    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    return sum(
+        # Each weight of a kernel is used once for each pixel of the output.
+        np.prod(layer.output.shape[1:-1], dtype=float) * np.prod(weight.shape, dtype=float)
+        for layer in layers
+        for weight in layer.weights
+        if "kernel" in weight.name
+    )
 
 
 def matrix_product_rate() -> Callable[[], float]:

@@ -143,7 +143,7 @@ def check_files(folder: str | Path, record: ExportRecord) -> None:
         ExportError: If a file is missing, changed or not listed.
     """
     folder = Path(folder)
-    found = {path.name for path in folder.iterdir() if not is_hidden(path.name)} - {RECORD}
+    found = set(_listed(folder))
     if missing := sorted(record.files.keys() - found):
         raise ExportError(f"{folder} has no {missing[0]}: copy the whole folder, or {record.again}")
     if added := sorted(found - record.files.keys()):
@@ -155,8 +155,12 @@ def check_files(folder: str | Path, record: ExportRecord) -> None:
 
 def sum_files(folder: str | Path) -> dict[str, str]:
     """Return the SHA-256 of each file in the folder of an export, for `ExportRecord.files`."""
-    paths = sorted(path for path in Path(folder).iterdir() if not is_hidden(path.name) and path.name != RECORD)
-    return {path.name: file_sha256(path) for path in paths}
+    return {name: file_sha256(Path(folder) / name) for name in _listed(Path(folder))}
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the names of the files that the record of an export lists."""
+    return sorted(path.name for path in folder.iterdir() if not is_hidden(path.name) and path.name != RECORD)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -17,11 +17,8 @@ from pneumoseg.engines.export_record import NetworkFacts
 from pneumoseg.engines.exports import network_class
 from pneumoseg.engines.keras_network import KerasNetwork
 from pneumoseg.engines.quantization import copy_network, quantizable_layers, quantize_network
-from pneumoseg.geometry import letterbox_array
-from pneumoseg.image_errors import ImageError
-from pneumoseg.images import read_with_header
 from pneumoseg.inference.comparison import Comparison, Reference, compare
-from pneumoseg.inference.pipeline import Pipeline, Source
+from pneumoseg.inference.pipeline import Pipeline, Source, read_case
 
 _log = logging.getLogger(__name__)
 # Ranges are found from histograms of all activations, which takes seconds for an image of 1024 x 1024 pixels.
@@ -153,25 +150,12 @@ def letterboxed(sources: Iterable[Source], size: int) -> np.ndarray:
     Raises:
         ValueError: If no image can be read.
     """
-    squares, errors = [], list[ImageError]()
-    for source in sources:
-        try:
-            image, aspect = _read(source)
-            squares.append(letterbox_array(image, size, aspect))
-        except ImageError as error:
-            errors.append(error)
-    if errors:
+    cases = [read_case(source, [size]) for source in sources]
+    if errors := [case.error for case in cases if case.error is not None]:
         _log.warning(f"{len(errors)} images to calibrate on cannot be read, the first: {errors[0]}")
-    if not squares:
+    if len(errors) == len(cases):
         raise ValueError("no image to calibrate on can be read: name others with --calibrate")
-    return np.stack(squares)[..., None]
-
-
-def _read(source: Source) -> tuple[np.ndarray, float]:
-    if isinstance(source, np.ndarray):
-        return source, 1.0
-    image, header = read_with_header(source)
-    return image, header.pixel_aspect
+    return np.stack([case.squares[size] for case in cases if case.error is None])[..., None]
 
 
 def _outputs(network: Network, images: np.ndarray) -> np.ndarray:

@@ -216,6 +216,8 @@ def assemble_pipeline(
     Example:
         >>> assemble_pipeline("runs/xception/best", "runs/fpn/swa", "runs/pipeline")  # doctest: +SKIP
     """
+    from pneumoseg.engines.keras_network import KerasNetwork
+
     folder = Path(folder)
     if folder.exists() and not _is_pipeline(folder):
         raise FileExistsError(f"{folder} exists and does not hold a pipeline: choose another folder")
@@ -226,8 +228,6 @@ def assemble_pipeline(
         for kind, chosen in zip(_KINDS, (classifier_threshold, mask_threshold), strict=True)
     }
     rule = DecisionRule(thresholds["classifier"], thresholds["segmenter"], minimum_area)
-    from pneumoseg.engines.keras_network import KerasNetwork
-
     networks = {kind: [KerasNetwork(bundle.model) for bundle in several] for kind, several in bundles.items()}
     Pipeline(networks["classifier"], networks["segmenter"], rule, flip)  # refuses what does not fit together
     joint = {f"{kind}s": len(paths) for kind, paths in sources.items()} | {"flip": flip} | asdict(rule)

@@ -190,31 +190,31 @@ class Pipeline:
             sources,
             self._classify,
             functools.partial(self._segment, group=lambda case: case.error is None),
-            functools.partial(map, _Case.probabilities),
+            functools.partial(map, Case.probabilities),
         )
 
     def _run(self, sources: Iterable[Source], *stages: Stage) -> Iterator[Any]:
         if isinstance(sources, str | Path):
             raise ValueError(f"expected many sources, got one path: call predict({str(sources)!r})")
         sizes = {network.image_size for network in (*self.classifiers, *self.segmenters)}
-        read = functools.partial(_read, sizes=sizes)
+        read = functools.partial(read_case, sizes=sizes)
         return run_stages(sources, read, stages, chunk_size=self.chunk_size, readers=os.cpu_count() or 1)
 
-    def _classify(self, cases: Iterator["_Case"]) -> Iterator["_Case"]:
-        def classify(batch: list[_Case]) -> None:
+    def _classify(self, cases: Iterator["Case"]) -> Iterator["Case"]:
+        def classify(batch: list[Case]) -> None:
             for case, output in zip(batch, self._outputs(self.classifiers, batch), strict=True):
                 case.probability = float(output[0])
 
         return _in_batches(cases, self.batch_size, classify, lambda case: bool(self.classifiers) and case.error is None)
 
-    def _segment(self, cases: Iterator["_Case"], group: Callable[["_Case"], Hashable]) -> Iterator["_Case"]:
-        def segment(batch: list[_Case]) -> None:
+    def _segment(self, cases: Iterator["Case"], group: Callable[["Case"], Hashable]) -> Iterator["Case"]:
+        def segment(batch: list[Case]) -> None:
             for case, output in zip(batch, self._outputs(self.segmenters, batch), strict=True):
                 case.prob_map = output[..., 0]
 
         return _in_batches(cases, self.batch_size, segment, group)
 
-    def _group(self, case: "_Case", *, keep_maps: bool) -> str:
+    def _group(self, case: "Case", *, keep_maps: bool) -> str:
         """Return the images that the segmenter sees together with this one.
 
         Images that the classifier does not pass on have batches of their own, so that the maps that decide do not
@@ -224,10 +224,10 @@ class Pipeline:
             return ""
         return "passed" if self._gates_in(case) else "not passed" if keep_maps else ""
 
-    def _gates_in(self, case: "_Case") -> bool:
+    def _gates_in(self, case: "Case") -> bool:
         return case.error is None and (not self.classifiers or bool(self.rule.gates_in(case.probability)))
 
-    def _decide(self, cases: Iterator["_Case"], *, keep_maps: bool) -> Iterator[Result]:
+    def _decide(self, cases: Iterator["Case"], *, keep_maps: bool) -> Iterator[Result]:
         for case in cases:
             code, stage = rle.EMPTY, "classifier" if case.error is None else "error"
             if case.prob_map is not None and self._gates_in(case):
@@ -248,7 +248,7 @@ class Pipeline:
                 self.digest,
             )
 
-    def _outputs(self, networks: Sequence[Network], batch: list["_Case"]) -> np.ndarray:
+    def _outputs(self, networks: Sequence[Network], batch: list["Case"]) -> np.ndarray:
         squares = {
             size: np.stack([case.squares[size] for case in batch])[..., None]
             for size in {network.image_size for network in networks}
@@ -282,7 +282,7 @@ class Pipeline:
 
 
 @dataclass(slots=True)
-class _Case:
+class Case:
     """An image on its way through the stages: what the networks see of it, and what they have answered so far."""
 
     image_id: str
@@ -297,27 +297,39 @@ class _Case:
     prob_map: np.ndarray | None = None
 
     def probabilities(self) -> Probabilities:
+        """Return what the networks have answered."""
         return Probabilities(self.image_id, self.probability, self.prob_map, self.error, self.shape, self.pixel_aspect)
 
 
-def _read(source: Source, sizes: Iterable[int]) -> _Case:
-    """Read an image and keep only the squares that the networks see."""
+def read_case(source: Source, sizes: Iterable[int]) -> Case:
+    """Read an image and keep only the squares that the networks see.
+
+    Args:
+        source: Path of an image file, or an image, uint8 (H, W) with square pixels.
+        sizes: Heights and widths that the networks take, in pixels.
+
+    Returns:
+        The squares, uint8 (size, size), by size; none and an `error` if the file cannot be read.
+
+    Raises:
+        ValueError: If an array is not an image.
+    """
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype != np.uint8 or source.size == 0:
             raise ValueError(f"expected an image, uint8 (H, W), got an array of {source.dtype}, {source.shape}")
-        return _Case("", source, source.shape, {size: letterbox_array(source, size) for size in sizes})
+        return Case("", source, source.shape, {size: letterbox_array(source, size) for size in sizes})
     try:
         image, header = read_with_header(source)
     except ImageError as error:
-        return _Case(image_id_of(source), source, (0, 0), {}, error)
+        return Case(image_id_of(source), source, (0, 0), {}, error)
     squares = {size: letterbox_array(image, size, header.pixel_aspect) for size in sizes}
     facts = header.pixel_spacing, header.spacing_source, header.pixel_aspect
-    return _Case(image_id_of(source), source, image.shape, squares, None, *facts)
+    return Case(image_id_of(source), source, image.shape, squares, None, *facts)
 
 
 def _in_batches(
-    cases: Iterator[_Case], size: int, work: Callable[[list[_Case]], None], group: Callable[[_Case], Hashable]
-) -> Iterator[_Case]:
+    cases: Iterator[Case], size: int, work: Callable[[list[Case]], None], group: Callable[[Case], Hashable]
+) -> Iterator[Case]:
     """Yield the images of a chunk in order, each as soon as its batch has been worked on.
 
     Args:
@@ -326,7 +338,7 @@ def _in_batches(
         work: Function that is called with each batch.
         group: Returns which images may share a batch with this one; nothing is done with an image without a group.
     """
-    batches, waiting = defaultdict[Hashable, list[_Case]](list), deque[tuple[_Case, list[_Case]]]()
+    batches, waiting = defaultdict[Hashable, list[Case]](list), deque[tuple[Case, list[Case]]]()
     for case in cases:
         name = group(case)
         batch = batches[name] if name else []
