@@ -7,6 +7,13 @@ import pytest
 from pneumoseg import processor
 
 
+@pytest.fixture
+def cpuinfo(tmp_path, monkeypatch):
+    """Path of the system's file, which does not exist yet."""
+    monkeypatch.setattr(processor, "_LINUX", tmp_path / "cpuinfo")
+    return tmp_path / "cpuinfo"
+
+
 @pytest.mark.parametrize(
     ("content", "has"),
     [
@@ -18,10 +25,9 @@ from pneumoseg import processor
         (None, None),
     ],
 )
-def test_bfloat16_is_read_from_the_flags_of_the_processor(content, has, tmp_path, monkeypatch):
+def test_bfloat16_is_read_from_the_flags_of_the_processor(content, has, cpuinfo):
     if content is not None:
-        (tmp_path / "cpuinfo").write_text(content)
-    monkeypatch.setattr(processor, "_LINUX", tmp_path / "cpuinfo")
+        cpuinfo.write_text(content)
     assert processor.has_bfloat16() is has
 
 
@@ -35,15 +41,13 @@ def test_bfloat16_is_read_from_the_flags_of_the_processor(content, has, tmp_path
         (None, None),
     ],
 )
-def test_sums_of_8_bit_products_are_read_from_the_flags(content, has, tmp_path, monkeypatch):
+def test_sums_of_8_bit_products_are_read_from_the_flags(content, has, cpuinfo):
     if content is not None:
-        (tmp_path / "cpuinfo").write_text(content)
-    monkeypatch.setattr(processor, "_LINUX", tmp_path / "cpuinfo")
+        cpuinfo.write_text(content)
     assert processor.has_vnni() is has
 
 
-def test_the_name_is_that_of_the_first_core_or_of_the_system(tmp_path, monkeypatch):
-    monkeypatch.setattr(processor, "_LINUX", tmp_path / "cpuinfo")
+def test_the_name_is_that_of_the_first_core_or_of_the_system(cpuinfo):
     assert processor.processor_name() == (platform.processor() or platform.machine())
-    (tmp_path / "cpuinfo").write_text("model\t: 1\nmodel name\t: AMD EPYC\nmodel name\t: B\n")
+    cpuinfo.write_text("model\t: 1\nmodel name\t: AMD EPYC\nmodel name\t: B\n")
     assert processor.processor_name() == "AMD EPYC"

@@ -2,27 +2,15 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.commands import run_command
 from tests.conftest import write_dicom
 from tests.engines.exports import write_export
 
 HEAVY = {"tensorflow", "keras", "sklearn", "skimage", "matplotlib", "highdicom", "torch"}
-SCRIPT = """
-import sys
-from pneumoseg.cli import main
-sys.argv = ["pneumoseg", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
-"""
 
 
 @pytest.fixture
@@ -37,18 +25,17 @@ def folder(pipeline, tmp_path):
     return tmp_path
 
 
-def run(folder, *arguments):
-    """Run a command in a process of its own; return its output and the names of the packages that it imported."""
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, set(done.stderr.splitlines()[-1].split())
+def run(*arguments):
+    """Run a command that succeeds; return its output and the names of the packages that it imported."""
+    finished, imported = run_command(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout, imported
 
 
 @pytest.mark.parametrize(("engine", "library"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
 def test_predict_prints_a_result_without_heavy_imports(folder, engine, library):
     options = ("--pipeline", folder / "p", "--engine", engine, "--json")
-    text, imported = run(folder, "predict", folder / "in/1.dcm", *options)
+    text, imported = run("predict", folder / "in/1.dcm", *options)
     row = json.loads(text)
     assert (row["probability"], row["area_px"]) == (1, 1)
     assert library in imported
@@ -57,7 +44,7 @@ def test_predict_prints_a_result_without_heavy_imports(folder, engine, library):
 
 def test_predict_writes_a_folder_without_tensorflow(folder):
     options = ("--pipeline", folder / "p", "--engine", "openvino", "--out", folder / "out")
-    _, imported = run(folder, "predict", folder / "in", *options)
+    _, imported = run("predict", folder / "in", *options)
     assert "OpenVINO, float32" in (folder / "out/index.html").read_text()
     # The outline on the page needs scikit-image.
     assert not imported & (HEAVY - {"skimage"})
@@ -65,6 +52,6 @@ def test_predict_writes_a_folder_without_tensorflow(folder):
 
 def test_submit_imports_nothing_heavy(folder):
     options = ("--pipeline", folder / "p", "--engine", "openvino", "--out", folder / "s.csv")
-    _, imported = run(folder, "submit", folder / "in", *options)
+    _, imported = run("submit", folder / "in", *options)
     assert len((folder / "s.csv").read_text().splitlines()) == 2
     assert not imported & HEAVY

@@ -65,19 +65,6 @@ def bundles(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def assembled(bundles, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("assembled") / "p"
-    assemble_pipeline(bundles / "c", bundles / "s", folder)
-    return folder
-
-
-@pytest.fixture
-def folder(assembled, tmp_path):
-    """A pipeline to export."""
-    return shutil.copytree(assembled, tmp_path / "p")
-
-
-@pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """Manifest of 24 images, 12 of them positive."""
     folder = tmp_path_factory.mktemp("images")

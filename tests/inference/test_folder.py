@@ -45,19 +45,6 @@ def bundles(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def assembled(bundles, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("assembled") / "p"
-    assemble_pipeline(bundles / "c", bundles / "s", folder)
-    return folder
-
-
-@pytest.fixture
-def folder(assembled, tmp_path):
-    """A pipeline to damage."""
-    return shutil.copytree(assembled, tmp_path / "p")
-
-
 def noise(shape=(32, 32)):
     return np.random.default_rng(0).integers(256, size=shape).astype(np.uint8)
 
