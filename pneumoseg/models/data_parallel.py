@@ -7,11 +7,15 @@ the devices wherever the program sums over the batch: in losses that pool their 
 gradients. It allows for batches that the number of devices does not divide.
 """
 
+import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -63,6 +67,24 @@ def share_batches(model: keras.Model) -> keras.Model:
     model.test_step = lambda state, data: test_step(state, shared_out(data))
     model.predict_step = predict
     return model
+
+
+def warn_of_idle_devices(batch_size: int, devices: int) -> None:
+    """Log a warning if the devices cannot share a batch evenly.
+
+    Args:
+        batch_size: Number of images per batch, of all devices together.
+        devices: Number of devices.
+
+    Example:
+        >>> warn_of_idle_devices(batch_size=8, devices=4)
+    """
+    if batch_size % devices:
+        most = math.ceil(batch_size / devices)
+        _log.warning(
+            f"BATCHES OF {batch_size} IMAGES AMONG {devices} DEVICES: some get up to {most} images, others fewer or "
+            f"none, and wait. Set batch_size to a multiple of {devices}, or show fewer devices (CUDA_VISIBLE_DEVICES)"
+        )
 
 
 def shared_out(batch: Any) -> Any:

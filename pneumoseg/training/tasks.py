@@ -34,6 +34,7 @@ from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.bundle_spec import DataSplit
 from pneumoseg.models.classifier import build_classifier
+from pneumoseg.models.data_parallel import share_batches
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.scores import best_threshold, classification_scores
 from pneumoseg.training.averaging import log_average, score_average
@@ -268,7 +269,8 @@ class ClassifierTask(Task):
         callbacks: Sequence[keras.callbacks.Callback],
     ) -> dict[str, float]:
         """Write the predictions of the validation images by the best bundle, read back from the disk."""
-        probabilities = load_bundle(run.best).model.predict(data.validation_batches, verbose=0)[:, 0]
+        best = share_batches(load_bundle(run.best).model)
+        probabilities = best.predict(data.validation_batches, verbose=0)[:, 0]
         columns = ["image_id", "patient_id", "patient_source", "sex", "has_pneumothorax"]
         with atomic_write(run.predictions_file) as temporary:
             data.validation[columns].assign(probability=probabilities).to_csv(temporary, index=False)
