@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoseg.processor import has_bfloat16
+from pneumoseg.xla import uses_xla
 
 _log = logging.getLogger(__name__)
 _GIBIBYTE = 2**30
@@ -147,7 +148,7 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
         >>> announce_device("float32", jit_compile=False)["device"]  # doctest: +SKIP
         'CPU, 2 cores (no GPU)'
     """
-    device = find_device()
+    device, jit_compile = find_device(), uses_xla(jit_compile)
     _log.info(device.describe(precision, jit_compile))
     for warning in filter(None, (device.warning, device.warn_of(precision))):
         _log.warning(warning)

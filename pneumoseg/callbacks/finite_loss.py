@@ -67,9 +67,10 @@ class FiniteLoss(keras.callbacks.Callback):
         kept = "nothing was kept"
         if self._epoch:
             kept = f"kept are the epochs up to {self._epoch}, the best of them in {self._best}"
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         return DivergedError(
             f"{self._folder}: the training diverged in epoch {self._epoch + 1}, at a learning rate of "
-            f"{float(self.model.optimizer.learning_rate):.3g}: {found}; {kept}. With --resume the same settings end "
+            f"{rate:.3g}: {found}; {kept}. With --resume the same settings end "
             "here again: lower learning_rate, take precision float32 or mixed_bfloat16 where it is mixed_float16, or "
             "look for broken images with `pneumoseg show-masks`, and train in another folder"
         )
