@@ -161,6 +161,28 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
     }
 
 
+def leave_gpus_to_jax() -> None:
+    """Keep TensorFlow from taking the memory of GPUs on which Keras' JAX backend computes.
+
+    TensorFlow then only loads images, on the CPU. On its own backend nothing changes.
+
+    Example:
+        >>> leave_gpus_to_jax()  # doctest: +SKIP
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return
+    import tensorflow as tf
+
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:  # it has begun to use them
+        _log.warning(
+            "TensorFlow has taken memory of the GPU, which JAX needs: call pneumoseg before other TensorFlow code"
+        )
+
+
 def _gpu_memory() -> int | None:
     import tensorflow as tf
     from tensorflow.python.client import device_lib
