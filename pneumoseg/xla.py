@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pneumoseg.data_parallel import shared_out
-
 if TYPE_CHECKING:
     import keras
 
@@ -43,6 +41,8 @@ def compiled_by_jax(model: "keras.Model", *, training: bool) -> Callable[[Any], 
         >>> outputs, _ = compiled_by_jax(model, training=False)(images)  # doctest: +SKIP
     """
     import jax
+
+    from pneumoseg.data_parallel import shared_out
 
     @jax.jit
     def compute(trainable: list[Any], others: list[Any], images: Any) -> tuple[Any, list[Any]]:
