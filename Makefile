@@ -19,7 +19,7 @@ OPTIONS    = --runs "$$RUNS" $(if $(filter no,$(TUNE)),--no-tune) $(if $(filter 
 	$(call option,EXPERIMENT,experiment) $(call option,CLASSIFIER_EXPERIMENT,experiment) \
 	$(call option,SEGMENTER_EXPERIMENT,experiment) $(call option,TRAIN,train) $(call option,TEST,test) \
 	$(call option,ANNOTATIONS,annotations) $(call option,SAMPLE,sample) $(call option,ID_MAP,id-map) \
-	$(call option,TEST_ID_MAP,test-id-map)
+	$(call option,TEST_ID_MAP,test-id-map) $(call option,BACKEND,backend)
 JAX_TESTS := tests/training tests/callbacks tests/models/test_batch_statistics.py tests/test_losses.py \
 	tests/test_metrics.py tests/engines/test_keras_network.py
 GOALS := index show-masks show-augmentations train-classifier train-segmenter tune submit evaluate report show-predictions
@@ -32,6 +32,7 @@ help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 	@printf '\n  DATA=data   folder of the data set        RUNS=runs   folder for manifests, runs and results\n'
 	@printf '  EXPERIMENT= file from experiments/        TUNE=no     keep the rule as assembled        FLIP=yes    report mirrored images\n'
+	@printf '  BACKEND=jax train on all devices\n'
 
 install: $(INSTALLED) ## Make .venv with the exact tested set of packages
 $(INSTALLED): requirements.txt setup.cfg pyproject.toml

@@ -1,6 +1,6 @@
 """The device that networks run on: found, logged and recorded.
 
-TensorFlow is loaded when a device is looked for, so that a finished run is read without it.
+Keras' backend is loaded when a device is looked for, so that a finished run is read without it.
 """
 
 import logging
@@ -23,18 +23,21 @@ _DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
 
 @dataclass(frozen=True)
 class Device:
-    """The device that TensorFlow finds, and facts about the machine.
+    """The device that Keras' backend finds, and facts about the machine.
 
     Attributes:
-        gpus: Names of the GPUs that TensorFlow sees; networks run on the first.
-        memory_bytes: Memory that TensorFlow may take on the first GPU, or without a GPU the machine's memory, in
+        gpus: Names of the GPUs that the backend sees, on JAX those of all hosts.
+        memory_bytes: Memory that the backend may take on the first GPU, or without a GPU the machine's memory, in
             bytes; None if unknown.
         cores: Number of CPU cores of the machine.
         tf32: Whether float32 convolutions and matrix products are rounded to TensorFloat-32.
         driver: Whether an NVIDIA driver is installed.
-        tensorflow: Version of TensorFlow.
+        version: Version of the backend.
         visible_devices: Value of `CUDA_VISIBLE_DEVICES`; None if it is not set.
         bfloat16: Whether the CPU has instructions for bfloat16; None if unknown.
+        backend: Backend of Keras, "tensorflow" or "jax".
+        devices: Number of devices that networks run on; 1 means the first.
+        hosts: Number of processes with such devices.
 
     Example:
         >>> Device(("NVIDIA H100",), 78 * 2**30, 16, True, True, "2.21.0", None).name
@@ -46,18 +49,33 @@ class Device:
     cores: int
     tf32: bool
     driver: bool
-    tensorflow: str
+    version: str
     visible_devices: str | None
     bfloat16: bool | None = None
+    backend: str = "tensorflow"
+    devices: int = 1
+    hosts: int = 1
 
     @property
     def name(self) -> str:
         """The device that networks run on, and why it is not another one."""
         if self.gpus:
-            others = f" (the first of {len(self.gpus)} GPUs, the others idle)" if len(self.gpus) > 1 else ""
-            return self.gpus[0] + others
+            return self._gpu_name + self._together
         hidden = "GPUs hidden by CUDA_VISIBLE_DEVICES" if self.driver and self._is_hidden else "no GPU"
-        return f"CPU, {self.cores} cores ({hidden})"
+        return f"CPU, {self.cores} cores ({hidden})" + self._together
+
+    @property
+    def _gpu_name(self) -> str:
+        if self.devices > 1 or len(self.gpus) == 1:
+            return self.gpus[0]
+        return f"{self.gpus[0]} (the first of {len(self.gpus)} GPUs, the others idle)"
+
+    @property
+    def _together(self) -> str:
+        """The number of devices and hosts that share each batch, if there are several."""
+        if self.devices == 1:
+            return ""
+        return f", {self.devices} devices" + (f" of {self.hosts} hosts" if self.hosts > 1 else "")
 
     @property
     def warning(self) -> str | None:
@@ -65,9 +83,10 @@ class Device:
         if self.gpus or not self.driver or self._is_hidden:
             return None
         chosen = "" if self.visible_devices is None else f" CUDA_VISIBLE_DEVICES is {self.visible_devices!r}."
+        name, extra = {"jax": ("JAX", "cuda12"), "tensorflow": ("TensorFlow", "and-cuda")}[self.backend]
         return (
-            "THE GPU IS NOT USED: an NVIDIA driver is installed but TensorFlow finds no GPU. Install its CUDA "
-            f'libraries: pip install "tensorflow[and-cuda]=={self.tensorflow}".{chosen} To run on the CPU, set '
+            f"THE GPU IS NOT USED: an NVIDIA driver is installed but {name} finds no GPU. Install its CUDA libraries: "
+            f'pip install "{self.backend}[{extra}]=={self.version}".{chosen} To run on the CPU, set '
             "CUDA_VISIBLE_DEVICES=-1"
         )
 
@@ -108,28 +127,21 @@ class Device:
 
 
 def find_device() -> Device:
-    """Return what TensorFlow and the operating system say about the device.
+    """Return what Keras' backend and the operating system say about the device.
 
     Example:
         >>> find_device().name  # doctest: +SKIP
         'CPU, 2 cores (no GPU)'
     """
-    import tensorflow as tf
+    import keras
 
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    capability = details[0].get("compute_capability", (0, 0)) if details else (0, 0)
-    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
-    overridden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+    found = _found_by_jax() if keras.config.backend() == "jax" else _found_by_tensorflow()
     return Device(
-        gpus=tuple(detail.get("device_name", "GPU") for detail in details),
-        memory_bytes=_gpu_memory() if gpus else _machine_memory(),
         cores=os.cpu_count() or 1,
-        tf32=allowed and not overridden and capability >= _TF32_CAPABILITY,
         driver=_is_driver_installed(),
-        tensorflow=tf.__version__,
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         bfloat16=has_bfloat16(),
+        **found,
     )
 
 
@@ -141,8 +153,8 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
         jit_compile: Whether XLA compiles the networks.
 
     Returns:
-        The logged facts, to be recorded with the results: `device`, `memory_gibibytes`, `precision`, `jit_compile`,
-        `tf32`.
+        The logged facts, to be recorded with the results: `device`, `backend`, `memory_gibibytes`, `precision`,
+        `jit_compile`, `tf32`.
 
     Example:
         >>> announce_device("float32", jit_compile=False)["device"]  # doctest: +SKIP
@@ -154,11 +166,52 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
         _log.warning(warning)
     return {
         "device": device.name,
+        "backend": device.backend,
         "memory_gibibytes": None if device.memory_bytes is None else round(device.memory_bytes / _GIBIBYTE, 1),
         "precision": precision,
         "jit_compile": jit_compile,
         "tf32": device.tf32,
     }
+
+
+def _found_by_tensorflow() -> dict[str, Any]:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    capability = details[0].get("compute_capability", (0, 0)) if details else (0, 0)
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    return {
+        "gpus": tuple(detail.get("device_name", "GPU") for detail in details),
+        "memory_bytes": _gpu_memory() if gpus else _machine_memory(),
+        "tf32": allowed and _is_tf32(capability),
+        "version": tf.__version__,
+    }
+
+
+def _found_by_jax() -> dict[str, Any]:
+    import jax
+    import keras
+
+    gpus = [device for device in jax.devices() if device.platform == "gpu"]
+    version = getattr(gpus[0], "compute_capability", "0.0") if gpus else "0.0"
+    capability = tuple(int(number) for number in version.split("."))
+    precise = getattr(jax.config, "jax_default_matmul_precision", None) in ("float32", "highest")
+    shared = keras.distribution.distribution()
+    own = jax.local_devices()[0]
+    return {
+        "gpus": tuple(device.device_kind for device in gpus),
+        "memory_bytes": (own.memory_stats() or {}).get("bytes_limit") if gpus else _machine_memory(),
+        "tf32": not precise and _is_tf32(capability),
+        "version": jax.__version__,
+        "backend": "jax",
+        "devices": 1 if shared is None else shared.device_mesh.devices.size,
+        "hosts": jax.process_count(),
+    }
+
+
+def _is_tf32(capability: tuple[int, ...]) -> bool:
+    return os.environ.get("NVIDIA_TF32_OVERRIDE") != "0" and capability >= _TF32_CAPABILITY
 
 
 def leave_gpus_to_jax() -> None:

@@ -27,6 +27,13 @@ IDLE = replace(CPU, driver=True)
             False,
             "Device: NVIDIA A (the first of 2 GPUs, the others idle), memory unknown, mixed_bfloat16, jit off",
         ),
+        (
+            replace(GPU, gpus=("NVIDIA A",) * 8, backend="jax", devices=8, hosts=2),
+            "float32",
+            True,
+            "Device: NVIDIA A, 8 devices of 2 hosts, 78 GiB, float32 rounded to TF32, jit on",
+        ),
+        (replace(CPU, devices=2), "float32", True, "Device: CPU, 2 cores (no GPU), 2 devices, 15 GiB, float32, jit on"),
         (CPU, "float32", False, "Device: CPU, 2 cores (no GPU), 15 GiB, float32, jit off"),
         (
             replace(IDLE, visible_devices="-1"),
@@ -42,6 +49,7 @@ def test_line(found, precision, jit, line):
 
 def test_warning_about_an_idle_gpu_names_the_remedy():
     assert 'pip install "tensorflow[and-cuda]==2.21.0"' in IDLE.warning
+    assert 'pip install "jax[cuda12]==0.10.2"' in replace(IDLE, backend="jax", version="0.10.2").warning
     assert "CUDA_VISIBLE_DEVICES is" not in IDLE.warning
     assert "CUDA_VISIBLE_DEVICES is '7'" in replace(IDLE, visible_devices="7").warning
 
@@ -63,6 +71,7 @@ def test_device_is_logged_once_and_returned(visible, monkeypatch, caplog):
     assert caplog.records[0].getMessage() == replace(IDLE, visible_devices=visible).describe("float32", False)
     assert kept == {
         "device": replace(IDLE, visible_devices=visible).name,
+        "backend": "tensorflow",
         "memory_gibibytes": 15.0,
         "precision": "float32",
         "jit_compile": False,
@@ -97,7 +106,7 @@ def test_facts_of_a_gpu(capability, enabled, override, tf32, monkeypatch):
 def test_facts_of_this_machine(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     found = find_device()
-    assert (found.cores, found.visible_devices, found.tensorflow) == (os.cpu_count(), "-1", tf.__version__)
+    assert (found.cores, found.visible_devices, found.version) == (os.cpu_count(), "-1", tf.__version__)
     assert found.memory_bytes is None or found.memory_bytes > 2**28
 
 

@@ -125,6 +125,14 @@ Engine = Annotated[
         "openvino-int8.",
     ),
 ]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Backend of Keras to train on: tensorflow, which uses one device, or jax, which uses all.",
+        show_default="KERAS_BACKEND, or tensorflow",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pneumoseg.cli.app import app
+from pneumoseg.cli.app import Backend, app
 from pneumoseg.cli.steps import Builder, Step, require_files
 
 PAPERS_CLASSIFIER = "experiments/classifier_augmentation.yaml"
@@ -111,6 +111,7 @@ class Plan:
         tuned: Whether the decision rule is chosen on validation images.
         flip: Whether the report also shows predictions averaged over mirrored images.
         engine: Engine of the networks: "keras", or the export to make and use, such as "openvino-int8".
+        backend: Backend of Keras that networks are trained on; None for the one in the environment.
     """
 
     data: DataSet
@@ -120,6 +121,7 @@ class Plan:
     tuned: bool = True
     flip: bool = False
     engine: str = "keras"
+    backend: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse experiments whose runs would overwrite each other or other results, and unknown exports."""
@@ -163,7 +165,9 @@ class Plan:
         command = ("train", str(experiment), "--manifest", str(index.output), "--out", str(run.folder), "--resume")
         start = getattr(load_experiment(experiment), "start_from", None)
         patterns = ((Path(start), _SPEC),) if start else ()
-        return Step(command, run.metrics_file, (index,), tuple(experiment_files(experiment)), patterns)
+        options = ("--backend", self.backend) if self.backend else ()
+        files = tuple(experiment_files(experiment))
+        return Step(command, run.metrics_file, (index,), files, patterns, options=options)
 
     def assemble(self) -> Step:
         """Join the networks of both runs to a pipeline."""
@@ -311,6 +315,7 @@ def reproduce(
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="Engine of the networks: keras, or an export such as openvino-int8.")
     ] = "keras",
+    backend: Backend = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that would run.")] = False,
 ) -> None:
     """Make all missing or stale results of a data set.
@@ -325,7 +330,7 @@ def reproduce(
     named |= {"id_map": id_map, "test_id_map": test_id_map}
     chosen = goals or [Goal.SUBMIT, Goal.EVALUATE, Goal.REPORT]
     found = DataSet.find(data, named)
-    plan = Plan(found, runs, *_experiments(experiment or [], chosen), tuned, flip, engine)
+    plan = Plan(found, runs, *_experiments(experiment or [], chosen), tuned, flip, engine, backend)
     required = [(found.annotations, "--annotations")]
     require_files([*required, (found.sample, "--sample")] if Goal.SUBMIT in chosen else required)
     builder = Builder(runs / ".made_of", _show if dry_run else _run, dry_run=dry_run)

@@ -22,6 +22,7 @@ class Step:
         inputs: Other files that the command reads, which may be missing.
         patterns: Folders and patterns of further files below them that the command reads, such as a run's bundles.
         folders: Folders whose images the command reads, at any depth.
+        options: Further arguments, which say where or how fast the file is made and change nothing in it.
     """
 
     command: tuple[str, ...]
@@ -30,6 +31,7 @@ class Step:
     inputs: tuple[Path, ...] = ()
     patterns: tuple[tuple[Path, str], ...] = ()
     folders: tuple[Path, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 class Builder:
@@ -61,7 +63,7 @@ class Builder:
 
     def _make(self, step: Step, *, changed: bool) -> bool:
         if step.output is None:
-            self._run(step.command)
+            self._run((*step.command, *step.options))
             return True
         record, inputs = self._record_of(step.output), _describe_inputs(step)
         known = record.read_text(encoding="utf-8") if record.exists() else None
@@ -69,7 +71,7 @@ class Builder:
             return False
         if not self._dry_run:
             record.unlink(missing_ok=True)
-        self._run(step.command)
+        self._run((*step.command, *step.options))
         if not self._dry_run:
             with atomic_write(record) as temporary:
                 temporary.write_text(f"{inputs}\n{_describe(step.output)}", encoding="utf-8")

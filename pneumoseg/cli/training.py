@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.cli.app import Manifest, Resume, app, changed_folder, output_file, output_folder
+from pneumoseg.cli.app import Backend, Manifest, Resume, app, changed_folder, output_file, output_folder
 
 if TYPE_CHECKING:
     from pneumoseg.config import Experiment
@@ -20,15 +20,20 @@ def train(
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="Folder of the run.", callback=output_folder)],
     resume: Resume = False,
+    backend: Backend = None,
 ) -> None:
     """Train the network of an experiment file."""
+    from pneumoseg.backend import choose_backend
     from pneumoseg.config import load_experiment
+
+    settings = load_experiment(experiment)
+    choose_backend(backend)
+
     from pneumoseg.data.index import load_manifest
     from pneumoseg.training.run import Run
     from pneumoseg.training.tasks import task_for
     from pneumoseg.training.train import cross_validate, train
 
-    settings = load_experiment(experiment)
     run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
     start = cross_validate if settings.cross_validate else train
     metrics = start(task_for(settings), table, run, make_callback=_live_curves(settings))

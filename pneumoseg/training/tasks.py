@@ -31,6 +31,7 @@ from pneumoseg.data.loaders import Examples, classification_examples, segmentati
 from pneumoseg.data.masks import has_mask
 from pneumoseg.data.sampling import EpochPlan, enriched_epoch, random_epoch, scheduled_fraction
 from pneumoseg.data.splits import positives_and_sampled_negatives
+from pneumoseg.data_parallel import share_batches
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.bundle_spec import DataSplit
 from pneumoseg.models.classifier import build_classifier
@@ -268,7 +269,8 @@ class ClassifierTask(Task):
         callbacks: Sequence[keras.callbacks.Callback],
     ) -> dict[str, float]:
         """Write the predictions of the validation images by the best bundle, read back from the disk."""
-        probabilities = load_bundle(run.best).model.predict(data.validation_batches, verbose=0)[:, 0]
+        best = share_batches(load_bundle(run.best).model)
+        probabilities = best.predict(data.validation_batches, verbose=0)[:, 0]
         columns = ["image_id", "patient_id", "patient_source", "sex", "has_pneumothorax"]
         with atomic_write(run.predictions_file) as temporary:
             data.validation[columns].assign(probability=probabilities).to_csv(temporary, index=False)

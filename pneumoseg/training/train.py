@@ -15,6 +15,7 @@ from pneumoseg.data.loaders import files_named
 from pneumoseg.data.masks import leave_out_unknown_masks
 from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
 from pneumoseg.data.splits import count_shared_patients, stratified_folds, stratified_split
+from pneumoseg.data_parallel import all_devices, share_batches, warn_of_idle_devices
 from pneumoseg.models.bundle_spec import DataSplit, is_bundle, read_bundle_spec
 from pneumoseg.training.engine import Engine
 from pneumoseg.training.run import Run
@@ -134,8 +135,13 @@ def _train_split(
     if task.deterministic:
         _make_deterministic()
     keras.utils.set_random_seed(settings.seed)
-    model = task.build_model()
-    with run.open(settings, training, validation), files_named(training, validation):
+    with (
+        all_devices() as devices,
+        run.open(settings, training, validation),
+        files_named(training, validation),
+    ):
+        warn_of_idle_devices(settings.batch_size, devices)
+        model = share_batches(task.build_model())
         examples, checked = (task.make_examples(rows, run.cache_dir) for rows in (training, validation))
         data = TrainingData(training, validation, examples, checked.batches(settings.batch_size), images)
         if copies is not None:
