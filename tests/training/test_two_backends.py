@@ -12,6 +12,9 @@ import pytest
 
 from pneumoseg.data.index import save_manifest
 from pneumoseg.models.bundle import load_bundle
+from pneumoseg.training.run import Run
+from pneumoseg.training.train import train
+from tests.training.conftest import SHORT
 from tests.training.on_backend import EPOCHS, NETWORKS, outputs, save_networks, train_until
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="needs KERAS_BACKEND=jax: see `make test-jax`")
@@ -67,3 +70,16 @@ def test_bundle_of_a_run_is_read_on_either(both):
     there = pd.read_csv(both / "from_jax/validation_predictions.csv")["probability"]
     assert there.nunique() > 1
     assert load_bundle(both / "from_jax/best").model.count_params() > 0
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_gpu_deterministic_ops=true"])
+def test_determinism_on_a_gpu_needs_the_flag_of_xla(flags, monkeypatch, classifier, manifest, untrained, tmp_path):
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    task, run = classifier(**SHORT, deterministic=True), Run(tmp_path / "run")
+    if flags:
+        assert train(task, manifest, run)["best_epoch"] == 1
+        return
+    with pytest.raises(ValueError, match="set XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
+        train(task, manifest, run)
+    assert not run.folder.exists()
