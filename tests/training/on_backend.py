@@ -1,6 +1,6 @@
 """Networks and trainings that two processes make, one on each backend of Keras.
 
-`python -m tests.training.on_backend FOLDER` does one backend's part in a process of its own.
+`python -m tests.training.on_backend PART FOLDER` does a part of TensorFlow in a process of its own.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ NETWORKS = {
     "classifier of the demo": ("classifier", {"backbone": "compact", "image_size": 32}),
     "mobilenet": ("classifier", {"backbone": "mobilenet_025", "image_size": 32}),
     "segmenter of the demo": ("segmenter", {"architecture": "unet", "backbone": "compact", "image_size": 32}),
-    "feature pyramid": (
+    "feature_pyramid": (
         "segmenter",
         {"architecture": "fpn", "backbone": "resnet18", "image_size": 32, "decoder_filters": 16},
     ),
@@ -38,19 +38,30 @@ EPOCHS = 4
 
 
 def save_networks(folder: Path) -> None:
-    """Save a bundle of each network with weights that the backend's initializers would not give."""
+    """Save a bundle of each network, and its probabilities."""
     build = {"classifier": build_classifier, "segmenter": build_segmenter}
     for name, (builder, arguments) in NETWORKS.items():
-        model, rng = build[builder](**arguments, weights=None), np.random.default_rng(8)
+        model = build[builder](**arguments, weights=None)
         # Without the statistics of its images an untrained network gives the same output for all of them.
         recompute_batch_statistics(model, [IMAGES])
-        model.set_weights([values * rng.uniform(0.95, 1.05, values.shape) for values in model.get_weights()])
-        save_bundle(folder / name, model, builder, arguments, {"probability": 0.5})
+        save(folder / name, KerasNetwork(model))
 
 
-def outputs(folder: Path) -> dict[str, np.ndarray]:
-    """Return each network's probabilities, computed as a pipeline does."""
-    return {name: KerasNetwork(load_bundle(folder / name).model)(IMAGES) for name in NETWORKS}
+def save_changed(folder: Path, source: Path) -> None:
+    """Save each network of another folder with other weights, and its probabilities before and after the change."""
+    for name in NETWORKS:
+        network, rng = KerasNetwork(load_bundle(source / name).model), np.random.default_rng(8)
+        np.save(folder / f"{name} of {source.name}.npy", network(IMAGES))
+        weights = network.model.get_weights()
+        network.model.set_weights([values * rng.uniform(0.95, 1.05, values.shape) for values in weights])
+        save(folder / name, network)
+
+
+def save(folder: Path, network: KerasNetwork) -> None:
+    """Save the bundle and the probabilities of a network."""
+    builder, arguments = NETWORKS[folder.name]
+    save_bundle(folder, network.model, builder, arguments, {"probability": 0.5})
+    np.save(folder.parent / f"{folder.name}.npy", network(IMAGES))
 
 
 def train_until(manifest: pd.DataFrame, folder: Path, last: int) -> None:
@@ -69,16 +80,21 @@ def train_until(manifest: pd.DataFrame, folder: Path, last: int) -> None:
         train(task, manifest, Run(folder, resume=True), make_callback=lambda _: watch)
 
 
-def main(folder: Path) -> None:
-    """Do one backend's part: predict with the other's bundles, save bundles, continue a run, begin another."""
-    np.savez(folder / "jax_on_tensorflow.npz", **outputs(folder / "jax"))
+def begin(folder: Path) -> None:
+    """Save bundles, begin a run, and train another one to its end."""
     save_networks(folder / "tensorflow")
-    np.savez(folder / "tensorflow.npz", **outputs(folder / "tensorflow"))
     manifest = load_manifest(folder / "manifest.csv")
-    train_until(manifest, folder / "from_jax", EPOCHS)
     train_until(manifest, folder / "from_tensorflow", 2)
-    train_until(manifest, folder / "from_tensorflow_whole", EPOCHS)
+    train_until(manifest, folder / "stayed", EPOCHS)
+
+
+def end(folder: Path) -> None:
+    """Predict with the bundles of JAX, and end its run."""
+    for name in NETWORKS:
+        probabilities = KerasNetwork(load_bundle(folder / "jax" / name).model)(IMAGES)
+        np.save(folder / "tensorflow" / f"{name} of jax.npy", probabilities)
+    train_until(load_manifest(folder / "manifest.csv"), folder / "from_jax", EPOCHS)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    {"begin": begin, "end": end}[sys.argv[1]](Path(sys.argv[2]))
