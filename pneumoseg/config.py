@@ -188,12 +188,13 @@ class ClassifierSettings(Settings):
         loss: Loss function.
         class_weights: Weights of the classes in the loss; balanced gives each class half of the loss.
         precision: Precision policy of Keras; 16-bit policies keep float32 weights and outputs.
-        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch.
+        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch. On JAX it always
+            does.
         gradient_accumulation_steps: Number of batches whose mean gradient makes one step of the optimizer, see
             `training.engine`.
         decoded_images_gigabytes: Gigabytes (10^9 bytes) for the decoded images of each split; a split that takes
             more is read again in each epoch.
-        deterministic: Whether TensorFlow uses deterministic operations only, so that the same training on a CPU
+        deterministic: Whether Keras' backend uses deterministic operations only, so that the same training on a CPU
             gives the same weights.
     """
 
@@ -315,7 +316,8 @@ class SegmenterSettings(Settings):
         epoch_weights_gigabytes: Gigabytes (10^9 bytes) for the weights of single epochs; the epochs with the best
             validation IoU are kept.
         precision: Precision policy of Keras; 16-bit policies keep float32 weights and outputs.
-        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch.
+        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch. On JAX it always
+            does.
         gradient_accumulation_steps: Number of batches whose mean gradient makes one step of the optimizer, see
             `training.engine`.
         decoded_images_gigabytes: Gigabytes (10^9 bytes) for the decoded images of each split; a split that takes

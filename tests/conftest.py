@@ -1,6 +1,7 @@
 """Data that several tests share: a small generated data set and DICOM files made by hand."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,14 @@ MINI = Path(__file__).parents[1] / "../shared/siim-mini"
 
 # Needs tensorflow-addons, which the environment of the tests has not.
 collect_ignore = ["oracles/reference.py"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Free what JAX has compiled for the tests of a module, which takes gigabytes over all of them."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ class Task(ABC):
     Attributes:
         settings: Settings of the experiment.
         augmentations: What the transforms of an epoch's plan are positions in.
-        deterministic: Whether TensorFlow must use operations that give the same bits each time.
+        deterministic: Whether the backend must use operations that give the same bits each time.
         needs_masks: Whether images with a label alone are left out.
     """
 
