@@ -25,7 +25,8 @@ def compact_classifier(classifier):
         {"epochs": 1, "learning_rate": 1e-2, "trainable": "head"},
         {"epochs": 2, "learning_rate": 1e-2, "trainable": "all"},
     ]
-    return lambda: classifier(phases=phases, batch_size=13, plateau={"factor": 0.5, "patience": 1}, class_weights="balanced")
+    changes = {"plateau": {"factor": 0.5, "patience": 1}, "class_weights": "balanced"}
+    return lambda: classifier(phases=phases, batch_size=13, **changes)
 
 
 @pytest.fixture(scope="session")
