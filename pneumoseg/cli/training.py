@@ -2,16 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Manifest, Resume, app, changed_folder, output_file, output_folder
-
-if TYPE_CHECKING:
-    from pneumoseg.config import Experiment
-    from pneumoseg.training.train import CallbackMaker
 
 
 @app.command()
@@ -24,28 +20,41 @@ def train(
     """Train the network of an experiment file."""
     from pneumoseg.config import load_experiment
     from pneumoseg.data.index import load_manifest
+    from pneumoseg.report.live_curves import live_curves
     from pneumoseg.training.run import Run
     from pneumoseg.training.tasks import task_for
     from pneumoseg.training.train import cross_validate, train
 
-    settings = load_experiment(experiment)
+    task = task_for(load_experiment(experiment))
     run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
-    start = cross_validate if settings.cross_validate else train
-    metrics = start(task_for(settings), table, run, make_callback=_live_curves(settings))
+    start = cross_validate if task.settings.cross_validate else train
+    metrics = start(task, table, run, make_callback=live_curves(task))
     typer.echo(json.dumps(metrics, indent=2))
 
 
-def _live_curves(settings: "Experiment") -> "CallbackMaker":
-    """Return a function that makes the callback which draws a run's curves."""
-    from pneumoseg.config import ClassifierSettings
-    from pneumoseg.report.live_curves import LiveCurves
-    from pneumoseg.training.schedule import learning_rates
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="Sweep file: an experiment, and the values of some of its settings.")],
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one per trial.", callback=output_folder)],
+) -> None:
+    """Train an experiment with each combination of some values.
 
-    if isinstance(settings, ClassifierSettings):
-        return lambda run: LiveCurves(run, "mcc")
-    chosen, rates = settings.swa, learning_rates(settings.phases)
-    averaged = range(chosen.start_epoch, chosen.end_epoch + 1, chosen.every) if chosen else ()
-    return lambda run: LiveCurves(run, "iou", averaged=averaged, learning_rates=rates)
+    Trains what is missing: finished trials stay, stopped ones are resumed. A trial that fails does not end the others.
+    The table goes to sweep.csv in the folder. Exits with status 1 if a trial failed.
+    """
+    from pneumoseg.sweep.sweep_file import load_trials
+    from pneumoseg.sweep.table import describe_table, sweep_table, write_table
+    from pneumoseg.sweep.trials import train_trials
+
+    trials = load_trials(file)
+    failures = train_trials(trials, manifest, out)
+    table = sweep_table(trials, out, failures)
+    written = write_table(table, out)
+    typer.echo(describe_table(table))
+    typer.echo(" and ".join(map(str, written)))
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -33,8 +33,8 @@ from pneumoseg.data.sampling import EpochPlan, enriched_epoch, random_epoch, sch
 from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.bundle_spec import DataSplit
-from pneumoseg.models.classifier import build_classifier
-from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.models.classifier import build_classifier, check_classifier
+from pneumoseg.models.segmenter import build_segmenter, check_segmenter
 from pneumoseg.scores import best_threshold, classification_scores
 from pneumoseg.training.averaging import log_average, score_average
 from pneumoseg.training.objective import (
@@ -135,6 +135,14 @@ class Task(ABC):
         return None
 
     @abstractmethod
+    def check_network(self) -> None:
+        """Check that the network can be named like this, without building it.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+
+    @abstractmethod
     def build_model(self) -> keras.Model:
         """Build the network with its initial weights."""
 
@@ -228,6 +236,10 @@ class ClassifierTask(Task):
             "seed": copies["seed"],
         }
         return pd.DataFrame(columns)
+
+    def check_network(self) -> None:
+        """Check backbone, size and weights."""
+        check_classifier(**self._arguments, weights=self.settings.weights)
 
     def build_model(self) -> keras.Model:
         """Build the network with its initial weights."""
@@ -339,6 +351,10 @@ class SegmenterTask(Task):
         """
         start = self.settings.start_from
         return images_trained_before(start, kept_out) if start is not None else frozenset()
+
+    def check_network(self) -> None:
+        """Check architecture, backbone, size, weights and decoder."""
+        check_segmenter(**self._arguments, weights=self.settings.weights)
 
     def build_model(self) -> keras.Model:
         """Build the network with its initial weights, those of `start_from` if there is one."""

@@ -1,7 +1,8 @@
 """Training and cross-validation: a task and a manifest make a run."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from pneumoseg.data.patients import describe_patients, doubts_about_patients, ha
 from pneumoseg.data.splits import count_shared_patients, stratified_folds, stratified_split
 from pneumoseg.models.bundle_spec import DataSplit, is_bundle, read_bundle_spec
 from pneumoseg.training.engine import Engine
+from pneumoseg.training.jobs import Job, RunJobs, here
 from pneumoseg.training.run import Run
 from pneumoseg.training.tasks import Task, TrainingData
 
@@ -68,7 +70,12 @@ def train(
 
 
 def cross_validate(
-    task: Task, manifest: pd.DataFrame, run: Run, *, make_callback: CallbackMaker | None = None
+    task: Task,
+    manifest: pd.DataFrame,
+    run: Run,
+    *,
+    make_callback: CallbackMaker | None = None,
+    run_jobs: RunJobs = here,
 ) -> dict[str, Any]:
     """Train one network per fold; the number of folds is 1 / validation_fraction (0.2 gives five).
 
@@ -81,6 +88,8 @@ def cross_validate(
         run: Folder for a run per fold, the metrics, and the classifiers' predictions of all images, each by the fold
             that kept it out. A run that is to be resumed keeps its finished folds.
         make_callback: Function that makes one more Keras callback for the run of each fold.
+        run_jobs: Trains the folds that are not finished, see `jobs`: by default one after the other in this process,
+            where the first error ends them all; `on_ray` trains them at the same time.
 
     Returns:
         The metrics: `folds` with the best epoch and its scores for each fold; of classifiers also the scores of all
@@ -92,11 +101,48 @@ def cross_validate(
             other settings or images or was not cross-validated, or `start_from` was trained on images that a fold keeps
             out.
         DivergedError: If the training of a fold diverged.
+        FoldsFailedError: If `run_jobs` went on after a fold had failed.
 
     Example:
         >>> task = ClassifierTask(load_experiment("experiments/classifier_k_fold.yaml"))  # doctest: +SKIP
         >>> cross_validate(task, manifest, Run("runs/folds"))["mcc"]  # doctest: +SKIP
     """
+    trainings = _prepare_folds(task, manifest, run, make_callback)
+    for train_fold in [train_fold for fold, train_fold in trainings.items() if fold.is_finished]:
+        train_fold()
+    failures = run_jobs(
+        [Job(fold.folder.name, fold.log, train_fold) for fold, train_fold in trainings.items() if not fold.is_finished]
+    )
+    if failures:
+        raise FoldsFailedError(run, len(trainings), failures)
+    return _summarize_folds(task, run, list(trainings))
+
+
+class FoldsFailedError(ValueError):
+    """Error of a cross-validation of which some folds failed; names them, the reasons, and how to go on.
+
+    Args:
+        run: Run of the cross-validation.
+        folds: Number of its folds.
+        failures: Reason of each fold that failed, by name.
+
+    Example:
+        >>> print(FoldsFailedError(Run("runs/folds"), 5, {"fold_2": "killed by SIGKILL"}))
+        runs/folds: 1 of 5 folds failed: fold_2: killed by SIGKILL; the others are kept: continue with --resume
+    """
+
+    def __init__(self, run: Run, folds: int, failures: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        super().__init__(
+            f"{run.folder}: {len(failures)} of {folds} folds failed: {reasons}; the others are kept: continue with "
+            "--resume"
+        )
+
+
+def _prepare_folds(
+    task: Task, manifest: pd.DataFrame, run: Run, make_callback: CallbackMaker | None
+) -> dict[Run, Callable[[], Any]]:
+    """Return what trains each fold, by its run, after all checks that need no network."""
     _refuse_other_runs(run)
     _check_masks(task, manifest)
     split = task.settings.split
@@ -105,15 +151,32 @@ def cross_validate(
     )
     _warn_about_patients(manifest)
     if not run.is_finished:
-        for _, validation in splits:  # before the first one is trained
+        for _, validation in splits:
             task.images_trained_before(validation)
-    folds = [run.fold(number) for number in range(1, len(splits) + 1)]
-    for number, (fold, (training, validation)) in enumerate(zip(folds, splits, strict=True), start=1):
-        _log.info(
-            f"Fold {number} of {len(splits)}: {len(training)} images for training, {len(validation)} kept out, "
-            f"{count_shared_patients(training, validation)} patients in both"
+    return {
+        run.fold(number): partial(
+            _train_fold, f"Fold {number} of {len(splits)}", task, *rows, run.fold(number), make_callback
         )
-        _train_split(task, training, validation, fold, make_callback)
+        for number, rows in enumerate(splits, start=1)
+    }
+
+
+def _train_fold(
+    name: str,
+    task: Task,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    run: Run,
+    make_callback: CallbackMaker | None,
+) -> None:
+    _log.info(
+        f"{name}: {len(training)} images for training, {len(validation)} kept out, "
+        f"{count_shared_patients(training, validation)} patients in both"
+    )
+    _train_split(task, training, validation, run, make_callback)
+
+
+def _summarize_folds(task: Task, run: Run, folds: Sequence[Run]) -> dict[str, Any]:
     if run.is_finished:
         return run.metrics()
     scores = [{k: v for k, v in fold.metrics().items() if k == "best_epoch" or "val_" in k} for fold in folds]
