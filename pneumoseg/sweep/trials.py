@@ -9,7 +9,7 @@ from pneumoseg.data.index import load_manifest
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.report.live_curves import live_curves
 from pneumoseg.sweep.sweep_file import Trial
-from pneumoseg.training.jobs import Job, RunJobs, in_turn
+from pneumoseg.training.jobs import Job, RunJobs, here, in_turn
 from pneumoseg.training.run import Run
 from pneumoseg.training.tasks import task_for
 from pneumoseg.training.train import cross_validate, train
@@ -43,20 +43,23 @@ def train_trials(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with locked_folder(out, "written"):
-        runs = [Run(out / trial.name, Path(manifest).parent / "cache", resume=True) for trial in trials]
-        for trial, run in zip(trials, runs, strict=True):
-            task_for(trial.settings).check_network()
-            run.require_settings(trial.settings)
-        _tell_others(out, runs)
-        pairs = list(zip(trials, runs, strict=True))
-        for trial, run in pairs:
-            if run.is_finished:
-                train_trial(trial, manifest, run)
-        missing = [(trial, run) for trial, run in pairs if not run.is_finished]
-        _log.info(f"{out}: {len(trials)} trials, {len(trials) - len(missing)} finished already")
-        return run_jobs(
-            [Job(trial.name, run.log, partial(train_trial, trial, manifest, run)) for trial, run in missing]
-        )
+        jobs = _prepare_trials(trials, manifest, out)
+        _tell_others(out, list(jobs))
+        here([job for run, job in jobs.items() if run.is_finished])  # only checks them
+        missing = [job for run, job in jobs.items() if not run.is_finished]
+        _log.info(f"{out}: {len(jobs)} trials, {len(jobs) - len(missing)} finished already")
+        return run_jobs(missing)
+
+
+def _prepare_trials(trials: Sequence[Trial], manifest: str | Path, out: Path) -> dict[Run, Job]:
+    """Return the training of each trial, after all checks that need no network."""
+    jobs = {}
+    for trial in trials:
+        run = Run(out / trial.name, Path(manifest).parent / "cache", resume=True)
+        task_for(trial.settings).check_network()
+        run.require_settings(trial.settings)
+        jobs[run] = Job(trial.name, run.log, partial(train_trial, trial, manifest, run))
+    return jobs
 
 
 def train_trial(trial: Trial, manifest: str | Path, run: Run) -> None:

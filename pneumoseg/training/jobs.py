@@ -8,7 +8,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -95,33 +96,43 @@ def tell_end(job: Job, reason: str | None) -> None:
 
 
 def carry_out(job: Job) -> str | None:
-    """Do the work of a job in this process, which must be its own: its output goes to the log for good.
+    """Do the work of a job in this process, which must be its own: all that is printed meanwhile goes to the log.
 
     Returns:
         Why it failed; None if it did not.
 
     Raises:
-        OSError: If there is no such folder, or the log cannot be written.
+        OSError: If the log cannot be written.
     """
+    if not Path(job.folder).is_dir():
+        return f"{socket.gethostname()} has no folder {job.folder}, which all machines must see at the same path"
     os.chdir(job.folder)
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    _write_to(job.log)
     socket.setdefaulttimeout(20.0)  # for downloads, see `cli.app.main`
-    try:
-        job.work()
-    except Exception as error:
-        traceback.print_exc()
-        return _reason(error)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with _output_to(job.log):
+        try:
+            job.work()
+        except Exception as error:
+            traceback.print_exc()
+            return _reason(error)
     return None
 
 
-def _write_to(path: Path) -> None:
-    log = open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # for good
-    for descriptor in (1, 2):  # TensorFlow writes from C++
-        os.dup2(log.fileno(), descriptor)
-    sys.stdout = sys.stderr = log
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=log, force=True)
-    logging.getLogger("pneumoseg").setLevel(logging.INFO)
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        log = stack.enter_context(open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace"))
+        for descriptor in (1, 2):  # TensorFlow writes from C++
+            before = os.dup(descriptor)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, descriptor)
+            os.dup2(log.fileno(), descriptor)
+        stack.enter_context(redirect_stdout(log))
+        stack.enter_context(redirect_stderr(log))
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=log, force=True)
+        logging.getLogger("pneumoseg").setLevel(logging.INFO)
+        yield
+        logging.basicConfig(force=True)
 
 
 def _reason(error: Exception) -> str:

@@ -107,15 +107,12 @@ def cross_validate(
         >>> task = ClassifierTask(load_experiment("experiments/classifier_k_fold.yaml"))  # doctest: +SKIP
         >>> cross_validate(task, manifest, Run("runs/folds"))["mcc"]  # doctest: +SKIP
     """
-    trainings = _prepare_folds(task, manifest, run, make_callback)
-    for train_fold in [train_fold for fold, train_fold in trainings.items() if fold.is_finished]:
-        train_fold()
-    failures = run_jobs(
-        [Job(fold.folder.name, fold.log, train_fold) for fold, train_fold in trainings.items() if not fold.is_finished]
-    )
+    jobs = _prepare_folds(task, manifest, run, make_callback)
+    here([job for fold, job in jobs.items() if fold.is_finished])  # only checks them
+    failures = run_jobs([job for fold, job in jobs.items() if not fold.is_finished])
     if failures:
-        raise FoldsFailedError(run, len(trainings), failures)
-    return _summarize_folds(task, run, list(trainings))
+        raise FoldsFailedError(run, len(jobs), failures)
+    return _summarize_folds(task, run, list(jobs))
 
 
 class FoldsFailedError(ValueError):
@@ -139,10 +136,8 @@ class FoldsFailedError(ValueError):
         )
 
 
-def _prepare_folds(
-    task: Task, manifest: pd.DataFrame, run: Run, make_callback: CallbackMaker | None
-) -> dict[Run, Callable[[], Any]]:
-    """Return what trains each fold, by its run, after all checks that need no network."""
+def _prepare_folds(task: Task, manifest: pd.DataFrame, run: Run, make_callback: CallbackMaker | None) -> dict[Run, Job]:
+    """Return the training of each fold, after all checks that need no network."""
     _refuse_other_runs(run)
     _check_masks(task, manifest)
     split = task.settings.split
@@ -153,12 +148,12 @@ def _prepare_folds(
     if not run.is_finished:
         for _, validation in splits:
             task.images_trained_before(validation)
-    return {
-        run.fold(number): partial(
-            _train_fold, f"Fold {number} of {len(splits)}", task, *rows, run.fold(number), make_callback
-        )
-        for number, rows in enumerate(splits, start=1)
-    }
+    jobs = {}
+    for number, (training, validation) in enumerate(splits, start=1):
+        fold, name = run.fold(number), f"Fold {number} of {len(splits)}"
+        work = partial(_train_fold, name, task, training, validation, fold, make_callback)
+        jobs[fold] = Job(fold.folder.name, fold.log, work)
+    return jobs
 
 
 def _train_fold(
