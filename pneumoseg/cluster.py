@@ -1,6 +1,5 @@
 """Connection to Ray, which runs many pieces of work at once on this machine or on a cluster."""
 
-import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -61,7 +60,8 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     require_ray()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    ray = importlib.import_module("ray")
+    import ray
+
     if ray.is_initialized():
         yield ray
         return
