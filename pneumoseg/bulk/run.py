@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 _CHUNKS = 8  # most chunks per piece of work: a killed worker loses no more
 _RETRIES = 10  # most workers that one piece of work may outlive
 _PIECES = 4  # least pieces per worker, so that all end at about the same time
-_SHARD_ROWS, _SHARD_S = 4096, 30.0  # a killed driver loses no more
+_SHARD_ROWS, _SHARD_S = 4096, 10.0  # a killed driver loses no more
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,7 @@ class _Run:
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=number, max_tasks_in_flight_per_actor=2),
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _RETRIES},
             **options,
         )
         self.append_unnamed()
@@ -281,17 +280,18 @@ def _shards(folder: ResultFolder) -> "Iterator[Any]":
 
     What was gathered is written at the end, also after an error.
     """
-    gathered, since = list[pa.Table](), time.monotonic()
+    gathered, since = list[pa.Table](), 0.0
 
     def write() -> None:
-        nonlocal since
-        rows = pa.concat_tables(gathered) if gathered else None
+        rows = pa.concat_tables([SHARD.empty_table(), *gathered])
         gathered.clear()
-        since = time.monotonic()
-        if rows is not None and len(rows):
+        if len(rows):
             folder.append(rows)
 
     def append(rows: pa.Table) -> None:
+        nonlocal since
+        if not gathered:
+            since = time.monotonic()
         gathered.append(rows)
         if sum(map(len, gathered)) >= _SHARD_ROWS or time.monotonic() - since > _SHARD_S:
             write()
