@@ -1,6 +1,5 @@
 """Connection to Ray, which runs many pieces of work at once on this machine or on a cluster."""
 
-import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import Any
 _log = logging.getLogger(__name__)
 LOCAL = "local"
 """Address that stands for a Ray of its own on this machine, which ends with the context."""
-# Read by Ray's processes when they start.
-_QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+_QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Variables that Ray's processes read when they start; those that are set stay."""
 
 
 def require_ray(*modules: str) -> None:
@@ -61,17 +60,15 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     require_ray()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    ray = importlib.import_module("ray")
+    import ray
+
     if ray.is_initialized():
         yield ray
         return
     try:
         ray.init(**_options(address or LOCAL, cpus))
     except (ConnectionError, TimeoutError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ConnectionError(
-            f"no Ray cluster at {address} ({reason}): start one with `ray start --head`, or leave the address out"
-        ) from error
+        raise ConnectionError(f"no Ray cluster at {address}: {_remedy(error)}") from error
     try:
         yield ray
     finally:
@@ -83,3 +80,9 @@ def _options(address: str, cpus: int | None) -> dict[str, Any]:
     if address == LOCAL:
         return {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False, **quiet}
     return {"address": address, "runtime_env": {"py_modules": [str(Path(__file__).parent)]}, **quiet}
+
+
+def _remedy(error: BaseException) -> str:
+    if "InvalidAuthToken" in f"{error.__cause__}":
+        return "it asks for a token, set RAY_AUTH_MODE=token and, unless ~/.ray/auth_token holds it, RAY_AUTH_TOKEN"
+    return "start one with `ray start --head`, or leave the address out"

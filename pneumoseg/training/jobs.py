@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
