@@ -23,8 +23,8 @@ class OnRay:
     A job whose worker dies, by a crash, for want of memory or with its machine, is started again, at most three times;
     it goes on from its checkpoint. All machines must see the folders of the runs and the images at the same paths.
 
-    A task without a GPU trains on the CPU, even where there are GPUs. With a part of a GPU it takes memory there only as
-    it needs it, so that others can share it.
+    A task without a GPU trains on the CPU, even where there are GPUs. With a part of a GPU it takes memory there only
+    as it needs it, so that others can share it.
 
     Args:
         address: Address of the cluster, see `cluster.connect`; None for a Ray of its own on this machine.
