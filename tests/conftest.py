@@ -80,6 +80,16 @@ def pipeline(tmp_path_factory):
     return folder / "p"
 
 
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """Connect to the Ray that runs already, or else to one of two CPUs; connections within tests find it."""
+    pytest.importorskip("ray")
+    from pneumoseg.cluster import connect
+
+    with connect(cpus=2) as ray:
+        yield ray
+
+
 def write_dicom(path, image, **elements):
     """Write an image, uint8 or uint16, as an uncompressed DICOM file, with further elements given by keyword."""
     dataset = Dataset()

@@ -15,6 +15,7 @@ import typer
 
 import pneumoseg
 from pneumoseg.import_hook import import_within
+from pneumoseg.tensorflow_errors import tensorflow_reason
 
 # Keras imports them if it can, for functions that no command uses; that takes almost a third of its import.
 _UNUSED_BY_KERAS = ("IPython", "matplotlib", "sklearn")
@@ -150,13 +151,10 @@ def main() -> None:
         typer.echo(f"pneumoseg: {error}", err=True)
         raise SystemExit(2) from error
     except Exception as error:
-        # TensorFlow has its own error classes; the first line of their messages names the cause.
-        if not type(error).__module__.startswith("tensorflow"):
+        text = tensorflow_reason(error)
+        if text is None:
             raise
-        text = str(getattr(error, "message", error)).strip().partition("\n")[0]
-        if type(error).__name__ == "ResourceExhaustedError":
-            text += "; take a smaller batch_size (and gradient_accumulation_steps), or precision: mixed_float16"
-        typer.echo(f"pneumoseg: TensorFlow stopped ({type(error).__name__}): {text}", err=True)
+        typer.echo(f"pneumoseg: {text}", err=True)
         raise SystemExit(2) from error
 
 
