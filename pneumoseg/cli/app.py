@@ -95,7 +95,7 @@ def manifest_to_write(ctx: typer.Context, path: Path) -> Path | None:
         ValueError: If its format is not known or cannot be written.
         OSError: If the file cannot be written.
     """
-    return output_file(ctx, manifest_file(ctx, path))
+    return manifest_file(ctx, output_file(ctx, path))
 
 
 def changed_folder(ctx: typer.Context, path: Path) -> Path:

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +17,7 @@ PARQUET = ".parquet"
 SUFFIXES = (".csv", PARQUET)
 
 
-def require_format(path: str | os.PathLike[str]) -> None:
+def require_format(path: str | Path) -> None:
     """Check that a manifest of this name can be read and written, without opening it.
 
     Raises:
@@ -39,7 +38,7 @@ def require_format(path: str | os.PathLike[str]) -> None:
         )
 
 
-def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
+def write_table(table: "pd.DataFrame", path: str | Path) -> None:
     """Write a table as CSV or Parquet, whole or not at all; its index is not written.
 
     Raises:
@@ -64,7 +63,7 @@ def csv_text(table: "pd.DataFrame") -> str:
     return table.to_csv(index=False, quoting=_quoting(table))
 
 
-def read_table(path: str | os.PathLike[str], types: Mapping[str, str]) -> "pd.DataFrame":
+def read_table(path: str | Path, types: Mapping[str, str]) -> "pd.DataFrame":
     """Read a table from CSV or Parquet.
 
     Args:
@@ -82,7 +81,7 @@ def read_table(path: str | os.PathLike[str], types: Mapping[str, str]) -> "pd.Da
     return _read_parquet(path, types) if _is_parquet(path) else read_text_table(path)
 
 
-def _read_parquet(path: str | os.PathLike[str], types: Mapping[str, str]) -> "pd.DataFrame":
+def _read_parquet(path: str | Path, types: Mapping[str, str]) -> "pd.DataFrame":
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -113,5 +112,5 @@ def _quoting(table: "pd.DataFrame") -> Literal[0, 2]:
     return csv.QUOTE_NONNUMERIC if quote else csv.QUOTE_MINIMAL  # which leaves it unquoted
 
 
-def _is_parquet(path: str | os.PathLike[str]) -> bool:
+def _is_parquet(path: str | Path) -> bool:
     return Path(path).suffix.lower() == PARQUET

@@ -10,7 +10,6 @@ import pytest
 from pyarrow import parquet
 
 from pneumoseg.data.index import COLUMNS, load_manifest, save_manifest
-from pneumoseg.identifiers import read_text_table
 from tests.commands import run_command
 from tests.conftest import write_dicom
 
@@ -189,19 +188,16 @@ def test_a_failed_write_leaves_the_old_manifest(odd, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_command_writes_parquet_and_reads_it(tmp_path):
+def test_command_writes_parquet(tmp_path):
     for name in ("i0", "i1"):
         write_dicom(tmp_path / f"in/{name}.dcm", np.zeros((32, 32), np.uint8))
     (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\ni0,-1\ni1,3 4\n")
-    for suffix in FORMATS:
-        finished, _ = run_command("index", "in", "rle.csv", "--out", f"m.{suffix}", cwd=tmp_path)
-        assert finished.returncode == 0, finished.stderr
-        assert f"m.{suffix}: 2 images, 1 positive" in finished.stdout
-    pd.testing.assert_frame_equal(load_manifest(tmp_path / "m.csv"), load_manifest(tmp_path / "m.parquet"))
-    assert read_text_table(tmp_path / "rejected.csv").empty
-    finished, _ = run_command("show-masks", "--manifest", "m.parquet", "--out", "o.png", cwd=tmp_path)
+    finished, _ = run_command("index", "in", "rle.csv", "--out", "m.parquet", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
-    assert (tmp_path / "o.png").stat().st_size > 1000
+    assert "m.parquet: 2 images, 1 positive" in finished.stdout
+    table = load_manifest(tmp_path / "m.parquet")
+    assert table[["image_id", "rle"]].to_numpy().tolist() == [["i0", "-1"], ["i1", "3 4"]]
+    pd.testing.assert_frame_equal(round_trip(table, tmp_path / "m.csv"), table, check_exact=True)
 
 
 def test_command_refuses_another_suffix_before_it_reads_an_image(tmp_path):
