@@ -65,7 +65,7 @@ def test_csv_to_parquet_to_csv_gives_the_same_bytes_and_tables(odd, rows, tmp_pa
 @pytest.mark.parametrize("seed", range(20))
 def test_random_tables_are_equal_from_both(seed, tmp_path):
     rng = np.random.default_rng(seed)
-    letters = np.array(list("aé0,;\"' \n\r\t\\#-.") + ["\u0301", "\U0001fac1"])
+    letters = np.array([*list("aé0,;\"' \n\r\t\\#-."), "\u0301", "\U0001fac1"])
     texts = {
         name: ["".join(rng.choice(letters, rng.integers(0, 9))) for _ in range(30)]
         for name in ("image_id", "path", "patient_id", "rle", "note")
