@@ -53,6 +53,7 @@ COLUMNS = {
     "file_modified": "int64",
 }
 
+_AT_ONCE = 1024  # files that wait for a thread; each one that waits takes memory
 _LARGEST_PART = 0.8  # of an image; none of 57 masks of the competition covers more than 0.13
 _UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 # Columns that a manifest may lack if it was made by hand or by an earlier version.
@@ -113,7 +114,11 @@ def index_dataset(
     if id_map is not None and join.expected:
         _check_id_map(id_map, patients, join.expected)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: Iterable[_Outcome] = pool.map(lambda path: _outcome(path, join, patients), paths)
+        waiting = (
+            outcome
+            for first in range(0, len(paths), _AT_ONCE)
+            for outcome in pool.map(lambda path: _outcome(path, join, patients), paths[first : first + _AT_ONCE])
+        )
         outcomes = list(track(waiting, "Indexing", len(paths), disable=not progress))
     accepted, left_out = _one_per_image(outcomes)
     matched = join.named | {outcome.key for outcome in outcomes if outcome.key is not None}
