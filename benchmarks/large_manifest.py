@@ -71,10 +71,8 @@ def report(rows: list[int], steps: list[str], folder: Path) -> None:
             found = json.loads(finished.stdout.splitlines()[-1])
             growth = math.log(found["processor"] / before[1], count / before[0]) if before else math.nan
             before = count, found["processor"]
-            print(
-                f"{name:40} {count:9} {found['seconds']:9.2f} {found['processor']:9.2f} {found['MiB']:8.0f} {growth:.2f}",
-                flush=True,
-            )
+            numbers = f"{found['seconds']:9.2f} {found['processor']:9.2f} {found['MiB']:8.0f}"
+            print(f"{name:40} {count:9} {numbers} {growth:.2f}", flush=True)
 
 
 def measure(step: Step) -> dict[str, float]:
