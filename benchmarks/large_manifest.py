@@ -8,7 +8,10 @@ Each step runs in a process of its own. Its memory is the peak of the resident m
 process held before it, such as the manifest. The growth is the exponent of n in the processor time, from the fewer
 rows to the more: 1 is proportional.
 
+With --index, links to real images are indexed instead, in the competition's layout.
+
 Run with: python benchmarks/large_manifest.py [--rows N ...] [--steps NAME ...] [--folder DIR]
+      or: python benchmarks/large_manifest.py --index DIR [--rows 3000 12000]
 """
 
 import argparse
@@ -26,9 +29,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pneumoseg.annotations.competition import read_runs
 from pneumoseg.data.index import COLUMNS, load_manifest, save_manifest
 
 Step = Callable[[], object]
+INDEX = "index links to images"
 _SIZE = 1024
 _RUNS = 500  # different shapes of masks
 _RESAMPLES = 20  # of 1,000, which would take hours for all steps
@@ -39,11 +44,19 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=[100_000, 1_000_000])
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), metavar="NAME")
     parser.add_argument("--folder", type=Path, help="folder for the generated files, kept for the next run")
+    parser.add_argument("--index", type=Path, help="folder with dicom-images-train and train-rle.csv")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
         name, folder = arguments.step
-        print(json.dumps(measure(STEPS[name](Path(folder)))))
+        steps = STEPS | {INDEX: indexed}
+        print(json.dumps(measure(steps[name](Path(folder)))))
+        return
+    if arguments.index:
+        with tempfile.TemporaryDirectory() as temporary:
+            for rows in arguments.rows:
+                link(arguments.index, Path(temporary) / str(rows), rows)
+            report(arguments.rows, [INDEX], Path(temporary))
         return
     with tempfile.TemporaryDirectory() as temporary:
         for rows in arguments.rows:
@@ -107,6 +120,27 @@ def generate(rows: int, folder: Path) -> None:
     table = pd.DataFrame({"image_id": ids, "probability": probability, "seconds": 0.02, "error": ""})
     table.to_csv(folder / "predictions.csv", index=False)
     (folder / "predictions.json").write_text(json.dumps({"networks": {}, "flip": False}))
+
+
+def link(source: Path, folder: Path, rows: int) -> None:
+    """Make links to annotated images, each with an id of its own, and the annotations of these ids."""
+    codes = read_runs(source / "train-rle.csv").groupby("image_id")["rle"].first()
+    files = [path for path in sorted((source / "dicom-images-train").rglob("*.dcm")) if path.stem in codes]
+    lines = ["ImageId,EncodedPixels"]
+    for number in range(rows):
+        file = files[number % len(files)]
+        image_id = f"{file.stem}.{number}"
+        place = folder / f"images/{number % 1000}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{image_id}.dcm").symlink_to(file.resolve())
+        lines.append(f"{image_id},{codes[file.stem]}")
+    (folder / "runs.csv").write_text("\n".join(lines) + "\n")
+
+
+def indexed(folder: Path) -> Step:
+    from pneumoseg.data.index import index_dataset
+
+    return lambda: index_dataset(folder / "images", folder / "runs.csv")
 
 
 def generated_manifest(rows: int) -> pd.DataFrame:
