@@ -402,7 +402,7 @@ def _typed(column: pd.Series, path: str | Path) -> pd.Series:
         column = column.replace("", "nan")
     try:
         typed = column.astype(kind)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {name} must be {kind} in every row: {error}") from error
     if kind == "float64" and name not in _CAN_BE_UNKNOWN and typed.isna().any():
         raise ValueError(f"{path}: {name} must be a number in every row")
