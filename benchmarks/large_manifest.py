@@ -4,9 +4,10 @@ The manifest has the proportions of the competition's data: 22% positive, each w
 characters, ids of 55 and paths of 180 characters, and 1.8 images per patient. Its image files do not exist, except for
 the step that looks at them, which gets a link to one file for each row.
 
-Each step runs in a process of its own. Its memory is the peak of the resident memory during the step, minus what the
-process held before it, such as the manifest. The growth is the exponent of n in the processor time, from the fewer
-rows to the more: 1 is proportional.
+The memory of a step is the peak of the resident memory during the step, minus what the process held before it, such as
+the manifest; what earlier steps freed is given back first. Seconds are those of the wall and of the processor, which
+counts all threads: on a busy machine only the latter mean something. The growth is the exponent of n in the processor
+time, from the fewer rows to the more: 1 is proportional.
 
 With --index, links to real images are indexed instead, in the competition's layout.
 
@@ -15,12 +16,12 @@ Run with: python benchmarks/large_manifest.py [--rows N ...] [--steps NAME ...] 
 """
 
 import argparse
+import ctypes
 import functools
+import gc
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,12 +29,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 
 from pneumoseg.annotations.competition import read_runs
 from pneumoseg.data.index import COLUMNS, load_manifest, save_manifest
 
 Step = Callable[[], object]
-INDEX = "index links to images"
+Prepare = Callable[[Path], Step]
 _SIZE = 1024
 _RUNS = 500  # different shapes of masks
 _RESAMPLES = 20  # of 1,000, which would take hours for all steps
@@ -45,57 +47,51 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), metavar="NAME")
     parser.add_argument("--folder", type=Path, help="folder for the generated files, kept for the next run")
     parser.add_argument("--index", type=Path, help="folder with dicom-images-train and train-rle.csv")
-    parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.step:
-        name, folder = arguments.step
-        steps = STEPS | {INDEX: indexed}
-        print(json.dumps(measure(steps[name](Path(folder)))))
-        return
-    if arguments.index:
-        with tempfile.TemporaryDirectory() as temporary:
-            for rows in arguments.rows:
-                link(arguments.index, Path(temporary) / str(rows), rows)
-            report(arguments.rows, [INDEX], Path(temporary))
-        return
     with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        before: dict[str, tuple[int, float]] = {}
+        print(f"{'step':40} {'rows':>9} {'seconds':>9} {'processor':>9} {'MiB':>8} growth", flush=True)
         for rows in arguments.rows:
-            folder = (arguments.folder or Path(temporary)) / str(rows)
-            if not (folder / "manifest.parquet").exists():
-                generate(rows, folder)
-            print(
-                f"{rows} rows: "
-                + ", ".join(f"{p.name} {p.stat().st_size / 1e6:.0f} MB" for p in sorted(folder.glob("m*.*")))
-            )
-        report(arguments.rows, arguments.steps, arguments.folder or Path(temporary))
+            place = folder / str(rows)
+            if arguments.index:
+                link(arguments.index, place, rows)
+            elif not (place / "predictions.json").exists():
+                generate(rows, place)
+            steps: dict[str, Prepare] = {"index": indexed} if arguments.index else STEPS
+            for name in steps if arguments.index else arguments.steps:
+                report(name, rows, measure(steps[name](place)), before)
+            for path in sorted(place.glob("manifest.*")):
+                print(f"{rows} rows: {path.name} {path.stat().st_size / 1e6:.0f} MB", flush=True)
 
 
-def report(rows: list[int], steps: list[str], folder: Path) -> None:
-    """Run each step with each number of rows, and print a row of the table as soon as it is known."""
-    print(f"{'step':40} {'rows':>9} {'seconds':>9} {'processor':>9} {'MiB':>8} growth", flush=True)
-    for name in steps:
-        before: tuple[int, float] | None = None
-        for count in rows:
-            command = [sys.executable, __file__, "--step", name, str(folder / str(count))]
-            finished = subprocess.run(command, capture_output=True, text=True, check=False)
-            if finished.returncode:
-                print(f"{name:40} {count:9} {finished.stderr.strip().splitlines()[-1]}", flush=True)
-                continue
-            found = json.loads(finished.stdout.splitlines()[-1])
-            growth = math.log(found["processor"] / before[1], count / before[0]) if before else math.nan
-            before = count, found["processor"]
-            numbers = f"{found['seconds']:9.2f} {found['processor']:9.2f} {found['MiB']:8.0f}"
-            print(f"{name:40} {count:9} {numbers} {growth:.2f}", flush=True)
+def report(name: str, rows: int, found: dict[str, float], before: dict[str, tuple[int, float]]) -> None:
+    """Print a row of the table, with the growth since the same step with fewer rows."""
+    growth = math.nan
+    if name in before:
+        fewer, processor = before[name]
+        growth = math.log(found["processor"] / processor, rows / fewer)
+    before[name] = rows, found["processor"]
+    numbers = f"{found['seconds']:9.2f} {found['processor']:9.2f} {found['MiB']:8.0f}"
+    print(f"{name:40} {rows:9} {numbers} {growth:.2f}", flush=True)
 
 
 def measure(step: Step) -> dict[str, float]:
     """Return the wall seconds, the processor seconds and the growth of the peak memory of a step."""
+    _release_memory()
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
     held, wall, processor = _resident("VmRSS"), time.perf_counter(), time.process_time()
     result = step()
     seconds, used = time.perf_counter() - wall, time.process_time() - processor
     del result
     return {"seconds": seconds, "processor": used, "MiB": _resident("VmHWM") - held}
+
+
+def _release_memory() -> None:
+    """Give the memory that earlier steps freed back to the system, where the next step is seen to take it."""
+    gc.collect()
+    pyarrow.default_memory_pool().release_unused()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident(name: str) -> float:
@@ -189,22 +185,27 @@ def crescent_code(rng: np.random.Generator) -> str:
     return " ".join(map(str, np.stack([gaps, heights], axis=1).ravel().tolist()))
 
 
-def of_table(step: Callable[[pd.DataFrame], object]) -> Callable[[Path], Step]:
+@functools.lru_cache(maxsize=1)
+def table_of(folder: Path) -> pd.DataFrame:
+    return load_manifest(folder / "manifest.parquet")
+
+
+def of_table(step: Callable[[pd.DataFrame], object]) -> Prepare:
     """Make a step of a function of the manifest, which is loaded before the measurement begins."""
 
     def prepare(folder: Path) -> Step:
-        table = load_manifest(folder / "manifest.parquet")
+        table = table_of(folder)
         step(table.head(1000))  # imports what it needs
         return lambda: step(table)
 
     return prepare
 
 
-def written(suffix: str) -> Callable[[Path], Step]:
+def written(suffix: str) -> Prepare:
     """Make the step that writes the manifest in a format."""
 
     def prepare(folder: Path) -> Step:
-        table = load_manifest(folder / "manifest.parquet")
+        table = table_of(folder)
         return lambda: save_manifest(table, folder / f"written.{suffix}")
 
     return prepare
@@ -263,7 +264,7 @@ def states(folder: Path) -> Step:
     """Prepare the step that looks at the files of all rows, which are links to one file."""
     from pneumoseg.data.transcoding import encoded_frames
 
-    table, links = load_manifest(folder / "manifest.parquet"), folder / "links"
+    table, links = table_of(folder).copy(deep=False), folder / "links"
     (folder / "target").write_bytes(b"DICM")
     status = (folder / "target").stat()
     table["path"] = [f"{links}/{number % 1000}/{number}" for number in range(len(table))]
@@ -278,7 +279,7 @@ def states(folder: Path) -> Step:
 def loaded_shapes(folder: Path) -> Step:
     from pneumoseg.data import loaders
 
-    table = load_manifest(folder / "manifest.parquet")
+    table = table_of(folder)[["rows", "columns", "pixel_aspect"]].copy()
     # A second size, and pixels that are not square, so that no shortcut for equal images applies.
     table.loc[::2, "rows"] = 2048
     table.loc[::3, "pixel_aspect"] = 1.25
@@ -288,7 +289,7 @@ def loaded_shapes(folder: Path) -> Step:
 def mask_runs(folder: Path) -> Step:
     from pneumoseg.data import loaders
 
-    table = load_manifest(folder / "manifest.parquet")
+    table = table_of(folder)
     table = table[table["has_pneumothorax"]].head(len(table) // 1000)
     loaders._mask_runs(table.head(4), 512, (_SIZE, _SIZE))  # starts TensorFlow
     return lambda: loaders._mask_runs(table, 512, (_SIZE, _SIZE))
@@ -299,7 +300,7 @@ def run_opened(folder: Path) -> Step:
     from pneumoseg.config import load_experiment
     from pneumoseg.training import run
 
-    table = load_manifest(folder / "manifest.parquet")
+    table = table_of(folder)
     settings = load_experiment(Path(__file__).parents[1] / "experiments/demo_segmenter.yaml")
     half = len(table) * 4 // 5
 
@@ -315,7 +316,7 @@ def joined(folder: Path) -> Step:
     from pneumoseg.annotations import read_annotations
     from pneumoseg.data import index
 
-    paths = [Path(path) for path in load_manifest(folder / "manifest.parquet")["path"]]
+    paths = [Path(path) for path in table_of(folder)["path"]]
 
     def step() -> object:
         source = read_annotations(folder / "runs.csv")
@@ -337,27 +338,31 @@ def submission_checked(folder: Path) -> Step:
     return lambda: validate_submission(folder / "runs.csv", read_ids(folder / "runs.csv"))
 
 
-def scored(step: Callable) -> Callable[[Path], Step]:
+def scored(step: Callable) -> Prepare:
     """Make a step of a function of predictions, counts of pixels and groups, generated before the measurement."""
 
     def prepare(folder: Path) -> Step:
-        from pneumoseg.data.patients import patient_groups
-        from pneumoseg.predictions import load_predictions
-
-        predictions = load_predictions(folder)
-        counts, groups = generated_counts(predictions.manifest), patient_groups(predictions.manifest)
         _shorten_bootstraps()
-        return step(predictions, counts, groups)
+        return step(*predicted(folder))
 
     return prepare
 
 
+@functools.lru_cache(maxsize=1)
+def predicted(folder: Path) -> tuple:
+    from pneumoseg.data.patients import patient_groups
+    from pneumoseg.predictions import load_predictions
+
+    predictions = load_predictions(folder)
+    return predictions, generated_counts(predictions.manifest), patient_groups(predictions.manifest)
+
+
 def _shorten_bootstraps() -> None:
     """Make all bootstraps take `_RESAMPLES` resamples; the time is proportional to their number."""
-    from pneumoseg.evaluation import tables
+    from pneumoseg.evaluation import bootstrap, tables
 
     for name in ("bootstrap_interval", "bootstrap_means"):
-        setattr(tables, name, functools.partial(getattr(tables, name), resamples=_RESAMPLES))
+        setattr(tables, name, functools.partial(getattr(bootstrap, name), resamples=_RESAMPLES))
 
 
 def generated_counts(manifest: pd.DataFrame) -> object:
@@ -450,7 +455,7 @@ def tuned(predictions, counts, groups) -> Step:
     return step
 
 
-STEPS: dict[str, Callable[[Path], Step]] = {
+STEPS: dict[str, Prepare] = {
     "write CSV": written("csv"),
     "read CSV": lambda folder: lambda: load_manifest(folder / "manifest.csv"),
     "write Parquet": written("parquet"),
