@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import pneumoseg
+from pneumoseg.data.manifest_files import require_format
 from pneumoseg.import_hook import import_within
 from pneumoseg.tensorflow_errors import tensorflow_reason
 
@@ -77,6 +78,27 @@ def output_folder(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def manifest_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Check that the format of a manifest is known and can be read and written; a callback of an option.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if path is not None and not ctx.resilient_parsing:
+        require_format(path)
+    return path
+
+
+def manifest_to_write(ctx: typer.Context, path: Path) -> Path | None:
+    """Check that a manifest can be written before any work is done, and make its folder; a callback of an option.
+
+    Raises:
+        ValueError: If its format is not known or cannot be written.
+        OSError: If the file cannot be written.
+    """
+    return manifest_file(ctx, output_file(ctx, path))
+
+
 def changed_folder(ctx: typer.Context, path: Path) -> Path:
     """Check that an existing folder can be written to before any work is done; a callback of an option.
 
@@ -107,7 +129,10 @@ def _require_writable(folder: Path, output: Path) -> None:
         raise OSError(f"{output} cannot be written ({error.strerror}: {folder}): name another place") from error
 
 
-Manifest = Annotated[Path, typer.Option(metavar="CSV", help="Manifest made by `pneumoseg index`.")]
+Manifest = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Manifest made by `pneumoseg index`, CSV or Parquet.", callback=manifest_file),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume a stopped run after its last finished epoch.")]
 PipelinePath = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg assemble`.")]
 TunedPipeline = Annotated[
