@@ -102,7 +102,7 @@ def _search_remote(url: str, known: Container[str]) -> Iterator[_Found]:
     """Yield the files at a URL: of a file, a folder or a glob."""
     system, path = open_file_system(url)
     try:
-        places = [path] if system.exists(path) or not _has_magic(path) else sorted(system.glob(path))
+        places = [path] if system.exists(path) or not _has_magic(path) else _expand(system, path)
         files, folders = [], list[str]()
         for place in places:
             information = system.info(place)
@@ -117,6 +117,12 @@ def _search_remote(url: str, known: Container[str]) -> Iterator[_Found]:
     yield from ((_url(system, place), _remote_state(information), "") for place, information in files)
     for folder in folders:
         yield from _walk(system, folder, known)
+
+
+def _expand(system: "AbstractFileSystem", pattern: str) -> list[str]:
+    """Return what a glob stands for; as in a shell, no hidden names that it does not spell."""
+    spelled = set(pattern.split("/"))
+    return [path for path in sorted(system.glob(pattern)) if not any(map(is_hidden, set(path.split("/")) - spelled))]
 
 
 def _walk(system: "AbstractFileSystem", start: str, known: Container[str]) -> Iterator[_Found]:
