@@ -82,6 +82,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="Sweep file: an experiment, and the values of some of its settings.")],
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="Folder of the runs, one per trial.", callback=output_folder)],
+    backend: Backend = None,
     ray: RayAddress = None,
     gpus_per_task: GpusPerTask = None,
     cpus_per_task: CpusPerTask = None,
@@ -92,6 +93,9 @@ def sweep(
     with --ray at the same time, each with a log.txt in its folder. One that fails does not end the others. The table
     goes to sweep.csv in the folder. Exits with status 1 if a trial failed.
     """
+    from pneumoseg.backend import choose_backend
+
+    choose_backend(backend)
     run_jobs = _jobs_on(ray, gpus_per_task, cpus_per_task)
     from pneumoseg.sweep.sweep_file import load_trials
     from pneumoseg.sweep.table import describe_table, sweep_table, write_table
