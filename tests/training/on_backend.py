@@ -49,6 +49,7 @@ def save_networks(folder: Path) -> None:
 
 def save_changed(folder: Path, source: Path) -> None:
     """Save each network of another folder with other weights, and its probabilities before and after the change."""
+    folder.mkdir()
     for name in NETWORKS:
         network, rng = KerasNetwork(load_bundle(source / name).model), np.random.default_rng(8)
         np.save(folder / f"{name} of {source.name}.npy", network(IMAGES))
