@@ -26,15 +26,19 @@ from pneumoseg.training.train import train
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NETWORKS = {
     "classifier of the demo": ("classifier", {"backbone": "compact", "image_size": 32}),
-    "mobilenet": ("classifier", {"backbone": "mobilenet_025", "image_size": 32}),
+    "mobilenet": ("classifier", {"backbone": "mobilenet_025", "image_size": 64}),
     "segmenter of the demo": ("segmenter", {"architecture": "unet", "backbone": "compact", "image_size": 32}),
     "feature_pyramid": (
         "segmenter",
-        {"architecture": "fpn", "backbone": "resnet18", "image_size": 32, "decoder_filters": 16},
+        {"architecture": "fpn", "backbone": "resnet18", "image_size": 64, "decoder_filters": 16},
     ),
 }
-IMAGES = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 1), dtype=np.uint8)
 EPOCHS = 4
+
+
+def images_for(network: KerasNetwork, count: int = 3) -> np.ndarray:
+    """Return images of noise of the network's size."""
+    return np.random.default_rng(5).integers(0, 256, (count, *2 * [network.image_size], 1), dtype=np.uint8)
 
 
 def save_networks(folder: Path) -> None:
@@ -42,16 +46,18 @@ def save_networks(folder: Path) -> None:
     build = {"classifier": build_classifier, "segmenter": build_segmenter}
     for name, (builder, arguments) in NETWORKS.items():
         model = build[builder](**arguments, weights=None)
+        network = KerasNetwork(model)
         # Without the statistics of its images an untrained network gives the same output for all of them.
-        recompute_batch_statistics(model, [IMAGES])
-        save(folder / name, KerasNetwork(model))
+        recompute_batch_statistics(model, [images_for(network, 16)])
+        save(folder / name, network)
 
 
 def save_changed(folder: Path, source: Path) -> None:
     """Save each network of another folder with other weights, and its probabilities before and after the change."""
+    folder.mkdir()
     for name in NETWORKS:
         network, rng = KerasNetwork(load_bundle(source / name).model), np.random.default_rng(8)
-        np.save(folder / f"{name} of {source.name}.npy", network(IMAGES))
+        np.save(folder / f"{name} of {source.name}.npy", network(images_for(network)))
         weights = network.model.get_weights()
         network.model.set_weights([values * rng.uniform(0.95, 1.05, values.shape) for values in weights])
         save(folder / name, network)
@@ -61,7 +67,7 @@ def save(folder: Path, network: KerasNetwork) -> None:
     """Save the bundle and the probabilities of a network."""
     builder, arguments = NETWORKS[folder.name]
     save_bundle(folder, network.model, builder, arguments, {"probability": 0.5})
-    np.save(folder.parent / f"{folder.name}.npy", network(IMAGES))
+    np.save(folder.parent / f"{folder.name}.npy", network(images_for(network)))
 
 
 def train_until(manifest: pd.DataFrame, folder: Path, last: int) -> None:
@@ -91,8 +97,8 @@ def begin(folder: Path) -> None:
 def end(folder: Path) -> None:
     """Predict with the bundles of JAX, and end its run."""
     for name in NETWORKS:
-        probabilities = KerasNetwork(load_bundle(folder / "jax" / name).model)(IMAGES)
-        np.save(folder / "tensorflow" / f"{name} of jax.npy", probabilities)
+        network = KerasNetwork(load_bundle(folder / "jax" / name).model)
+        np.save(folder / "tensorflow" / f"{name} of jax.npy", network(images_for(network)))
     train_until(load_manifest(folder / "manifest.csv"), folder / "from_jax", EPOCHS)
 
 
