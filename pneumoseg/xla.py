@@ -37,7 +37,8 @@ def compiled_by_jax(model: "keras.Model", *, training: bool) -> Callable[[Any], 
         training: Whether the layers run as in training.
 
     Returns:
-        A function from a batch of images, as an array or a tensor of TensorFlow, to the outputs and the new values of `model.non_trainable_variables`.
+        A function from a batch of images, as an array or a tensor of TensorFlow, to the outputs and the new values of
+        `model.non_trainable_variables`.
 
     Example:
         >>> outputs, _ = compiled_by_jax(model, training=False)(images)  # doctest: +SKIP
