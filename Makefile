@@ -20,8 +20,12 @@ OPTIONS    = --runs "$$RUNS" $(if $(filter no,$(TUNE)),--no-tune) $(if $(filter 
 	$(call option,SEGMENTER_EXPERIMENT,experiment) $(call option,TRAIN,train) $(call option,TEST,test) \
 	$(call option,ANNOTATIONS,annotations) $(call option,SAMPLE,sample) $(call option,ID_MAP,id-map) \
 	$(call option,TEST_ID_MAP,test-id-map) $(call option,BACKEND,backend)
-JAX_TESTS := tests/training tests/callbacks tests/models/test_batch_statistics.py tests/test_losses.py \
-	tests/test_metrics.py tests/engines/test_keras_network.py
+JAX_TESTS := $(addprefix tests/training/test_,classifier.py cross_validation.py engine.py resume.py run.py segmenter.py \
+	two_backends.py) tests/callbacks tests/models/test_batch_statistics.py tests/test_losses.py tests/test_metrics.py \
+	tests/engines/test_keras_network.py
+# Many tests train the same network, and most of their time would go into compiling it.
+ON_JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=build/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_force_host_platform_device_count
 GOALS := index show-masks show-augmentations train-classifier train-segmenter tune submit evaluate report show-predictions
 
 .NOTPARALLEL:
@@ -69,10 +73,9 @@ docs: $(INSTALLED) ## Build the documentation in build/docs; warnings are errors
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# What JAX compiles is kept, because compiling takes most of the time and many tests train the same network.
-test-jax: $(INSTALLED) ## Run the tests of the training on Keras' JAX backend
-	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=build/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
-		$(BIN)/pytest --numprocesses 2 --dist loadfile $(JAX_TESTS)
+test-jax: $(INSTALLED) ## Run the tests of the training on Keras' JAX backend, with one device and with two
+	$(ON_JAX)=1" $(BIN)/pytest --numprocesses 2 --dist loadfile $(JAX_TESTS)
+	$(ON_JAX)=2" $(BIN)/pytest --numprocesses 2 --dist loadfile tests/training/parallel
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
