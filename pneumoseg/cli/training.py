@@ -89,19 +89,19 @@ def sweep(
 ) -> None:
     """Train an experiment with each combination of some values.
 
-    Trains what is missing: finished trials stay, stopped ones are resumed. The trials are trained one after the other,
-    with --ray at the same time, each with a log.txt in its folder. One that fails does not end the others. The table
-    goes to sweep.csv in the folder. Exits with status 1 if a trial failed.
+    Finished trials stay, stopped ones are resumed. The trials are trained one after the other, with --ray at the same
+    time, each with a log.txt in its folder. One that fails does not end the others. The table goes to sweep.csv in the
+    folder. Exits with status 1 if a trial failed.
     """
     from pneumoseg.backend import choose_backend
 
     choose_backend(backend)
-    run_jobs = _jobs_on(ray, gpus_per_task, cpus_per_task)
     from pneumoseg.sweep.sweep_file import load_trials
     from pneumoseg.sweep.table import describe_table, sweep_table, write_table
     from pneumoseg.sweep.trials import train_trials
     from pneumoseg.training.jobs import in_turn
 
+    run_jobs = _jobs_on(ray, gpus_per_task, cpus_per_task)
     trials = load_trials(file)
     failures = train_trials(trials, manifest, out, run_jobs=run_jobs or in_turn)
     table = sweep_table(trials, out, failures)

@@ -67,7 +67,7 @@ def check_classifier(backbone: str, image_size: int, weights: Weights) -> None:
         weights: Weights of the backbone.
 
     Raises:
-        ValueError: If the backbone is unknown, the size is no size, or there is no such weights file.
+        ValueError: If the backbone is unknown, the size is out of range, or there is no such weights file.
     """
     if backbone not in CLASSIFIER_BACKBONES:
         raise ValueError(f"unknown classifier backbone {backbone!r}, expected one of {', '.join(CLASSIFIER_BACKBONES)}")

@@ -65,8 +65,8 @@ def load_trials(path: str | Path) -> list[Trial]:
             two trials would have the same settings.
 
     Example:
-        >>> [trial.name for trial in load_trials("experiments/sweep_small.yaml")]  # doctest: +SKIP
-        ['batch_size=8,phases.0.learning_rate=0.001', ...]
+        >>> [trial.name for trial in load_trials("experiments/sweep_classifier_small.yaml")]  # doctest: +SKIP
+        ['loss=binary_crossentropy,phases.1.learning_rate=0.001', ...]
     """
     path = Path(path)
     content, _ = read_settings_file(path)
@@ -93,7 +93,7 @@ def trial_name(values: dict[str, Any]) -> str:
         >>> trial_name({"backbone": "xception", "phases.0.learning_rate": 1e-3})
         'backbone=xception,phases.0.learning_rate=0.001'
         >>> trial_name({"weights": "models/xception.h5"})
-        'weights=models-xception.h5-18d43c6d'
+        'weights=models-xception.h5-5ec4e24e'
     """
     text = ",".join(f"{key}={_text(value)}" for key, value in values.items())
     readable = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text)
@@ -118,12 +118,9 @@ def _replace(content: Any, key: str, value: Any, path: Path) -> None:
     """Put a value in the place of a dotted key; the last part may be new, and is then validated like any other."""
     *parents, last = key.split(".")
     for part in parents:
-        content = content[_place(content, part, key, path)] if _has(content, part) else None
+        place = _place(content, part, key, path)
+        content = content.get(place) if isinstance(content, dict) else content[place]
     content[_place(content, last, key, path)] = value
-
-
-def _has(content: Any, part: str) -> bool:
-    return part in content if isinstance(content, dict) else True
 
 
 def _place(content: Any, part: str, key: str, path: Path) -> str | int:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.evaluation import table_columns
-from pneumoseg.report.comparison import compare_runs, draw_comparison
+from pneumoseg.report.comparison import compare_correlations, draw_comparison
 from pneumoseg.sweep.sweep_file import Trial
 from pneumoseg.training.run import Run
 
@@ -95,9 +95,8 @@ def _scores(runs: Sequence[Run]) -> pd.DataFrame:
     if score != "val_mcc":
         return table
     folders = {run.folder.name: run.folder for run in runs}
-    compared = compare_runs([folders[name] for name in table.index])
-    estimates = compared[[name for name in ("mcc", "mcc_gain") if name in compared]]
-    return table[["best_epoch"]].join(table_columns(estimates.rename(columns={"mcc": "val_mcc"})))
+    estimates = compare_correlations([folders[name] for name in table.index]).rename(columns={"mcc": "val_mcc"})
+    return table[["best_epoch"]].join(table_columns(estimates))
 
 
 def _score(metrics: Mapping[str, Any]) -> dict[str, Any]:

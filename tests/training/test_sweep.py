@@ -167,7 +167,7 @@ def test_missing_trials_are_trained_and_the_others_kept(house, untrained, monkey
     for trial in trials:
         assert Run(out / trial.name).settings() == trial.settings
         assert Run(out / trial.name).deployable() == [out / trial.name / "best"]
-    # A changed file: what it no longer names stays, what is new is trained.
+    # A changed file: trials that it no longer names stay, new ones are trained.
     trials = load_trials(sweep_file(house, {"seed": [4, 3]}))
     assert train_trials(trials, manifest, out, run_jobs=in_this_process) == {}
     assert trained[4:] == ["seed=4"]
