@@ -20,6 +20,7 @@ from pathlib import Path
 from pneumoseg.bulk import read_results
 from pneumoseg.data.files import find_images
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would compare idle time of a busy machine
 PREDICT = [sys.executable, "-m", "pneumoseg", "predict"]
 
 
