@@ -1,4 +1,4 @@
-"""Seconds and memory of what bulk inference keeps of its images: names, work, and the index of what is done.
+"""Seconds and memory that bulk inference needs for its images: names, work, and the index of finished images.
 
 Paths are made up, and nothing is read or predicted. A real listing comes on top: one small request or read per file.
 
@@ -35,7 +35,7 @@ def main():
         step("250 shards written", lambda: write(folder, paths))
         (folder.write("run.json", b"{}"))
         done = step("index of the shards", lambda: folder.rows(["path", "image_id", "error", "state"]))
-        run = step("a finished run: what is left", lambda: _Run(folder, listing, done, 32))
+        run = step("a finished run: comparison", lambda: _Run(folder, listing, done, 32))
         assert run.is_complete
         step("count and check at the end", run.sum_up)
         assert len(step("read_results", lambda: read_results(temporary))) == count
