@@ -2,7 +2,7 @@
 
 A folder of bulk results holds `run.json`, which tells the pipeline and the options that it is for, and shards, such as
 `part-000012-5f0c9a1b.parquet`: each appears whole or not at all, and is never changed. The number grows with each
-shard. An image that could not be read, or was changed, may have rows in several shards: the one in the latest shard counts.
+shard. An image that could not be read, or was changed, may have rows in several shards: the one in the latest counts.
 """
 
 import io
