@@ -17,9 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from pneumoseg.bulk import read_results
 from pneumoseg.data.files import find_images
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would compare idle time of a busy machine
 PREDICT = [sys.executable, "-m", "pneumoseg", "predict"]
 
 
@@ -129,8 +132,7 @@ def compare(out, table, expected):
     with open(table, newline="", encoding="utf-8") as file:
         reference = list(csv.DictReader(file))
     differing = sum(
-        {name: "" if value is None or value != value else str(value) for name, value in row.items() if name in wanted}
-        != wanted
+        {name: "" if pd.isna(value) else str(value) for name, value in row.items() if name in wanted} != wanted
         for row, wanted in zip(results.to_dict("records"), reference, strict=True)
     )
     print(f"{len(results)} rows of {expected}, {results['path'].nunique()} paths, {differing} rows differ", flush=True)

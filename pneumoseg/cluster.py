@@ -33,7 +33,7 @@ def require_ray(*modules: str) -> None:
 def connect(address: str | None = None, *, cpus: int | None = None) -> Iterator[ModuleType]:
     """Start Ray on this machine or join a cluster, for as long as the context lasts.
 
-    A Ray that this process is connected to already is used, and stays. Only what was started here is stopped: a cluster
+    A Ray that this process is connected to already is used, and stays. A Ray of its own is stopped: a cluster
     that was joined goes on, without the work of this process.
 
     Workers import this package as this process does. On this machine they inherit its environment and its `sys.path`.

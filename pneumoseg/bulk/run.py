@@ -24,6 +24,7 @@ from pneumoseg.bulk.packing import local_pipeline, pack
 from pneumoseg.bulk.shards import SHARD, ResultFolder
 from pneumoseg.bulk.worker import Settings, Worker
 from pneumoseg.cluster import connect
+from pneumoseg.data.files import absolute
 from pneumoseg.engines.exports import read_export
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference.folder import PipelineFolder
@@ -124,13 +125,14 @@ def predict_in_bulk(
         >>> predict_in_bulk("runs/pipeline", ["s3://hospital/2023"], "s3://hospital/results")  # doctest: +SKIP
     """
     folder = ResultFolder(out)
+    own = out if is_remote(out) else str(absolute(out))
     with local_pipeline(pipeline) as place:
         identity = _identity(place, assembled, engine) | {"batch_size": batch_size}
         with _locked(out):
             threads = folder.claim(identity, _threads())
             settings = Settings(batch_size, assembled, engine, threads)
             done = folder.rows(["path", "image_id", "error", "state"])
-            listing = list_images(inputs, known=set(filter(is_remote, done["path"].to_pylist())), own=out)
+            listing = list_images(inputs, known=set(filter(is_remote, done["path"].to_pylist())), own=own)
             run = _Run(folder, listing, done, 8 * batch_size)
             run.tell()
             if run.is_complete:
@@ -246,6 +248,8 @@ class _Run:
 
     def _choose_names(self) -> pa.Array:
         """Return the name of each image that is left, see `unique_names`."""
+        if self.is_complete:
+            return pa.array([], pa.string())
         kept = dict(zip(self._done["path"].to_pylist(), self._done["image_id"].to_pylist(), strict=True))
         names = unique_names(self._listing.images["path"].to_pylist(), kept)
         return pa.array((names[path] for path in self._left["path"].to_pylist()), pa.string())

@@ -2,8 +2,7 @@
 
 A folder of bulk results holds `run.json`, which tells the pipeline and the options that it is for, and shards, such as
 `part-000012-5f0c9a1b.parquet`: each appears whole or not at all, and is never changed. The number grows with each
-shard. Where two shards hold a row of the same image, because the image could not be read or was changed, the later one
-counts.
+shard. An image that could not be read, or was changed, may have rows in several shards: the one in the latest counts.
 """
 
 import io
@@ -198,7 +197,7 @@ def read_results(out: str | Path) -> "pd.DataFrame":
     Returns:
         The columns of `results.csv`, see `ResultRow`; `rows` and `columns`, the size of the image in pixels, which
         `rle.decode` takes; and `pipeline_digest`. Sorted by path, folder by folder, as one process does. Missing facts
-        are None or NaN.
+        are None, NaN or NA.
 
     Raises:
         FileNotFoundError: If the folder holds no bulk results.
@@ -212,8 +211,11 @@ def read_results(out: str | Path) -> "pd.DataFrame":
     folder = ResultFolder(str(out))
     if RUN not in folder.names():
         raise FileNotFoundError(f"{out}: no results of `pneumoseg predict --ray`, it has no {RUN}")
-    table = sort_by_path(folder.rows(RESULTS.names))
-    frame: pd.DataFrame = table.to_pandas()
+    import pandas as pd
+
+    # Types that keep whole numbers whole where some are missing.
+    types = {pa.bool_(): pd.BooleanDtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}
+    frame: pd.DataFrame = sort_by_path(folder.rows(RESULTS.names)).to_pandas(types_mapper=types.get)
     return frame
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Settings(NamedTuple):
-    """How a worker computes.
+    """Settings of a worker.
 
     Attributes:
         batch_size: Images per batch.

@@ -21,6 +21,7 @@ def s3():
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "RAY_worker_niceness": "0",  # workers would wait for the tests that run at the same time
     }
     before = dict(os.environ)
     os.environ.update(settings)  # workers inherit it
