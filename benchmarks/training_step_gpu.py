@@ -1,6 +1,7 @@
 """A training step of the paper's networks at full size on a GPU: seconds, memory and loss in each precision.
 
-Baseline: the same step in float32; for the classifier also timm's `legacy_xception`, the same architecture in PyTorch.
+Baselines: the same step in float32; and in PyTorch timm's `legacy_xception`, the same architecture as the classifier,
+and segmentation_models_pytorch's FPN with its `inceptionresnetv2`, close to the segmenter.
 Keras runs on its JAX backend and TensorFlow is not needed. The images are random and stay in the GPU's memory, so that
 no loader is measured. All layers are trainable and start from random weights.
 
@@ -9,7 +10,8 @@ setting of JAX's matrix precision computes. Each case runs in a process of its o
 networks at the same time, but a lock gives the GPU to one of them: compilation and measurement never overlap.
 
 Run with: python benchmarks/training_step_gpu.py [CASE ...] [--seconds 1800] [--output FILE]
-Needs: pip install 'jax[cuda13]' keras segmentation-models efficientnet; for PyTorch's cases also torch and timm.
+Needs: pip install 'jax[cuda13]' keras segmentation-models efficientnet; for PyTorch's cases also torch, timm and
+segmentation-models-pytorch.
 """
 
 import argparse
@@ -53,6 +55,7 @@ CASES = [
     *(f"keras-{network}" for network in ("classifier-float16-4", "segmenter-float16-8")),
     *(f"keras-{network}" for network in ("classifier-bfloat16-16", "segmenter-bfloat16-32")),
     "torch-classifier-bfloat16-16",
+    *(f"torch-segmenter-{precision}-8" for precision in ("tf32", "bfloat16")),
 ]
 WARM_UP, TIMED = 5, 20
 
@@ -255,22 +258,45 @@ def run_keras(case: Case) -> None:
         case.say_prediction(lambda n: jax.block_until_ready(predict(state[:2], images[n % len(images)])), compilation)
 
 
+def torch_model(network: str) -> Any:
+    if network == "classifier":
+        import timm
+
+        return timm.create_model("legacy_xception", num_classes=1)
+    import segmentation_models_pytorch
+
+    return segmentation_models_pytorch.FPN(
+        "inceptionresnetv2", encoder_weights=None, decoder_dropout=0.0, decoder_merge_policy="cat", classes=1
+    )
+
+
+def torch_loss(network: str, logits: Any, labels: Any) -> Any:
+    """Return the experiment's loss: cross-entropy; or the focal loss plus the Dice loss pooled over the batch."""
+    import torch
+
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    if network == "classifier":
+        return cross_entropy(logits, labels)
+    probabilities = torch.sigmoid(logits)
+    wrong = torch.abs(labels - probabilities)
+    weights = torch.where(labels > 0, 0.25, 0.75) * wrong**2
+    focal = (weights * cross_entropy(logits, labels, reduction="none")).mean()
+    dice = (2 * (labels * probabilities).sum() + 1) / (labels.sum() + probabilities.sum() + 1)
+    return focal + 1 - dice
+
+
 def run_torch(case: Case) -> None:
-    import timm
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = case.precision != "float32"
-    model = timm.create_model("legacy_xception", num_classes=1)
+    model = torch_model(case.network)
     case.use_gpu_alone()
     model = model.to(device, memory_format=torch.channels_last)
     adam = torch.optim.Adam(model.parameters(), RATE[case.network])
-    batches = [
-        (torch.from_numpy(images.transpose(0, 3, 1, 2)).to(device), torch.from_numpy(labels).to(device))
-        for images, labels in case.batches()
-    ]
+    batches = [[torch.from_numpy(values.swapaxes(1, -1)).to(device) for values in batch] for batch in case.batches()]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     case.say(f"{parameters:,} trainable parameters, {case.size} x {case.size}, torch {torch.__version__}")
 
@@ -286,7 +312,7 @@ def run_torch(case: Case) -> None:
     def train(number: int) -> float:
         images, labels = batches[number % len(batches)]
         adam.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(forward(images), labels)
+        loss = torch_loss(case.network, forward(images), labels)
         loss.backward()
         adam.step()
         wait()
