@@ -74,6 +74,9 @@ class Engine:
         self._checkpoint = Checkpoint(run.checkpoint, [each for each in callbacks if isinstance(each, Stateful)])
         self._history = HistoryFile(run.history_file, self._checkpoint.epochs)
         self._best = BestBundle(objective.monitor, save)
+        tensorboard = keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)
+        # It writes once per epoch. Keras would wait for each batch's loss before it sends the next batch to the device.
+        tensorboard.async_safe = True
         scorers = [] if objective.validation_callback is None else [objective.validation_callback]
         # A loss or weight that is not finite is found before anything is written. The history notes the learning rate
         # before it falls. The checkpoint needs the history, and comes before the best bundle, which `BestBundle.resume`
@@ -81,7 +84,7 @@ class Engine:
         self._callbacks = [
             *scorers,
             FiniteLoss(run.folder, run.best),
-            keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+            tensorboard,
             self._history,
             *callbacks,
             self._checkpoint,
