@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoseg.processor import has_bfloat16
+from pneumoseg.xla import uses_xla
 
 _log = logging.getLogger(__name__)
 _GIBIBYTE = 2**30
@@ -159,7 +160,7 @@ def announce_device(precision: str, jit_compile: bool) -> dict[str, Any]:
         >>> announce_device("float32", jit_compile=False)["device"]  # doctest: +SKIP
         'CPU, 2 cores (no GPU)'
     """
-    device = find_device()
+    device, jit_compile = find_device(), uses_xla(jit_compile)
     _log.info(device.describe(precision, jit_compile))
     for warning in filter(None, (device.warning, device.warn_of(precision))):
         _log.warning(warning)
@@ -211,6 +212,28 @@ def _found_by_jax() -> dict[str, Any]:
 
 def _is_tf32(capability: tuple[int, ...]) -> bool:
     return os.environ.get("NVIDIA_TF32_OVERRIDE") != "0" and capability >= _TF32_CAPABILITY
+
+
+def leave_gpus_to_jax() -> None:
+    """Keep TensorFlow from taking the memory of GPUs on which Keras' JAX backend computes.
+
+    TensorFlow then only loads images, on the CPU. On its own backend nothing changes.
+
+    Example:
+        >>> leave_gpus_to_jax()  # doctest: +SKIP
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return
+    import tensorflow as tf
+
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:  # it has begun to use them
+        _log.warning(
+            "TensorFlow has taken memory of the GPU, which JAX needs: call pneumoseg before other TensorFlow code"
+        )
 
 
 def _gpu_memory() -> int | None:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import keras
+import numpy as np
 
 
 class DivergedError(ValueError):
@@ -55,7 +56,8 @@ class FiniteLoss(keras.callbacks.Callback):
         self._check("loss", logs)
         self._check("val_loss", logs)
         for weights in self.model.weights:
-            if not keras.ops.all(keras.ops.isfinite(weights)):
+            # JAX would compile an operation for each shape.
+            if not np.isfinite(keras.ops.convert_to_numpy(weights)).all():
                 raise self._diverged(f"{weights.path} is not finite")
 
     def _check(self, name: str, logs: dict[str, float] | None) -> None:
@@ -67,9 +69,10 @@ class FiniteLoss(keras.callbacks.Callback):
         kept = "nothing was kept"
         if self._epoch:
             kept = f"kept are the epochs up to {self._epoch}, the best of them in {self._best}"
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         return DivergedError(
             f"{self._folder}: the training diverged in epoch {self._epoch + 1}, at a learning rate of "
-            f"{float(self.model.optimizer.learning_rate):.3g}: {found}; {kept}. With --resume the same settings end "
+            f"{rate:.3g}: {found}; {kept}. With --resume the same settings end "
             "here again: lower learning_rate, take precision float32 or mixed_bfloat16 where it is mixed_float16, or "
             "look for broken images with `pneumoseg show-masks`, and train in another folder"
         )

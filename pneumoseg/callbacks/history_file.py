@@ -57,7 +57,7 @@ class HistoryFile(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the clock, and note the learning rate before other callbacks change it."""
         self._begin = time.perf_counter()
-        self._learning_rate = float(self.model.optimizer.learning_rate)
+        self._learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Add this epoch's row and replace the file."""

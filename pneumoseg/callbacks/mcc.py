@@ -36,7 +36,7 @@ class MCC(keras.callbacks.Callback):
         """Predict the validation images and add their scores to the logs."""
         self.probabilities = self.model.predict(self._validation, verbose=0)[:, 0]
         targets, outputs = self._labels[:, None].astype(np.float32), self.probabilities[:, None]
-        scores = {"loss": float(self._loss(targets, outputs))}
+        scores = {"loss": float(keras.ops.convert_to_numpy(self._loss(targets, outputs)))}
         scores |= classification_scores(self._labels, self.probabilities)
         scores["best_threshold"], scores["best_mcc"] = best_threshold(self._labels, self.probabilities)
         if logs is not None:

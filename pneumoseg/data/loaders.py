@@ -22,9 +22,11 @@ from pneumoseg.data.masks import require_masks
 from pneumoseg.data.pixel_aspect import pixel_aspects
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan
 from pneumoseg.data.transcoding import check_files, encoded_frames
+from pneumoseg.device import leave_gpus_to_jax
 from pneumoseg.geometry import letterbox_image, square_shape
 
 _log = logging.getLogger(__name__)
+leave_gpus_to_jax()  # before TensorFlow first looks for devices
 GIGABYTES = 2.5  # of decoded images kept between epochs; the paper's training set for the segmenter takes 2.24
 
 

@@ -23,15 +23,22 @@ _OUTPUT = "Identity:0"  # TensorFlow's name of what a function returns
 
 
 def require_libraries(engine: str, precision: str) -> None:
-    """Check that the libraries that make an export are installed.
+    """Check that Keras runs on TensorFlow, and that the libraries that make an export are installed.
 
     Args:
         engine: "openvino" or "onnx".
         precision: "float32", "bfloat16" or "int8", which needs another one.
 
     Raises:
-        ExportError: If one is missing.
+        ExportError: If Keras runs on another backend, whose networks cannot be converted, or a library is missing.
     """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"an export is made from a TensorFlow graph, and Keras runs on {keras.backend.backend()}: set "
+            "KERAS_BACKEND=tensorflow; the networks are the same"
+        )
     for name in (*_LIBRARIES[engine], *(("nncf",) if precision == "int8" else ())):
         try:
             with quiet():

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+
+from pneumoseg.xla import compiled_by_jax
 
 
 class KerasNetwork:
@@ -36,9 +38,17 @@ class KerasNetwork:
         return np.asarray(self._graph(full))[: len(images)]
 
     @functools.cached_property
-    def _graph(self) -> Callable[[np.ndarray], tf.Tensor]:
-        """The model as one graph for every number of images; `predict_on_batch` traces a second one, in up to 10 s."""
+    def _graph(self) -> Callable[[np.ndarray], Any]:
+        """The model as one graph for every number of images; `predict_on_batch` traces a second one, in up to 10 s.
+
+        JAX compiles one for each number of images.
+        """
+        if keras.backend.backend() == "jax":
+            compute = compiled_by_jax(self.model, training=False)
+            return lambda images: compute(images)[0]
+        import tensorflow as tf
+
         anything = tf.TensorSpec((None, self.image_size, self.image_size, 1), tf.uint8)
-        compute = functools.partial(self.model, training=False)
+        run = functools.partial(self.model, training=False)
         # AutoGraph, which a model does not need, would leave generated code in the folder of temporary files.
-        return tf.function(compute, input_signature=[anything], autograph=False, jit_compile=self.model.jit_compile)
+        return tf.function(run, input_signature=[anything], autograph=False, jit_compile=self.model.jit_compile)

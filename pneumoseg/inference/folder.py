@@ -285,9 +285,10 @@ def _keras_networks(folder: Path, record: PipelineFolder, batch_size: int, jit_c
 
     from pneumoseg.device import announce_device
     from pneumoseg.engines.keras_network import KerasNetwork
+    from pneumoseg.xla import uses_xla
 
     announce_device(keras.config.dtype_policy().name, jit_compile)
-    full_batch = batch_size if jit_compile else None
+    full_batch = batch_size if uses_xla(jit_compile) else None
     return {
         name: KerasNetwork(_bundle_of(folder / name, kind, jit_compile).model, full_batch)
         for kind in _KINDS

@@ -1,12 +1,15 @@
 """Batch statistics of weights that were never trained as they are, such as averaged weights."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pneumoseg.models.freezing import flat_layers
+from pneumoseg.xla import compiled_by_jax
 
 
 def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
@@ -40,19 +43,17 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    # An eager call keeps the output of every layer until it returns. A graph frees each output after its last use. The
-    # graph is traced below, while the momenta are 0, and is discarded with this call.
-    run = tf.function(model, reduce_retracing=True) if keras.backend.backend() == "tensorflow" else model
     count = 0
     means, squares = [0.0] * len(layers), [0.0] * len(layers)
     try:
         for layer in layers:
             layer.momentum = 0.0  # the moving statistics are then those of the last batch
-            layer.moving_variance.assign(keras.ops.ones_like(layer.moving_variance))  # 0 times infinity is NaN
-            layer.moving_mean.assign(keras.ops.zeros_like(layer.moving_mean))
+            layer.moving_variance.assign(np.ones(layer.moving_variance.shape))  # 0 times infinity is NaN
+            layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
+        run = _graph_of(model)
         for batch in batches:
             images = batch[0] if isinstance(batch, tuple) else batch
-            run(images, training=True)
+            run(images)
             size = len(images)
             count += size
             for number, layer in enumerate(layers):
@@ -71,3 +72,20 @@ def recompute_batch_statistics(model: keras.Model, batches: Iterable) -> None:
         mean = np.asarray(mean_sum) / count
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(np.maximum(np.asarray(square_sum) / count - mean**2, 0))
+
+
+def _graph_of(model: keras.Model) -> Callable[[Any], Any]:
+    """Return a function that runs the network in training mode, with the momenta of its first call.
+
+    An eager call keeps the output of every layer until it returns. A graph frees each output after its last use.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return tf.function(functools.partial(model, training=True), reduce_retracing=True)
+    compute = compiled_by_jax(model, training=True)
+
+    def run(images: Any) -> None:
+        _, values = compute(images)
+        for variable, value in zip(model.non_trainable_variables, values, strict=True):
+            variable.assign(value)
+
+    return run

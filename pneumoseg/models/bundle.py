@@ -37,6 +37,7 @@ from pneumoseg.models.bundle_spec import (
 from pneumoseg.models.classifier import build_classifier
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.models.weights import UNREADABLE
+from pneumoseg.xla import uses_xla
 
 _BUILDERS: dict[str, Callable[..., keras.Model]] = {"classifier": build_classifier, "segmenter": build_segmenter}
 # The saved weights replace the initial ones, so no time is spent on drawing those.
@@ -145,7 +146,7 @@ def load_bundle(folder: str | Path, *, jit_compile: bool = False) -> Bundle:
         with keras.utils.custom_object_scope(_QUICK_INITIALIZERS):
             model = _BUILDERS[spec["builder"]](**arguments, weights=None)
         model.load_weights(weights)
-        model.jit_compile = jit_compile
+        model.jit_compile = uses_xla(jit_compile)
     except UNREADABLE as error:
         cause = str(error).partition("\n")[0].rstrip(".")
         raise BundleError(f"{folder} cannot be rebuilt ({cause}): save the bundle again from its model") from error

@@ -7,6 +7,7 @@ import keras
 from pneumoseg.models.compact import COMPACT, compact_encoder
 from pneumoseg.models.scaling import check_image_size, scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
+from pneumoseg.xla import uses_xla
 
 # Name: (builder in keras.applications, its arguments). The first three are those of the paper (section 3.1.2).
 _APPLICATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,7 +59,7 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
     features = keras.layers.GlobalAveragePooling2D(name="pooling")(encoder(scaled))
     probability = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name=HEAD)(features)
     model = keras.Model(image, probability, name=f"classifier_{backbone}")
-    model.jit_compile = False  # with a GPU, the "auto" of Keras means XLA: minutes for each shape of a batch
+    model.jit_compile = uses_xla(False)  # with a GPU, the "auto" of Keras means XLA: minutes for each shape of a batch
     return model
 
 

@@ -11,6 +11,7 @@ import keras
 from pneumoseg.models.compact import COMPACT, compact_unet
 from pneumoseg.models.scaling import check_image_size, scaled_input
 from pneumoseg.models.weights import Weights, check_weights, weights_errors
+from pneumoseg.xla import uses_xla
 
 # Keys of `scaling.CONVENTIONS`, chosen as in `get_preprocessing` of segmentation-models. The "raw" backbones begin with
 # their own batch normalization.
@@ -74,7 +75,7 @@ def build_segmenter(
     # The sigmoid of the library has the dtype of the policy, and Dice overflows in float16.
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(network(scaled))
     model = keras.Model(image, probability, name=f"segmenter_{architecture}_{backbone}")
-    model.jit_compile = False  # with a GPU, the "auto" of Keras means XLA: minutes for each shape of a batch
+    model.jit_compile = uses_xla(False)  # with a GPU, the "auto" of Keras means XLA: minutes for each shape of a batch
     return model
 
 

@@ -25,6 +25,7 @@ from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.objective import segmentation_loss, segmentation_metrics
 from pneumoseg.training.run import Run
 from pneumoseg.training.schedule import trainable_part_at
+from pneumoseg.xla import uses_xla
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def score_average(
     """
     set_trainable(model, part)
     # New metrics: Keras does not reset the earlier ones when a model is compiled again.
-    model.compile(loss=segmentation_loss(loss), metrics=segmentation_metrics(), jit_compile=jit_compile)
+    model.compile(loss=segmentation_loss(loss), metrics=segmentation_metrics(), jit_compile=uses_xla(jit_compile))
     model.set_weights(weights)
     before = model.evaluate(validation, verbose=0, return_dict=True)
     recompute_batch_statistics(model, training)

@@ -20,6 +20,7 @@ from pneumoseg.models.freezing import set_trainable
 from pneumoseg.training.objective import Objective
 from pneumoseg.training.run import Run
 from pneumoseg.training.schedule import Schedule
+from pneumoseg.xla import uses_xla
 
 _log = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ def compile_phase(
         metric.reset_state()
     accumulated = gradient_accumulation_steps if gradient_accumulation_steps > 1 else None  # Keras takes no 1
     adam = keras.optimizers.Adam(phase.learning_rate, gradient_accumulation_steps=accumulated)
-    model.compile(adam, loss, metrics=list(metrics), jit_compile=jit_compile)
+    model.compile(adam, loss, metrics=list(metrics), jit_compile=uses_xla(jit_compile))
 
 
 def _annealing(phase: Phase, first_epoch: int) -> list[keras.callbacks.Callback]:
@@ -231,6 +232,6 @@ def _annealing(phase: Phase, first_epoch: int) -> list[keras.callbacks.Callback]
 
 def _log_dropped_batches(optimizer: keras.optimizers.Optimizer, gradient_accumulation_steps: int) -> None:
     adam = getattr(optimizer, "inner_optimizer", optimizer)  # mixed_float16 wraps it
-    dropped = int(adam.variables[0]) % gradient_accumulation_steps  # the first counts batches, `iterations` steps
+    dropped = int(keras.ops.convert_to_numpy(adam.variables[0])) % gradient_accumulation_steps  # the first counts batches, `iterations` steps
     if dropped:
         _log.info(f"The phase ended within a step of Adam: gradients of its last {dropped} batches are dropped")

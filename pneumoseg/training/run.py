@@ -358,5 +358,9 @@ def _content(manifest: pd.DataFrame) -> list[str]:
 
 
 def _environment() -> dict[str, Any]:
-    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    import keras
+
+    backend = keras.backend.backend()
+    packages = _PACKAGES + (("jax", "jaxlib") if backend == "jax" else ())
+    versions = {"backend": backend} | {package: importlib.metadata.version(package) for package in packages}
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), **versions}

@@ -1,6 +1,7 @@
 """Training and cross-validation: a task and a manifest make a run."""
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from pneumoseg.training.run import Run
 from pneumoseg.training.tasks import Task, TrainingData
 
 _log = logging.getLogger(__name__)
+_XLA_DETERMINISM = "xla_gpu_deterministic_ops"
 
 # Makes a further callback for a run, or for the run of each fold.
 CallbackMaker = Callable[[Run], keras.callbacks.Callback]
@@ -48,8 +50,8 @@ def train(
     Raises:
         FileExistsError: If the folder holds a run that is not to be resumed, or another process is training in it.
         ValueError: If the manifest cannot be split or has no mask for a segmenter, the settings do not fit the network,
-            the run to resume had other settings or images, the settings want cross-validation, or `start_from` was
-            trained on images that are now kept out.
+            the run to resume had other settings or images, the settings want cross-validation, `start_from` was
+            trained on images that are now kept out, or JAX is to be deterministic on a GPU without XLA's flag for it.
         DivergedError: If the training diverged.
 
     Example:
@@ -131,7 +133,7 @@ def _train_split(
     images = DataSplit({*training["image_id"], *_trained_before(task, run, kept_out)}, validation["image_id"])
     copies = task.copies(training)
     if task.deterministic:
-        tf.config.experimental.enable_op_determinism()
+        _make_deterministic()
     keras.utils.set_random_seed(settings.seed)
     with (
         all_devices() as devices,
@@ -161,6 +163,21 @@ def _train_split(
         )
         further = task.complete(run, model, data, history, callbacks)
         return run.finish(history, engine.best_epoch, training, validation, further)
+
+
+def _make_deterministic() -> None:
+    """Use operations that give the same bits each time, or raise an error if this process no longer can."""
+    if keras.backend.backend() == "tensorflow":
+        tf.config.experimental.enable_op_determinism()
+        return
+    import jax
+
+    # On a CPU the programs of XLA give the same bits anyway. For a GPU it reads its flags once, when JAX starts.
+    if jax.default_backend() != "cpu" and _XLA_DETERMINISM not in os.environ.get("XLA_FLAGS", ""):
+        raise ValueError(
+            f"deterministic is true, and XLA may use operations that differ in the last bits on {jax.devices()[0]}: "
+            f"set XLA_FLAGS=--{_XLA_DETERMINISM}=true in the environment, or leave out deterministic"
+        )
 
 
 def _trained_before(task: Task, run: Run, kept_out: pd.DataFrame) -> frozenset[str]:

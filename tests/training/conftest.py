@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import keras
 import pandas as pd
 import pytest
 import tensorflow as tf
@@ -54,7 +55,7 @@ def segmenter():
 @pytest.fixture(scope="module")
 def eager():
     """Run operations one by one: the few steps of these trainings take less time than tracing their graphs would."""
-    tf.config.run_functions_eagerly(True)
+    tf.config.run_functions_eagerly(keras.backend.backend() == "tensorflow")
     yield
     tf.config.run_functions_eagerly(False)
 
@@ -64,7 +65,7 @@ def graphs(eager):
     """Run graphs after all, as any training outside the tests does."""
     tf.config.run_functions_eagerly(False)
     yield
-    tf.config.run_functions_eagerly(True)
+    tf.config.run_functions_eagerly(keras.backend.backend() == "tensorflow")
 
 
 class Untrained:
