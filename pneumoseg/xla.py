@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pneumoseg.data_parallel import shared_out
+
 if TYPE_CHECKING:
     import keras
 
@@ -28,6 +30,8 @@ def uses_xla(requested: bool) -> bool:
 def compiled_by_jax(model: "keras.Model", *, training: bool) -> Callable[[Any], tuple[Any, list[Any]]]:
     """Return a network as one function that JAX compiles, once for each shape of a batch.
 
+    Within `all_devices` each device gets a part of the batch.
+
     Args:
         model: Network on Keras' JAX backend. It stays unchanged, and the function follows changes of its weights.
         training: Whether the layers run as in training.
@@ -42,7 +46,7 @@ def compiled_by_jax(model: "keras.Model", *, training: bool) -> Callable[[Any], 
 
     @jax.jit
     def compute(trainable: list[Any], others: list[Any], images: Any) -> tuple[Any, list[Any]]:
-        return model.stateless_call(trainable, others, images, training=training)
+        return model.stateless_call(trainable, others, shared_out(images), training=training)
 
     def call(images: Any) -> tuple[Any, list[Any]]:
         variables = model.trainable_variables, model.non_trainable_variables

@@ -31,10 +31,10 @@ from pneumoseg.data.loaders import Examples, classification_examples, segmentati
 from pneumoseg.data.masks import has_mask
 from pneumoseg.data.sampling import EpochPlan, enriched_epoch, random_epoch, scheduled_fraction
 from pneumoseg.data.splits import positives_and_sampled_negatives
+from pneumoseg.data_parallel import share_batches
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.bundle_spec import DataSplit
 from pneumoseg.models.classifier import build_classifier
-from pneumoseg.models.data_parallel import share_batches
 from pneumoseg.models.segmenter import build_segmenter
 from pneumoseg.scores import best_threshold, classification_scores
 from pneumoseg.training.averaging import log_average, score_average

@@ -15,8 +15,8 @@ from pneumoseg.data.loaders import files_named
 from pneumoseg.data.masks import leave_out_unknown_masks
 from pneumoseg.data.patients import describe_patients, doubts_about_patients, has_known_patients
 from pneumoseg.data.splits import count_shared_patients, stratified_folds, stratified_split
+from pneumoseg.data_parallel import all_devices, share_batches, warn_of_idle_devices
 from pneumoseg.models.bundle_spec import DataSplit, is_bundle, read_bundle_spec
-from pneumoseg.models.data_parallel import all_devices, share_batches, warn_of_idle_devices
 from pneumoseg.training.engine import Engine
 from pneumoseg.training.run import Run
 from pneumoseg.training.tasks import Task, TrainingData
