@@ -1,6 +1,9 @@
 """Commands that train networks, average their weights, and compare runs."""
 
 import json
+import logging
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,28 +19,59 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
+    ctx: typer.Context,
     experiment: Annotated[Path, typer.Argument(help="Experiment file of a classifier or a segmenter.")],
     manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", callback=output_folder)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
     resume: Resume = False,
     backend: Backend = None,
+    hosts: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that train together on JAX, usually one per host; start each with the same command but its "
+            "own --host. In a step of SLURM these three options are not needed.",
+        ),
+    ] = None,
+    host: Annotated[int | None, typer.Option(metavar="I", help="Number of this process, 0 to N - 1.")] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Address and free port of host 0, the same in all processes.")
+    ] = None,
 ) -> None:
     """Train the network of an experiment file."""
     from pneumoseg.backend import choose_backend
+    from pneumoseg.checksums import file_sha256
     from pneumoseg.config import load_experiment
+    from pneumoseg.hosts import joined_hosts, place_of
 
     settings = load_experiment(experiment)
     choose_backend(backend)
+    place = place_of(hosts, host, coordinator)
+    if place.writes:
+        output_folder(ctx, out)
+    else:
+        _say_warnings_alone()
+    with joined_hosts(place) as joined:
+        joined.require_same("the experiment", settings.model_dump_json(), "start all processes with the same file")
+        joined.require_same("the manifest", file_sha256(manifest), "give all processes the same file")
 
-    from pneumoseg.data.index import load_manifest
-    from pneumoseg.training.run import Run
-    from pneumoseg.training.tasks import task_for
-    from pneumoseg.training.train import cross_validate, train
+        from pneumoseg.data.index import load_manifest
+        from pneumoseg.training.own_copy import own_copy
+        from pneumoseg.training.run import Run
+        from pneumoseg.training.tasks import task_for
+        from pneumoseg.training.train import cross_validate, train
 
-    run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
-    start = cross_validate if settings.cross_validate else train
-    metrics = start(task_for(settings), table, run, make_callback=_live_curves(settings))
-    typer.echo(json.dumps(metrics, indent=2))
+        table = load_manifest(manifest)
+        run = own_copy(Run(out, manifest.parent / "cache", resume=resume), joined)
+        start = cross_validate if settings.cross_validate else train
+        metrics = start(task_for(settings), table, run, make_callback=_live_curves(settings))
+        typer.echo(json.dumps(metrics, indent=2))
+
+
+def _say_warnings_alone() -> None:
+    """Print nothing that process 0 prints too."""
+    logging.getLogger("pneumoseg").setLevel(logging.WARNING)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _live_curves(settings: "Experiment") -> "CallbackMaker":
