@@ -69,14 +69,15 @@ def place_of(hosts: int | None, host: int | None, coordinator: str | None) -> Pl
         >>> place_of(None, None, None)
         Place(count=1, number=0, coordinator=None)
     """
-    given = {"--hosts": hosts, "--host": host, "--coordinator": coordinator}
-    missing = [name for name, value in given.items() if value is None]
     on_jax = os.environ.get("KERAS_BACKEND") == "jax"
-    if len(missing) == len(given):
+    if hosts is None and host is None and coordinator is None:
         return _place_in_slurm() if on_jax else Place()
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} missing: training on several hosts needs {', '.join(given)}")
-    assert hosts is not None and host is not None and coordinator is not None
+    if hosts is None or host is None or coordinator is None:
+        given = {"--hosts": hosts, "--host": host, "--coordinator": coordinator}
+        missing = " and ".join(name for name, value in given.items() if value is None)
+        raise ValueError(f"{missing} missing: training on several hosts needs {', '.join(given)}")
+    if hosts < 1:
+        raise ValueError(f"--hosts {hosts}: expected the number of processes that train together, 1 or more")
     if not 0 <= host < hosts:
         raise ValueError(f"--host {host} with --hosts {hosts}: expected 0 to {hosts - 1}, another on each host")
     if not re.fullmatch(r".+:[0-9]{1,5}", coordinator):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import pneumoseg
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Backend, Manifest, Resume, app, changed_folder, output_file, output_folder
 
@@ -35,7 +36,7 @@ def train(
     ] = None,
     host: Annotated[int | None, typer.Option(metavar="I", help="Number of this process, 0 to N - 1.")] = None,
     coordinator: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Address and free port of host 0, the same in all processes.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Address and free port of host 0, as all others reach it.")
     ] = None,
 ) -> None:
     """Train the network of an experiment file."""
@@ -43,6 +44,7 @@ def train(
     from pneumoseg.checksums import file_sha256
     from pneumoseg.config import load_experiment
     from pneumoseg.hosts import joined_hosts, place_of
+    from pneumoseg.training.own_folder import own_folder
 
     settings = load_experiment(experiment)
     choose_backend(backend)
@@ -52,17 +54,19 @@ def train(
     else:
         _say_warnings_alone()
     with joined_hosts(place) as joined:
-        joined.require_same("the experiment", settings.model_dump_json(), "start all processes with the same file")
-        joined.require_same("the manifest", file_sha256(manifest), "give all processes the same file")
+        if place.count > 1:
+            joined.require_same("the version of pneumoseg", pneumoseg.__version__, "install one version on all hosts")
+            joined.require_same("the experiment", settings.model_dump_json(), "start all processes with the same file")
+            joined.require_same("the manifest", file_sha256(manifest), "give all processes the same file")
+            joined.require_same("--resume", str(resume), "give it to all processes or to none")
+            out = own_folder(out, joined)
 
         from pneumoseg.data.index import load_manifest
-        from pneumoseg.training.own_copy import own_copy
         from pneumoseg.training.run import Run
         from pneumoseg.training.tasks import task_for
         from pneumoseg.training.train import cross_validate, train
 
-        table = load_manifest(manifest)
-        run = own_copy(Run(out, manifest.parent / "cache", resume=resume), joined)
+        run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
         start = cross_validate if settings.cross_validate else train
         metrics = start(task_for(settings), table, run, make_callback=_live_curves(settings))
         typer.echo(json.dumps(metrics, indent=2))

@@ -10,43 +10,38 @@ from pathlib import Path
 
 from pneumoseg.checksums import file_sha256
 from pneumoseg.hosts import Hosts
-from pneumoseg.training.run import Run
 
-_NOT_READ = ("epochs", "tensorboard", ".*")
 _STATE = ("checkpoint.npz", "history.csv", "metrics.json", "split.csv")
+_NOT_COPIED = ("epochs", "tensorboard", ".*")  # large or of no use
 
 
-def own_copy(run: Run, hosts: Hosts) -> Run:
-    """Return the run in which this process trains: the given one in process 0, a copy of it in each other.
+def own_folder(folder: Path, hosts: Hosts) -> Path:
+    """Return the folder in which this process trains: the given one in process 0, a copy of it in each other.
 
     All processes must call it; none goes on before each has read what an earlier process left.
 
     Args:
-        run: Run whose folder all processes see.
+        folder: The run's folder, on a file system that all processes share.
         hosts: Processes that train together.
 
     Returns:
-        A run in the same state.
+        A folder in the same state.
 
     Raises:
-        ValueError: If the processes see the folder in different states, or only some are to resume it.
+        ValueError: If the processes see the folder in different states.
 
     Example:
         >>> with joined_hosts(place) as hosts:  # doctest: +SKIP
-        ...     train(task, manifest, own_copy(Run("/shared/runs/classifier"), hosts))
+        ...     train(task, manifest, Run(own_folder(Path("/shared/runs/classifier"), hosts)))
     """
-    hosts.require_same("--resume", str(run.resume), "give it to all processes or to none")
     hosts.require_same(
-        f"what {run.folder} holds",
-        _state(run.folder),
+        f"what {folder} holds",
+        _state(folder),
         "name a folder on a file system that all hosts share, and wait until no process writes to it",
     )
-    if hosts.place.writes:
-        own = run
-    else:
-        own = Run(hosts.scratch / run.folder.name, run.cache_dir, resume=run.resume)
-        if run.folder.exists():
-            shutil.copytree(run.folder, own.folder, ignore=shutil.ignore_patterns(*_NOT_READ))
+    own = folder if hosts.place.writes else hosts.scratch / folder.name
+    if own != folder and folder.exists():
+        shutil.copytree(folder, own, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     hosts.meet("copy of the run")
     return own
 
