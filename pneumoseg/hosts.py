@@ -105,33 +105,34 @@ class Hosts:
     """
 
     def __init__(self, place: Place) -> None:
-        self.place = place
+        self.place, self._meetings = place, 0
         self.scratch = Path(tempfile.mkdtemp(prefix="pneumoseg-"))
 
     def require_same(self, name: str, value: str, remedy: str) -> None:
         """Wait for all processes, and check that they have the same value.
 
         Args:
-            name: What the value describes, for the message. Each name is used once.
+            name: What the value describes, for the message.
             value: Short text, such as a checksum.
             remedy: End of the message.
 
         Raises:
             ValueError: If a process has another value than process 0.
         """
-        values = self._gather(name, value)
+        values = self._gather(value)
         others = [str(number) for number, other in enumerate(values) if other != values[0]]
         if others:
             raise ValueError(f"{name} differs between host 0 and host {', '.join(others)}: {remedy}")
 
-    def meet(self, name: str) -> None:
-        """Wait for all processes. Each name is used once."""
-        self._gather(name, "")
+    def meet(self) -> None:
+        """Wait for all processes."""
+        self._gather("")
 
-    def _gather(self, name: str, value: str) -> list[str]:
+    def _gather(self, value: str) -> list[str]:
         if self.place.count == 1:
             return [value]
-        client, key = _client(), f"pneumoseg/{name}/"
+        self._meetings += 1
+        client, key = _client(), f"pneumoseg/meeting {self._meetings}/"
         client.key_value_set(f"{key}{self.place.number}", f"={value}")  # JAX waits for ever for an empty value
         texts = [client.blocking_key_value_get(f"{key}{n}", 1000 * _MEET_SECONDS) for n in range(self.place.count)]
         return [text[1:] for text in texts]
@@ -172,7 +173,7 @@ def _all_ending_together(hosts: Hosts) -> Iterator[None]:
     threading.Thread(target=_watch, args=(hosts, over), daemon=True).start()
     try:
         yield
-        hosts.meet("end")
+        hosts.meet()
     except BaseException as error:
         over.set()
         told = _told_error(error)

@@ -42,7 +42,7 @@ def own_folder(folder: Path, hosts: Hosts) -> Path:
     own = folder if hosts.place.writes else hosts.scratch / folder.name
     if own != folder and folder.exists():
         shutil.copytree(folder, own, ignore=shutil.ignore_patterns(*_NOT_COPIED))
-    hosts.meet("copy of the run")
+    hosts.meet()
     return own
 
 
