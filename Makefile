@@ -20,11 +20,13 @@ OPTIONS    = --runs "$$RUNS" $(if $(filter no,$(TUNE)),--no-tune) $(if $(filter 
 	$(call option,SEGMENTER_EXPERIMENT,experiment) $(call option,TRAIN,train) $(call option,TEST,test) \
 	$(call option,ANNOTATIONS,annotations) $(call option,SAMPLE,sample) $(call option,ID_MAP,id-map) \
 	$(call option,TEST_ID_MAP,test-id-map) $(call option,BACKEND,backend)
+JAX_TESTS := tests/training tests/callbacks tests/models/test_batch_statistics.py tests/test_losses.py \
+	tests/test_metrics.py tests/engines/test_keras_network.py
 GOALS := index show-masks show-augmentations train-classifier train-segmenter tune submit evaluate report show-predictions
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo tour docs test lint bench oracles clean $(GOALS)
+.PHONY: help install demo tour docs test test-jax lint bench oracles clean $(GOALS)
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -66,6 +68,11 @@ docs: $(INSTALLED) ## Build the documentation in build/docs; warnings are errors
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# What JAX compiles is kept, because compiling takes most of the time and many tests train the same network.
+test-jax: $(INSTALLED) ## Run the tests of the training on Keras' JAX backend
+	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=build/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+		$(BIN)/pytest --numprocesses 2 --dist loadfile $(JAX_TESTS)
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Experiment files: YAML that becomes validated, typed settings."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -20,6 +20,9 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class Split(Settings):
@@ -188,12 +191,13 @@ class ClassifierSettings(Settings):
         loss: Loss function.
         class_weights: Weights of the classes in the loss; balanced gives each class half of the loss.
         precision: Precision policy of Keras; 16-bit policies keep float32 weights and outputs.
-        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch.
+        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch. On JAX it always
+            does.
         gradient_accumulation_steps: Number of batches whose mean gradient makes one step of the optimizer, see
             `training.engine`.
         decoded_images_gigabytes: Gigabytes (10^9 bytes) for the decoded images of each split; a split that takes
             more is read again in each epoch.
-        deterministic: Whether TensorFlow uses deterministic operations only, so that the same training on a CPU
+        deterministic: Whether Keras' backend uses deterministic operations only, so that the same training on a CPU
             gives the same weights.
     """
 
@@ -315,7 +319,8 @@ class SegmenterSettings(Settings):
         epoch_weights_gigabytes: Gigabytes (10^9 bytes) for the weights of single epochs; the epochs with the best
             validation IoU are kept.
         precision: Precision policy of Keras; 16-bit policies keep float32 weights and outputs.
-        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch.
+        jit_compile: Whether XLA compiles the network, once per phase and number of images in a batch. On JAX it always
+            does.
         gradient_accumulation_steps: Number of batches whose mean gradient makes one step of the optimizer, see
             `training.engine`.
         decoded_images_gigabytes: Gigabytes (10^9 bytes) for the decoded images of each split; a split that takes
@@ -356,7 +361,10 @@ class SegmenterSettings(Settings):
 
 
 Experiment = ClassifierSettings | SegmenterSettings
-_KINDS: dict[str, type[Experiment]] = {"classifier": ClassifierSettings, "segmenter": SegmenterSettings}
+_KINDS: dict[str, type[ClassifierSettings] | type[SegmenterSettings]] = {
+    "classifier": ClassifierSettings,
+    "segmenter": SegmenterSettings,
+}
 
 
 class ConfigError(ValueError):
@@ -385,17 +393,43 @@ def load_experiment(path: str | Path) -> Experiment:
         >>> load_experiment("experiments/demo_classifier.yaml").backbone  # doctest: +SKIP
         'compact'
     """
-    content, files = _read(Path(path))
-    names = ", based on ".join(map(str, files))
+    content, files = read_settings_file(Path(path))
+    return validate_experiment(content, ", based on ".join(map(str, files)))
+
+
+def validate_experiment(content: Any, source: str) -> Experiment:
+    """Turn the content of an experiment file, with inherited settings filled in, into settings.
+
+    Args:
+        content: What YAML made of the file.
+        source: Name of the file for messages.
+
+    Raises:
+        ConfigError: If a key is unknown, missing or of the wrong type.
+    """
     if not isinstance(content, dict):
-        raise ConfigError(f"{names}: expected keys and values, got {content!r:.60}")
+        raise ConfigError(f"{source}: expected keys and values, got {content!r:.60}")
     kind = content.get("kind")
     if kind not in tuple(_KINDS):
-        raise ConfigError(f"{names}: kind: expected {' or '.join(_KINDS)}, got {kind!r:.60}")
+        raise ConfigError(f"{source}: kind: expected {' or '.join(_KINDS)}, got {kind!r:.60}")
+    return validate_settings(_KINDS[kind], content, source)
+
+
+def validate_settings(kind: type[AnySettings], content: Any, source: str) -> AnySettings:
+    """Turn the content of a file into settings of one kind.
+
+    Args:
+        kind: Class of the settings.
+        content: What YAML made of the file.
+        source: Name of the file for messages.
+
+    Raises:
+        ConfigError: If a key is unknown, missing or of the wrong type.
+    """
     try:
-        return _KINDS[kind].model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{names}: {_explain(error)}") from error
+        raise ConfigError(f"{source}: {_explain(error)}") from error
 
 
 def experiment_files(path: str | Path) -> list[Path]:
@@ -404,11 +438,19 @@ def experiment_files(path: str | Path) -> list[Path]:
     Raises:
         ConfigError: If one is missing, is not YAML, or is based on itself.
     """
-    return _read(Path(path))[1]
+    return read_settings_file(Path(path))[1]
 
 
-def _read(path: Path, readers: tuple[Path, ...] = ()) -> tuple[Any, list[Path]]:
-    """Return a file's content with inherited settings filled in, and the files read: this one and its bases."""
+def read_settings_file(path: Path, readers: tuple[Path, ...] = ()) -> tuple[Any, list[Path]]:
+    """Return a YAML file's content with inherited settings filled in, and the files read: this one and its bases.
+
+    Args:
+        path: File to read.
+        readers: Files that are being read, each based on the next.
+
+    Raises:
+        ConfigError: If a file is missing, is not YAML, or is based on itself.
+    """
     if path.resolve() in readers:
         raise ConfigError(f"{path}: is based on itself")
     try:
@@ -422,7 +464,7 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> tuple[Any, list[Path]]:
     other = content.pop("based_on")
     if not isinstance(other, str):
         raise ConfigError(f"{path}: based_on: expected the name of an experiment file, got {other!r}")
-    inherited, files = _read(path.parent / other, (*readers, path.resolve()))
+    inherited, files = read_settings_file(path.parent / other, (*readers, path.resolve()))
     return {**inherited, **content} if isinstance(inherited, dict) else inherited, [path, *files]
 
 

@@ -28,6 +28,7 @@ from rich.progress import track
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import size_changed
 from pneumoseg.data.index import load_manifest
+from pneumoseg.data.manifest_files import csv_text
 from pneumoseg.data.masks import has_mask, leave_out_unknown_masks
 from pneumoseg.decision import dequantize, quantize
 from pneumoseg.engines import Engine
@@ -258,7 +259,7 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
 
 def _open(folder: Path, identity: dict[str, Any], manifest: pd.DataFrame) -> set[str]:
     """Prepare the folder for more predictions, and return the ids of the images that are done."""
-    texts = {_IDENTITY: json.dumps(identity, indent=2), _MANIFEST: manifest.to_csv(index=False)}
+    texts = {_IDENTITY: json.dumps(identity, indent=2), _MANIFEST: csv_text(manifest)}
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _IDENTITY).is_file():
             raise FileExistsError(f"{folder} exists and holds something other than predictions: choose another folder")

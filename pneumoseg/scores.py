@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 
 
 def classification_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
@@ -122,9 +122,14 @@ def sensitivity_at_specificity(labels: np.ndarray, probabilities: np.ndarray, sp
     labels, probabilities = _checked(labels, probabilities)
     if np.isnan(probabilities).any() or labels.all() or not labels.any():
         return float("nan")
-    false_alarms, found, _ = roc_curve(labels, probabilities, drop_intermediate=False)
+    negatives, positives = probabilities[~labels], probabilities[labels]
     # A fraction of n negatives may be rounded to slightly less than the one that was asked for.
-    return float(found[false_alarms <= 1 - specificity + 1e-9].max())
+    false_alarms = int((1 - specificity + 1e-9) * negatives.size)
+    if false_alarms >= negatives.size:
+        return 1.0
+    # The threshold is the most probable negative that must not be found.
+    threshold = -np.partition(-negatives, false_alarms)[false_alarms]
+    return float(np.count_nonzero(positives > threshold) / positives.size)
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:

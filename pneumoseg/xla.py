@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pneumoseg.data_parallel import shared_out
+import numpy as np
 
 if TYPE_CHECKING:
     import keras
@@ -37,12 +37,14 @@ def compiled_by_jax(model: "keras.Model", *, training: bool) -> Callable[[Any], 
         training: Whether the layers run as in training.
 
     Returns:
-        A function from a batch of images to the outputs and the new values of `model.non_trainable_variables`.
+        A function from a batch of images, as an array or a tensor of TensorFlow, to the outputs and the new values of `model.non_trainable_variables`.
 
     Example:
         >>> outputs, _ = compiled_by_jax(model, training=False)(images)  # doctest: +SKIP
     """
     import jax
+
+    from pneumoseg.data_parallel import shared_out
 
     @jax.jit
     def compute(trainable: list[Any], others: list[Any], images: Any) -> tuple[Any, list[Any]]:
@@ -50,6 +52,6 @@ def compiled_by_jax(model: "keras.Model", *, training: bool) -> Callable[[Any], 
 
     def call(images: Any) -> tuple[Any, list[Any]]:
         variables = model.trainable_variables, model.non_trainable_variables
-        return compute(*([variable.value for variable in part] for part in variables), images)
+        return compute(*([variable.value for variable in part] for part in variables), np.asarray(images))
 
     return call

@@ -1,6 +1,7 @@
 """Data that several tests share: a small generated data set and DICOM files made by hand."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,14 @@ MINI = Path(__file__).parents[1] / "../shared/siim-mini"
 
 # Needs tensorflow-addons, which the environment of the tests has not.
 collect_ignore = ["oracles/reference.py"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Free what JAX has compiled for the tests of a module, which takes gigabytes over all of them."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +78,16 @@ def pipeline(tmp_path_factory):
     options = {"classifier_threshold": 0, "mask_threshold": 0, "minimum_area": 0}
     assemble_pipeline(folder / "c", folder / "s", folder / "p", **options)
     return folder / "p"
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """Connect to the Ray that runs already, or else to one of two CPUs; connections within tests find it."""
+    pytest.importorskip("ray")
+    from pneumoseg.cluster import connect
+
+    with connect(cpus=2) as ray:
+        yield ray
 
 
 def write_dicom(path, image, **elements):

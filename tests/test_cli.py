@@ -261,7 +261,7 @@ def test_labels_alone_score_the_classifier(runs, cached, pipeline, tmp_path, cap
 
 def test_masks_are_drawn(runs, tmp_path):
     with pytest.raises(ValueError, match="--engine is onnx, and only a pipeline runs on an engine: name one with"):
-        invoke("show-masks", "--manifest", "absent", "--out", tmp_path / "masks.png", "--engine", "onnx")
+        invoke("show-masks", "--manifest", "absent.csv", "--out", tmp_path / "masks.png", "--engine", "onnx")
     invoke("show-masks", "--manifest", runs / "manifest.csv", "--out", tmp_path / "masks.png", "--count", 2)
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")
     invoke(
@@ -405,13 +405,13 @@ def test_a_file_replaced_since_indexing_is_not_scored_in_silence(runs, generated
 OUTPUTS = [
     ("synthesize", "{out}", "--train", "2", "--test", "1"),
     ("index", "absent", "absent", "--out", "{out}"),
-    ("show-masks", "--manifest", "absent", "--out", "{out}"),
-    ("show-augmentations", "--manifest", "absent", "--out", "{out}"),
-    ("train", "absent", "--manifest", "absent", "--out", "{out}"),
-    ("swa", "absent", "--epochs", "1-2", "--manifest", "absent", "--out", "{out}"),
+    ("show-masks", "--manifest", "absent.csv", "--out", "{out}"),
+    ("show-augmentations", "--manifest", "absent.csv", "--out", "{out}"),
+    ("train", "absent", "--manifest", "absent.csv", "--out", "{out}"),
+    ("swa", "absent", "--epochs", "1-2", "--manifest", "absent.csv", "--out", "{out}"),
     ("compare", "absent", "--out", "{out}"),
     ("assemble", "absent", "--out", "{out}"),
-    ("cache-predictions", "--manifest", "absent", "--pipeline", "absent", "--out", "{out}"),
+    ("cache-predictions", "--manifest", "absent.csv", "--pipeline", "absent", "--out", "{out}"),
     ("predict", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("listen", "--pipeline", "absent", "--spool", "{out}", "--accept", "A", "--to", "A@[::1]:104"),
     ("submit", "absent", "--pipeline", "absent", "--out", "{out}"),

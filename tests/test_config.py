@@ -23,7 +23,7 @@ def load(tmp_path, content):
 
 
 def test_every_experiment_file_loads():
-    paths = sorted(EXPERIMENTS.glob("*.yaml"))
+    paths = sorted(set(EXPERIMENTS.glob("*.yaml")) - set(EXPERIMENTS.glob("sweep_*")))
     assert len(paths) >= 4
     for path in paths:
         kind = "classifier" if "classifier" in path.name else "segmenter"

@@ -4,11 +4,12 @@ import logging
 import os
 from dataclasses import replace
 
+import keras
 import pytest
 import tensorflow as tf
 
 from pneumoseg import device
-from pneumoseg.device import Device, announce_device, find_device
+from pneumoseg.device import Device, announce_device, find_device, leave_gpus_to_jax
 
 GPU = Device(("NVIDIA H100",), 78 * 2**30, 16, True, True, "2.21.0", None)
 CPU = Device((), 15 * 2**30, 2, False, False, "2.21.0", None)
@@ -138,3 +139,22 @@ def test_warning_about_bfloat16_on_a_cpu_without_it(found, precision, warned, mo
     announce_device(precision, False)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert ["mixed_bfloat16 takes longer" in message for message in warnings] == [True] * warned
+
+
+@pytest.mark.parametrize(("backend", "hidden"), [("jax", [([], "GPU")]), ("tensorflow", [])])
+def test_gpus_are_left_to_jax(backend, hidden, monkeypatch):
+    calls = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *devices: calls.append(devices))
+    leave_gpus_to_jax()
+    assert calls == hidden
+
+
+def test_memory_that_tensorflow_has_taken_from_jax_is_told(monkeypatch, caplog):
+    def refuse(*_):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
+    leave_gpus_to_jax()
+    assert "TensorFlow has taken memory of the GPU" in caplog.text

@@ -19,7 +19,7 @@ TABLES = {"numpy", "pandas", "pydicom", "PIL"}
         (["validate-submission", "s.csv", "--expected", "rle.csv"], 0, NETWORKS | FIGURES | STATISTICS),
         (["index", "in", "rle.csv", "--out", "m.csv"], 0, NETWORKS | FIGURES | STATISTICS),
         # Without their inputs these end after what they import.
-        (["show-masks", "--manifest", "absent", "--out", "o.png"], 2, NETWORKS | STATISTICS | {"albumentations"}),
+        (["show-masks", "--manifest", "absent.csv", "--out", "o.png"], 2, NETWORKS | STATISTICS | {"albumentations"}),
         (["evaluate", "--predictions", "absent", "--pipeline", "absent"], 2, NETWORKS | {"albumentations", "cv2"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

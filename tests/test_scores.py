@@ -218,3 +218,14 @@ def test_dice_refuses_what_it_cannot_compare():
         dice(np.zeros((3, 4), bool), np.zeros((4, 3), bool))
     with pytest.raises(ValueError, match="float32"):
         dice(np.zeros((3, 4), bool), np.full((3, 4), 0.2, np.float32))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sensitivity_at_specificity_is_the_best_point_of_the_roc_curve(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.r_[True, False, rng.random(rng.integers(0, 200)) < 0.3]
+    probabilities = rng.random(labels.size).round(rng.integers(1, 9))
+    false_alarms, found, _ = metrics.roc_curve(labels, probabilities, drop_intermediate=False)
+    for specificity in (0.0, 0.5, 0.9, 0.95, 1.0):
+        expected = found[false_alarms <= 1 - specificity + 1e-9].max()
+        assert sensitivity_at_specificity(labels, probabilities, specificity) == expected

@@ -14,7 +14,9 @@ from typing import Annotated
 import typer
 
 import pneumoseg
+from pneumoseg.data.manifest_files import require_format
 from pneumoseg.import_hook import import_within
+from pneumoseg.tensorflow_errors import tensorflow_reason
 
 # Keras imports them if it can, for functions that no command uses; that takes almost a third of its import.
 _UNUSED_BY_KERAS = ("IPython", "matplotlib", "sklearn")
@@ -76,6 +78,27 @@ def output_folder(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def manifest_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Check that the format of a manifest is known and can be read and written; a callback of an option.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if path is not None and not ctx.resilient_parsing:
+        require_format(path)
+    return path
+
+
+def manifest_to_write(ctx: typer.Context, path: Path) -> Path | None:
+    """Check that a manifest can be written before any work is done, and make its folder; a callback of an option.
+
+    Raises:
+        ValueError: If its format is not known or cannot be written.
+        OSError: If the file cannot be written.
+    """
+    return manifest_file(ctx, output_file(ctx, path))
+
+
 def changed_folder(ctx: typer.Context, path: Path) -> Path:
     """Check that an existing folder can be written to before any work is done; a callback of an option.
 
@@ -106,7 +129,10 @@ def _require_writable(folder: Path, output: Path) -> None:
         raise OSError(f"{output} cannot be written ({error.strerror}: {folder}): name another place") from error
 
 
-Manifest = Annotated[Path, typer.Option(metavar="CSV", help="Manifest made by `pneumoseg index`.")]
+Manifest = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Manifest made by `pneumoseg index`, CSV or Parquet.", callback=manifest_file),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume a stopped run after its last finished epoch.")]
 PipelinePath = Annotated[Path, typer.Option(metavar="DIR", help="Folder made by `pneumoseg assemble`.")]
 TunedPipeline = Annotated[
@@ -150,13 +176,10 @@ def main() -> None:
         typer.echo(f"pneumoseg: {error}", err=True)
         raise SystemExit(2) from error
     except Exception as error:
-        # TensorFlow has its own error classes; the first line of their messages names the cause.
-        if not type(error).__module__.startswith("tensorflow"):
+        text = tensorflow_reason(error)
+        if text is None:
             raise
-        text = str(getattr(error, "message", error)).strip().partition("\n")[0]
-        if type(error).__name__ == "ResourceExhaustedError":
-            text += "; take a smaller batch_size (and gradient_accumulation_steps), or precision: mixed_float16"
-        typer.echo(f"pneumoseg: TensorFlow stopped ({type(error).__name__}): {text}", err=True)
+        typer.echo(f"pneumoseg: {text}", err=True)
         raise SystemExit(2) from error
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoseg.atomic_write import atomic_write
-from pneumoseg.cli.app import Assembled, Engine, Manifest, app, output_file, output_folder
+from pneumoseg.cli.app import Assembled, Engine, Manifest, app, manifest_to_write, output_file, output_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,10 @@ def index(
         typer.Argument(help="CSV of run-length codes or labels, COCO JSON, or folder of mask pictures or DICOM SEG."),
     ],
     out: Annotated[
-        Path, typer.Option(help="Manifest to write; rejected.csv goes next to it.", callback=output_file)
+        Path,
+        typer.Option(
+            help="Manifest to write, .csv or .parquet; rejected.csv goes next to it.", callback=manifest_to_write
+        ),
     ] = Path("manifest.csv"),
     annotations_format: Annotated[
         str | None,

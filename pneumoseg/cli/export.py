@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pneumoseg.cli.app import BatchSize, app, changed_folder, require_pipeline
+from pneumoseg.cli.app import BatchSize, app, changed_folder, manifest_file, require_pipeline
 
 if TYPE_CHECKING:
     from pneumoseg.engines.export_record import ExportRecord
@@ -26,10 +26,13 @@ def export(
     ] = "float32",
     calibrate: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Manifest of images that show the ranges of numbers, for int8."),
+        typer.Option(
+            metavar="FILE", help="Manifest of images that show the ranges of numbers, for int8.", callback=manifest_file
+        ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Manifest of the images to compare with Keras on.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Manifest of the images to compare with Keras on.", callback=manifest_file),
     ] = None,
     accept_differences: Annotated[
         bool, typer.Option("--accept-differences", help="Write the export even if it decides otherwise than Keras.")

@@ -12,13 +12,21 @@ import typer
 import pneumoseg
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Backend, Manifest, Resume, app, changed_folder, output_file, output_folder
+from pneumoseg.cli.ray_option import RayAddress, RayCommand
 
 if TYPE_CHECKING:
-    from pneumoseg.config import Experiment
-    from pneumoseg.training.train import CallbackMaker
+    from pneumoseg.training.ray_tasks import OnRay
+
+GpusPerTask = Annotated[
+    float | None,
+    typer.Option(help="With --ray: GPUs of each training, such as 0.5.  [default: 1 if there are any]", min=0),
+]
+CpusPerTask = Annotated[
+    int | None, typer.Option(help="With --ray: CPUs that each training counts for.  [default: 1]", min=1)
+]
 
 
-@app.command()
+@app.command(cls=RayCommand)
 def train(
     ctx: typer.Context,
     experiment: Annotated[Path, typer.Argument(help="Experiment file of a classifier or a segmenter.")],
@@ -38,8 +46,14 @@ def train(
     coordinator: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Address and free port of host 0, as all others reach it.")
     ] = None,
+    ray: RayAddress = None,
+    gpus_per_task: GpusPerTask = None,
+    cpus_per_task: CpusPerTask = None,
 ) -> None:
-    """Train the network of an experiment file."""
+    """Train the network of an experiment file.
+
+    With --ray the folds of a cross-validation are trained at the same time, each with a log.txt in its folder.
+    """
     from pneumoseg.backend import choose_backend
     from pneumoseg.checksums import file_sha256
     from pneumoseg.config import load_experiment
@@ -47,8 +61,14 @@ def train(
     from pneumoseg.training.own_folder import own_folder
 
     settings = load_experiment(experiment)
+    if ray is not None and not settings.cross_validate:
+        raise ValueError(
+            f"{experiment}: --ray trains the folds of a cross-validation, but cross_validate is false: leave --ray out"
+        )
     choose_backend(backend)
     place = place_of(hosts, host, coordinator)
+    if place.count > 1 and ray is not None:
+        raise ValueError("--ray trains each fold in one process: leave out --hosts, --host and --coordinator")
     if place.writes:
         output_folder(ctx, out)
     else:
@@ -62,13 +82,19 @@ def train(
             out = own_folder(out, joined)
 
         from pneumoseg.data.index import load_manifest
+        from pneumoseg.report.live_curves import live_curves
+        from pneumoseg.training.jobs import here
         from pneumoseg.training.run import Run
         from pneumoseg.training.tasks import task_for
         from pneumoseg.training.train import cross_validate, train
 
+        run_jobs = _jobs_on(ray, gpus_per_task, cpus_per_task)
+        task = task_for(settings)
         run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
-        start = cross_validate if settings.cross_validate else train
-        metrics = start(task_for(settings), table, run, make_callback=_live_curves(settings))
+        if settings.cross_validate:
+            metrics = cross_validate(task, table, run, make_callback=live_curves(task), run_jobs=run_jobs or here)
+        else:
+            metrics = train(task, table, run, make_callback=live_curves(task))
         typer.echo(json.dumps(metrics, indent=2))
 
 
@@ -78,17 +104,52 @@ def _say_warnings_alone() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _live_curves(settings: "Experiment") -> "CallbackMaker":
-    """Return a function that makes the callback which draws a run's curves."""
-    from pneumoseg.config import ClassifierSettings
-    from pneumoseg.report.live_curves import LiveCurves
-    from pneumoseg.training.schedule import learning_rates
+def _jobs_on(address: str | None, gpus_per_task: float | None, cpus_per_task: int | None) -> "OnRay | None":
+    """Return what carries out jobs on Ray; None without an address."""
+    if address is None:
+        if gpus_per_task is not None or cpus_per_task is not None:
+            raise ValueError("--gpus-per-task and --cpus-per-task are for --ray: add it, or leave them out")
+        return None
+    from pneumoseg.cluster import require_ray
+    from pneumoseg.training.ray_tasks import OnRay
 
-    if isinstance(settings, ClassifierSettings):
-        return lambda run: LiveCurves(run, "mcc")
-    chosen, rates = settings.swa, learning_rates(settings.phases)
-    averaged = range(chosen.start_epoch, chosen.end_epoch + 1, chosen.every) if chosen else ()
-    return lambda run: LiveCurves(run, "iou", averaged=averaged, learning_rates=rates)
+    require_ray()
+    return OnRay(address, gpus_per_task, cpus_per_task or 1)
+
+
+@app.command(cls=RayCommand)
+def sweep(
+    file: Annotated[Path, typer.Argument(help="Sweep file: an experiment, and the values of some of its settings.")],
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one per trial.", callback=output_folder)],
+    backend: Backend = None,
+    ray: RayAddress = None,
+    gpus_per_task: GpusPerTask = None,
+    cpus_per_task: CpusPerTask = None,
+) -> None:
+    """Train an experiment with each combination of some values.
+
+    Trains what is missing: finished trials stay, stopped ones are resumed. The trials are trained one after the other,
+    with --ray at the same time, each with a log.txt in its folder. One that fails does not end the others. The table
+    goes to sweep.csv in the folder. Exits with status 1 if a trial failed.
+    """
+    from pneumoseg.backend import choose_backend
+
+    choose_backend(backend)
+    run_jobs = _jobs_on(ray, gpus_per_task, cpus_per_task)
+    from pneumoseg.sweep.sweep_file import load_trials
+    from pneumoseg.sweep.table import describe_table, sweep_table, write_table
+    from pneumoseg.sweep.trials import train_trials
+    from pneumoseg.training.jobs import in_turn
+
+    trials = load_trials(file)
+    failures = train_trials(trials, manifest, out, run_jobs=run_jobs or in_turn)
+    table = sweep_table(trials, out, failures)
+    written = write_table(table, out)
+    typer.echo(describe_table(table))
+    typer.echo(" and ".join(map(str, written)))
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()

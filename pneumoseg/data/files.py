@@ -23,7 +23,8 @@ JOURNAL = ".progress.jsonl"
 """File that marks a folder of results, whose pictures are not X-rays."""
 IN_RESULTS = "is in a folder of results"
 """Reason to skip the pictures in such a folder."""
-_UNLISTED = "cannot be listed"
+UNLISTED = "cannot be listed"
+"""Beginning of the reason to skip a folder that cannot be listed."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ImageFiles:
     @property
     def unlisted(self) -> list[tuple[Path, str]]:
         """Skipped folders that cannot be listed, so that images in them may be missing."""
-        return [(path, reason) for path, reason in self.skipped if reason.startswith(_UNLISTED)]
+        return [(path, reason) for path, reason in self.skipped if reason.startswith(UNLISTED)]
 
 
 def find_images(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> ImageFiles:
@@ -209,18 +210,29 @@ def _search(folders: list[Path]) -> Iterator[tuple[Path, str]]:
         yield from ((Path(parent, name), _reason_to_skip(parent, name)) for name in names)
 
 
-def _reason_to_skip(folder: str, name: str) -> str:
+def reason_by_name(name: str) -> str:
+    """Return why a file in a folder is skipped whatever it holds; '' if its content decides.
+
+    Example:
+        >>> reason_by_name("._chest.dcm"), reason_by_name("chest.dcm")
+        ('is hidden', '')
+    """
     if is_hidden(name):
         return "is hidden"
-    if name.upper() == "DICOMDIR":
-        return "is a DICOMDIR"
-    path = os.path.join(folder, name)
-    if os.path.islink(path) and _is_in_results(os.path.dirname(os.path.realpath(path))):
-        return IN_RESULTS
-    try:
-        head = _read_head(path)
-    except OSError:  # a row with this error is better than an image that is overlooked
-        return ""
+    return "is a DICOMDIR" if name.upper() == "DICOMDIR" else ""
+
+
+def reason_by_head(name: str, head: bytes | None) -> str:
+    """Return why a file in a folder is skipped; '' if it is an image.
+
+    Args:
+        name: Name of the file, without folders.
+        head: Its first bytes, `HEAD_BYTES` or more if it has as many; None if it is a pipe, a socket or a device.
+
+    Example:
+        >>> reason_by_head("notes.txt", b"hello"), reason_by_head("chest.png", b"broken")
+        ('is not an image', '')
+    """
     kind = recognize(head or b"")
     if kind == "DICOM" and is_directory(head or b""):
         return "is a DICOMDIR"
@@ -232,6 +244,18 @@ def _reason_to_skip(folder: str, name: str) -> str:
         return "is not a regular file"
     other = name_other(head)
     return f"is a {other} file" if other else "is not an image"
+
+
+def _reason_to_skip(folder: str, name: str) -> str:
+    if reason := reason_by_name(name):
+        return reason
+    path = os.path.join(folder, name)
+    if os.path.islink(path) and _is_in_results(os.path.dirname(os.path.realpath(path))):
+        return IN_RESULTS
+    try:
+        return reason_by_head(name, _read_head(path))
+    except OSError:  # a row with this error is better than an image that is overlooked
+        return ""
 
 
 def _read_head(path: str) -> bytes | None:
@@ -284,7 +308,7 @@ def _walk(folders: list[Path]) -> Iterator[tuple[str, list[str], list[tuple[Path
             waiting += [path for name in inside if os.path.islink(path := os.path.join(parent, name))]
             yield parent, names, [(Path(parent, name), "is a hidden folder") for name in hidden]
     if errors:
-        yield "", [], [(Path(error.filename), f"{_UNLISTED} ({error.strerror})") for error in errors]
+        yield "", [], [(Path(error.filename), f"{UNLISTED} ({error.strerror})") for error in errors]
         first = printable(str(errors[0].filename))
         warnings.warn(f"{len(errors)} folders cannot be read, the first: {first} ({errors[0].strerror})", stacklevel=3)
 

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ from pneumoseg.annotations.annotations import Unusable
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.data.files import STATE_COLUMNS, file_state, find_images
 from pneumoseg.data.id_map import read_id_map
+from pneumoseg.data.manifest_files import read_table, write_table
 from pneumoseg.data.masks import UNKNOWN, has_mask
 from pneumoseg.data.patients import ID_MAP, describe_patients, doubts_about_patients
-from pneumoseg.identifiers import image_id_of, is_utf8, printable, read_text_table
+from pneumoseg.identifiers import image_id_of, is_utf8, printable
 from pneumoseg.image_errors import ImageError
 from pneumoseg.image_header import ImageHeader
 from pneumoseg.images import read_with_header
@@ -52,10 +53,12 @@ COLUMNS = {
     "file_modified": "int64",
 }
 
+_AT_ONCE = 1024  # files that wait for a thread; each one that waits takes memory
 _LARGEST_PART = 0.8  # of an image; none of 57 masks of the competition covers more than 0.13
 _UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 # Columns that a manifest may lack if it was made by hand or by an earlier version.
 _OPTIONAL = (*STATE_COLUMNS, "pixel_aspect")
+_CAN_BE_UNKNOWN = ("age", "pixel_spacing")
 
 
 def index_dataset(
@@ -111,7 +114,11 @@ def index_dataset(
     if id_map is not None and join.expected:
         _check_id_map(id_map, patients, join.expected)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: Iterable[_Outcome] = pool.map(lambda path: _outcome(path, join, patients), paths)
+        waiting = (
+            outcome
+            for first in range(0, len(paths), _AT_ONCE)
+            for outcome in pool.map(lambda path: _outcome(path, join, patients), paths[first : first + _AT_ONCE])
+        )
         outcomes = list(track(waiting, "Indexing", len(paths), disable=not progress))
     accepted, left_out = _one_per_image(outcomes)
     matched = join.named | {outcome.key for outcome in outcomes if outcome.key is not None}
@@ -134,31 +141,37 @@ def index_dataset(
 
 
 def save_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
-    """Write a manifest as CSV, whole or not at all.
+    """Write a manifest as CSV or Parquet, by the suffix, whole or not at all.
 
     Args:
         manifest: Manifest returned by `index_dataset`.
-        path: CSV file to write.
+        path: File to write, `.csv` or `.parquet`.
+
+    Raises:
+        ValueError: If the file has another suffix, or is Parquet and pyarrow is not installed.
+
+    Example:
+        >>> save_manifest(manifest, "runs/manifest.parquet")  # doctest: +SKIP
     """
-    with atomic_write(path) as temporary:
-        manifest.to_csv(temporary, index=False)
+    write_table(manifest, path)
 
 
 def load_manifest(path: str | Path) -> pd.DataFrame:
-    """Read a manifest written by `save_manifest`.
+    """Read a manifest written by `save_manifest`. CSV and Parquet give the same table.
 
     A manifest made by hand may lack the `STATE_COLUMNS`. Its files are then read again before each training. It may
-    also lack `pixel_aspect`, if all pixels are square.
+    also lack `pixel_aspect`, if all pixels are square. Columns that are not in `COLUMNS` are read as text.
 
     Args:
-        path: CSV file to read.
+        path: File to read, `.csv` or `.parquet`.
 
     Returns:
         The manifest, see `index_dataset`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing or holds a wrong value.
+        ValueError: If a column is missing or holds a wrong value, the file has another suffix, or it is Parquet and
+            pyarrow is not installed.
 
     Example:
         >>> manifest = load_manifest("runs/manifest.csv")  # doctest: +SKIP
@@ -166,17 +179,15 @@ def load_manifest(path: str | Path) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such manifest: make one with `pneumoseg index`")
-    table = read_text_table(path)
+    table = read_table(path, COLUMNS)
     missing = [column for column in COLUMNS if column not in table and column not in _OPTIONAL]
     if missing:
         raise ValueError(f"{path}: not a manifest, it has no column {', '.join(missing)}: index the data set again")
-    if not table["has_pneumothorax"].isin(["True", "False"]).all():
-        raise ValueError(f"{path}: has_pneumothorax must be True or False in every row")
-    table["has_pneumothorax"] = table["has_pneumothorax"] == "True"
     if "pixel_aspect" not in table:
-        table["pixel_aspect"] = "1"
-    types = {column: kind for column, kind in COLUMNS.items() if column in table}
-    return table.replace({"age": {"": "nan"}, "pixel_spacing": {"": "nan"}}).astype(types)
+        table["pixel_aspect"] = 1.0
+    for column in table.columns.intersection(list(COLUMNS)):
+        table[column] = _typed(table[column], path)
+    return table
 
 
 def summarize(manifest: pd.DataFrame) -> str:
@@ -377,6 +388,25 @@ def _doubts_about_areas(manifest: pd.DataFrame) -> list[str]:
         f"{len(large)} of {with_mask} masks cover more than {_LARGEST_PART:.0%} of their images, the first: "
         f"{large['image_id'].iloc[0]}: mask and background may be swapped, look at them with `pneumoseg show-masks`"
     ]
+
+
+def _typed(column: pd.Series, path: str | Path) -> pd.Series:
+    """Return a column of a manifest in its type, from that type or from text."""
+    name, kind = str(column.name), COLUMNS[str(column.name)]
+    is_text = pd.api.types.is_string_dtype(column)
+    if kind == "bool" and is_text:
+        if not column.isin(["True", "False"]).all():
+            raise ValueError(f"{path}: {name} must be True or False in every row")
+        return column == "True"
+    if is_text and name in _CAN_BE_UNKNOWN:
+        column = column.replace("", "nan")
+    try:
+        typed = column.astype(kind)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {name} must be {kind} in every row: {error}") from error
+    if kind == "float64" and name not in _CAN_BE_UNKNOWN and typed.isna().any():
+        raise ValueError(f"{path}: {name} must be a number in every row")
+    return typed
 
 
 def _report(annotations: list[dict], images: list[dict], path: str | Path | None) -> str:

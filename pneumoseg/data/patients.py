@@ -157,7 +157,8 @@ def placeholders(manifest: pd.DataFrame) -> dict[str, int]:
         >>> placeholders(pd.DataFrame({"patient_id": ["p1", "p1", "p2", "ANON"]}))
         {'ANON': 1}
     """
-    header = manifest[~_is_mapped(manifest)]
+    # Not the other columns: run-length codes and paths take much memory.
+    header = manifest.loc[~_is_mapped(manifest), manifest.columns.intersection(["patient_id", "sex"])]
     most = _MOST_SHARED * len(header) if len(header) >= _FEWEST else len(header) - 1
     header = header[header["patient_id"] != ""]
     counts = header["patient_id"].value_counts()

@@ -120,7 +120,7 @@ def positives_and_sampled_negatives(
         return manifest
     positive = manifest["has_pneumothorax"]
     count = min(round(negatives_per_positive * positive.sum()), int((~positive).sum()))
-    drawn = manifest[~positive].sample(count, random_state=seed).index
+    drawn = manifest[[]][~positive].sample(count, random_state=seed).index  # without copies of all columns
     return manifest[positive | manifest.index.isin(drawn)]
 
 

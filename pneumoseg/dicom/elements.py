@@ -30,6 +30,7 @@ from pneumoseg.image_errors import (
     TooLargeError,
     UnsupportedError,
 )
+from pneumoseg.remote_files import is_remote, read_remote
 
 MAX_FILE_BYTES = 256 * 2**20
 """Largest file that is read, in bytes. An uncompressed radiograph of 16 bits has 10 to 40 MB."""
@@ -294,13 +295,15 @@ def read_file(path: str) -> bytes:
     """Return the content of a regular file of limited size.
 
     Args:
-        path: Path of the file.
+        path: Path of the file, or its URL, see `remote_files`.
 
     Raises:
         ImageError: If the file cannot be opened.
         TooLargeError: If it is longer than `MAX_FILE_BYTES`.
     """
     try:
+        if is_remote(path):
+            return read_remote(path, MAX_FILE_BYTES)
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(path, "is a folder or a device, not a file")

@@ -66,6 +66,25 @@ def load_export(
     return dict(loaded), Engine(record.engine, first.precision, record.sha256)
 
 
+def read_export(pipeline: str | Path, engine: str, networks: Mapping[str, str]) -> ExportRecord:
+    """Return the record of an export that `load_export` would load, after the same checks.
+
+    Args:
+        pipeline: Folder of the pipeline.
+        engine: Engine or name of the export, see `load_export`.
+        networks: SHA-256 of each bundle's spec by the bundle's name.
+
+    Raises:
+        ExportError: If there is no such export, or it was changed or is of other networks.
+        ValueError: If no engine has this name.
+
+    Example:
+        >>> read_export("runs/pipeline", "openvino-int8", record.networks).precision  # doctest: +SKIP
+        'int8'
+    """
+    return _read(_choose(Path(pipeline), engine), networks)
+
+
 def _doubts(record: ExportRecord, precision: str, decision: Mapping[str, Any]) -> Iterator[str]:
     """Yield in words why an export may not decide here as Keras does, or not compute in its precision.
 

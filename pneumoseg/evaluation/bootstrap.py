@@ -36,14 +36,17 @@ def bootstrap_interval(
         (0.25, 1.0)
     """
     _, members = np.unique(groups, return_inverse=True)
-    rows = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members))[:-1])
+    sizes = np.bincount(members)
+    rows, ends = np.argsort(members, kind="stable"), np.cumsum(sizes)  # the rows of one group after those of another
     rng = np.random.default_rng(seed)
-    scores = np.array(
-        [
-            score(np.concatenate([rows[group] for group in rng.integers(len(rows), size=len(rows))]))
-            for _ in range(resamples)
-        ]
-    )
+
+    def resample() -> np.ndarray:
+        drawn = rng.integers(sizes.size, size=sizes.size)
+        counts = sizes[drawn]
+        # A row's position is that of its group's first row plus its number in the group.
+        return rows[np.arange(counts.sum()) + np.repeat(ends[drawn] - np.cumsum(counts), counts)]
+
+    scores = np.array([score(resample()) for _ in range(resamples)])
     return _bounds(scores, level)
 
 

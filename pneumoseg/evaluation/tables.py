@@ -100,14 +100,21 @@ def score_classifier(cases: pd.DataFrame, threshold: float, groups: np.ndarray) 
     if not labels.size:
         return pd.DataFrame(columns=["value"])
 
-    def scores(rows: np.ndarray) -> np.ndarray:
-        return np.array(list(_classifier_scores(labels[rows], probabilities[rows], threshold).values()))
+    values = _classifier_scores(labels, probabilities, threshold)
+    # Sorting takes most of the time, so the rows come sorted. Only sums of fractions depend on their order.
+    order = np.argsort(probabilities, kind="stable")
+    rank = np.argsort(order)
+    squares = (probabilities - labels) ** 2
 
-    names = list(_classifier_scores(labels, probabilities, threshold))
+    def scores(rows: np.ndarray) -> np.ndarray:
+        ranked = order[np.sort(rank[rows])]
+        found = _classifier_scores(labels[ranked], probabilities[ranked], threshold)
+        return np.array(list((found | {"Brier score": float(np.mean(squares[rows]))}).values()))
+
     low, high = bootstrap_interval(scores, groups[known])
     # The calibration error of a resample is greater than that of the set, so its quantiles are not an interval.
     low[-1] = high[-1] = np.nan
-    return pd.DataFrame({"value": estimates(scores(np.arange(labels.size)), low, high)}, index=names)
+    return pd.DataFrame({"value": estimates(values.values(), low, high)}, index=list(values))
 
 
 def error_breakdown(cases: pd.DataFrame) -> pd.DataFrame:

@@ -48,12 +48,7 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
         >>> model.input_shape, model.output_shape  # doctest: +SKIP
         ((None, 64, 64, 1), (None, 1))
     """
-    if backbone not in CLASSIFIER_BACKBONES:
-        raise ValueError(f"unknown classifier backbone {backbone!r}, expected one of {', '.join(CLASSIFIER_BACKBONES)}")
-    check_image_size(image_size)
-    check_weights(weights)
-    if backbone == COMPACT and weights == "imagenet":
-        raise ValueError("compact has no ImageNet weights: pass weights=None to train from scratch")
+    check_classifier(backbone, image_size, weights)
     encoder = _encoder(backbone, image_size, weights)
     image, scaled = scaled_input(image_size, "torch" if backbone == "efficientnetb0" else "tf")
     features = keras.layers.GlobalAveragePooling2D(name="pooling")(encoder(scaled))
@@ -61,6 +56,25 @@ def build_classifier(backbone: str = "xception", image_size: int = 1024, weights
     model = keras.Model(image, probability, name=f"classifier_{backbone}")
     model.jit_compile = uses_xla(False)  # with a GPU, the "auto" of Keras means XLA: minutes for each shape of a batch
     return model
+
+
+def check_classifier(backbone: str, image_size: int, weights: Weights) -> None:
+    """Check the arguments of `build_classifier` without building or downloading anything.
+
+    Args:
+        backbone: Backbone, as passed to `build_classifier`.
+        image_size: Height and width in pixels.
+        weights: Weights of the backbone.
+
+    Raises:
+        ValueError: If the backbone is unknown, the size is no size, or there is no such weights file.
+    """
+    if backbone not in CLASSIFIER_BACKBONES:
+        raise ValueError(f"unknown classifier backbone {backbone!r}, expected one of {', '.join(CLASSIFIER_BACKBONES)}")
+    check_image_size(image_size)
+    check_weights(weights)
+    if backbone == COMPACT and weights == "imagenet":
+        raise ValueError("compact has no ImageNet weights: pass weights=None to train from scratch")
 
 
 def _encoder(backbone: str, image_size: int, weights: Weights) -> keras.Model:

@@ -63,10 +63,7 @@ def build_segmenter(
         >>> model.input_shape, model.output_shape  # doctest: +SKIP
         ((None, 64, 64, 1), (None, 64, 64, 1))
     """
-    _check(architecture, backbone, image_size, decoder_filters)
-    check_weights(weights)
-    if backbone == COMPACT and (architecture, weights, decoder_filters) != ("unet", None, None):
-        raise ValueError("compact needs architecture='unet', weights=None and decoder_filters=None")
+    check_segmenter(architecture, backbone, image_size, weights, decoder_filters)
     if backbone == COMPACT:
         network = compact_unet(image_size)
     else:
@@ -79,7 +76,21 @@ def build_segmenter(
     return model
 
 
-def _check(architecture: str, backbone: str, image_size: int, decoder_filters: int | None) -> None:
+def check_segmenter(
+    architecture: str, backbone: str, image_size: int, weights: Weights, decoder_filters: int | None
+) -> None:
+    """Check the arguments of `build_segmenter` without building or downloading anything.
+
+    Args:
+        architecture: Architecture, as passed to `build_segmenter`.
+        backbone: Backbone.
+        image_size: Height and width in pixels.
+        weights: Weights of the backbone.
+        decoder_filters: Number of filters of the widest decoder layer.
+
+    Raises:
+        ValueError: If a name is unknown, a number is out of range, or there is no such weights file.
+    """
     if architecture not in _SIZE_STEP:
         raise ValueError(f"unknown architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
     if backbone.startswith("densenet"):
@@ -92,6 +103,9 @@ def _check(architecture: str, backbone: str, image_size: int, decoder_filters: i
         raise ValueError(f"image_size={image_size}: {architecture} needs a positive multiple of {step}")
     if decoder_filters is not None and (decoder_filters % 16 or not 16 <= decoder_filters <= 1024):
         raise ValueError(f"decoder_filters={decoder_filters}: expected a multiple of 16 from 16 to 1024, or None")
+    check_weights(weights)
+    if backbone == COMPACT and (architecture, weights, decoder_filters) != ("unet", None, None):
+        raise ValueError("compact needs architecture='unet', weights=None and decoder_filters=None")
 
 
 def _network(

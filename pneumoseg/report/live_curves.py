@@ -1,6 +1,8 @@
 """Curves of a run while it trains."""
 
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -9,6 +11,8 @@ import tensorflow as tf
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.report.curves import draw_curves
 from pneumoseg.training.run import Run
+from pneumoseg.training.schedule import learning_rates
+from pneumoseg.training.tasks import SegmenterTask, Task
 
 
 class LiveCurves(keras.callbacks.Callback):
@@ -40,3 +44,19 @@ class LiveCurves(keras.callbacks.Callback):
         with self._writer.as_default():
             tf.summary.image("curves", tf.io.decode_png(picture.getvalue(), channels=3)[None], step=epoch)
         self._writer.flush()
+
+
+def live_curves(task: Task) -> Callable[[Run], LiveCurves]:
+    """Return a function that makes the callback which draws the curves of a run of this task.
+
+    Args:
+        task: Task of the training; of a segmenter the averaged epochs and the learning rate are drawn too.
+
+    Example:
+        >>> train(task, manifest, run, make_callback=live_curves(task))  # doctest: +SKIP
+    """
+    if isinstance(task, SegmenterTask):
+        chosen, rates = task.settings.swa, learning_rates(task.settings.phases)
+        averaged = range(chosen.start_epoch, chosen.end_epoch + 1, chosen.every) if chosen else ()
+        return partial(LiveCurves, monitor="iou", averaged=averaged, learning_rates=rates)
+    return partial(LiveCurves, monitor="mcc")

@@ -144,7 +144,7 @@ def result_rows(pipeline: Pipeline, paths: Sequence[Path], *, progress: bool = F
     names, results = unique_names(readable, {}), pipeline.predict_many(readable)
     with progress_bar(len(paths), shown=progress) as advance:
         for path in paths:
-            yield _row_of_bad_name(path) or ResultRow.from_result(next(results), names[str(path)], str(path))
+            yield row_of_bad_name(path) or ResultRow.from_result(next(results), names[str(path)], str(path))
             advance(1)
 
 
@@ -161,7 +161,7 @@ class _Run:
 
     def rows(self) -> list[ResultRow]:
         """Return the row of each input, in order."""
-        return [_row_of_bad_name(path) or self._journal.entries[str(path)].row for path in self._found.paths]
+        return [row_of_bad_name(path) or self._journal.entries[str(path)].row for path in self._found.paths]
 
     def predict_missing(self, *, progress: bool) -> None:
         """Run new images, then those that have to be run again, each from the beginning of a chunk."""
@@ -282,7 +282,7 @@ def _without_own(found: ImageFiles, folder: Path) -> ImageFiles:
     return ImageFiles(found.paths, [entry for entry in found.skipped if not is_own(*entry)])
 
 
-def _row_of_bad_name(path: Path) -> ResultRow | None:
+def row_of_bad_name(path: Path) -> ResultRow | None:
     """Return the row of a file whose name no table can hold, which is therefore not read."""
     if is_utf8(path):
         return None

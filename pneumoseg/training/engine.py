@@ -232,8 +232,7 @@ def _annealing(phase: Phase, first_epoch: int) -> list[keras.callbacks.Callback]
 
 def _log_dropped_batches(optimizer: keras.optimizers.Optimizer, gradient_accumulation_steps: int) -> None:
     adam = getattr(optimizer, "inner_optimizer", optimizer)  # mixed_float16 wraps it
-    dropped = (
-        int(keras.ops.convert_to_numpy(adam.variables[0])) % gradient_accumulation_steps
-    )  # the first counts batches, `iterations` steps
+    batches = int(keras.ops.convert_to_numpy(adam.variables[0]))  # `iterations` counts steps
+    dropped = batches % gradient_accumulation_steps
     if dropped:
         _log.info(f"The phase ended within a step of Adam: gradients of its last {dropped} batches are dropped")

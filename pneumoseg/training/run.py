@@ -54,6 +54,7 @@ class Run:
         predictions_file: Table of validation predictions, see `validation_predictions`.
         enrichment_file: Table of the copies that enrichment made.
         curves: Picture of the history.
+        log: All that the training printed, if it ran in a process of its own, see `jobs`.
 
     Example:
         >>> run = Run("runs/not_trained_yet")
@@ -72,6 +73,7 @@ class Run:
         self.predictions_file = self.folder / "validation_predictions.csv"
         self.enrichment_file, self.curves = self.folder / "enrichment.csv", self.folder / "curves.png"
         self.metrics_file, self._split = self.folder / "metrics.json", self.folder / _SPLIT
+        self.log = self.folder / "log.txt"
 
     @property
     def is_finished(self) -> bool:
@@ -235,6 +237,19 @@ class Run:
                 f"{self.folder} holds a finished run: choose another folder, or remove it to train again"
             )
 
+    def require_settings(self, settings: Experiment) -> None:
+        """Check that a training which this folder already holds, if any, has these settings; of folds the first one.
+
+        Raises:
+            ValueError: If it has others.
+        """
+        first = self.trainings()[0].folder / _SETTINGS
+        if first.exists() and not _same_settings(first.read_text(encoding="utf-8"), settings):
+            raise ValueError(
+                f"{self.folder} holds a run with other settings: choose another folder, or remove this one to train "
+                "again"
+            )
+
     def finished_metrics(
         self, settings: Experiment, training: pd.DataFrame, validation: pd.DataFrame
     ) -> dict[str, Any] | None:
@@ -360,7 +375,6 @@ def _content(manifest: pd.DataFrame) -> list[str]:
 def _environment() -> dict[str, Any]:
     import keras
 
-    backend = keras.backend.backend()
-    packages = _PACKAGES + (("jax", "jaxlib") if backend == "jax" else ())
-    versions = {"backend": backend} | {package: importlib.metadata.version(package) for package in packages}
+    packages = _PACKAGES + (("jax", "jaxlib") if keras.backend.backend() == "jax" else ())
+    versions = {package: importlib.metadata.version(package) for package in packages}
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), **versions}

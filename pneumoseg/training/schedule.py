@@ -18,7 +18,7 @@ class Schedule:
         stop_after: Number of epochs of the last phase without a new best of that phase, after which the training ends;
             None trains all epochs.
         gradient_accumulation_steps: Number of batches per step of the optimizer.
-        jit_compile: Whether XLA compiles the network: once per phase and number of images in a batch.
+        jit_compile: Whether XLA compiles the network on TensorFlow: once per phase and number of images in a batch.
     """
 
     phases: Sequence[Phase]

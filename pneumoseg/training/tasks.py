@@ -34,8 +34,8 @@ from pneumoseg.data.splits import positives_and_sampled_negatives
 from pneumoseg.data_parallel import share_batches
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.bundle_spec import DataSplit
-from pneumoseg.models.classifier import build_classifier
-from pneumoseg.models.segmenter import build_segmenter
+from pneumoseg.models.classifier import build_classifier, check_classifier
+from pneumoseg.models.segmenter import build_segmenter, check_segmenter
 from pneumoseg.scores import best_threshold, classification_scores
 from pneumoseg.training.averaging import log_average, score_average
 from pneumoseg.training.objective import (
@@ -81,7 +81,7 @@ class Task(ABC):
     Attributes:
         settings: Settings of the experiment.
         augmentations: What the transforms of an epoch's plan are positions in.
-        deterministic: Whether TensorFlow must use operations that give the same bits each time.
+        deterministic: Whether the backend must use operations that give the same bits each time.
         needs_masks: Whether images with a label alone are left out.
     """
 
@@ -134,6 +134,14 @@ class Task(ABC):
     def copies(self, training: pd.DataFrame) -> pd.DataFrame | None:
         """Return a table of the changed copies of training images that each epoch shows; None if there are none."""
         return None
+
+    @abstractmethod
+    def check_network(self) -> None:
+        """Check that the network can be named like this, without building it.
+
+        Raises:
+            ValueError: If it cannot.
+        """
 
     @abstractmethod
     def build_model(self) -> keras.Model:
@@ -229,6 +237,10 @@ class ClassifierTask(Task):
             "seed": copies["seed"],
         }
         return pd.DataFrame(columns)
+
+    def check_network(self) -> None:
+        """Check backbone, size and weights."""
+        check_classifier(**self._arguments, weights=self.settings.weights)
 
     def build_model(self) -> keras.Model:
         """Build the network with its initial weights."""
@@ -341,6 +353,10 @@ class SegmenterTask(Task):
         """
         start = self.settings.start_from
         return images_trained_before(start, kept_out) if start is not None else frozenset()
+
+    def check_network(self) -> None:
+        """Check architecture, backbone, size, weights and decoder."""
+        check_segmenter(**self._arguments, weights=self.settings.weights)
 
     def build_model(self) -> keras.Model:
         """Build the network with its initial weights, those of `start_from` if there is one."""

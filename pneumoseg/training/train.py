@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from pneumoseg.data.splits import count_shared_patients, stratified_folds, strat
 from pneumoseg.data_parallel import all_devices, share_batches, warn_of_idle_devices
 from pneumoseg.models.bundle_spec import DataSplit, is_bundle, read_bundle_spec
 from pneumoseg.training.engine import Engine
+from pneumoseg.training.jobs import Job, RunJobs, here
 from pneumoseg.training.run import Run
 from pneumoseg.training.tasks import Task, TrainingData
 
@@ -71,7 +73,12 @@ def train(
 
 
 def cross_validate(
-    task: Task, manifest: pd.DataFrame, run: Run, *, make_callback: CallbackMaker | None = None
+    task: Task,
+    manifest: pd.DataFrame,
+    run: Run,
+    *,
+    make_callback: CallbackMaker | None = None,
+    run_jobs: RunJobs = here,
 ) -> dict[str, Any]:
     """Train one network per fold; the number of folds is 1 / validation_fraction (0.2 gives five).
 
@@ -84,6 +91,8 @@ def cross_validate(
         run: Folder for a run per fold, the metrics, and the classifiers' predictions of all images, each by the fold
             that kept it out. A run that is to be resumed keeps its finished folds.
         make_callback: Function that makes one more Keras callback for the run of each fold.
+        run_jobs: Trains the folds that are not finished, see `jobs`: by default one after the other in this process,
+            where the first error ends them all; `on_ray` trains them at the same time.
 
     Returns:
         The metrics: `folds` with the best epoch and its scores for each fold; of classifiers also the scores of all
@@ -95,11 +104,43 @@ def cross_validate(
             other settings or images or was not cross-validated, or `start_from` was trained on images that a fold keeps
             out.
         DivergedError: If the training of a fold diverged.
+        FoldsFailedError: If `run_jobs` went on after a fold had failed.
 
     Example:
         >>> task = ClassifierTask(load_experiment("experiments/classifier_k_fold.yaml"))  # doctest: +SKIP
         >>> cross_validate(task, manifest, Run("runs/folds"))["mcc"]  # doctest: +SKIP
     """
+    jobs = _prepare_folds(task, manifest, run, make_callback)
+    here([job for fold, job in jobs.items() if fold.is_finished])  # only checks them
+    failures = run_jobs([job for fold, job in jobs.items() if not fold.is_finished])
+    if failures:
+        raise FoldsFailedError(run, len(jobs), failures)
+    return _summarize_folds(task, run, list(jobs))
+
+
+class FoldsFailedError(ValueError):
+    """Error of a cross-validation of which some folds failed; names them, the reasons, and how to go on.
+
+    Args:
+        run: Run of the cross-validation.
+        folds: Number of its folds.
+        failures: Reason of each fold that failed, by name.
+
+    Example:
+        >>> print(FoldsFailedError(Run("runs/folds"), 5, {"fold_2": "killed by SIGKILL"}))
+        runs/folds: 1 of 5 folds failed: fold_2: killed by SIGKILL; the others are kept: continue with --resume
+    """
+
+    def __init__(self, run: Run, folds: int, failures: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        super().__init__(
+            f"{run.folder}: {len(failures)} of {folds} folds failed: {reasons}; the others are kept: continue with "
+            "--resume"
+        )
+
+
+def _prepare_folds(task: Task, manifest: pd.DataFrame, run: Run, make_callback: CallbackMaker | None) -> dict[Run, Job]:
+    """Return the training of each fold, after all checks that need no network."""
     _refuse_other_runs(run)
     _check_masks(task, manifest)
     split = task.settings.split
@@ -108,15 +149,32 @@ def cross_validate(
     )
     _warn_about_patients(manifest)
     if not run.is_finished:
-        for _, validation in splits:  # before the first one is trained
+        for _, validation in splits:
             task.images_trained_before(validation)
-    folds = [run.fold(number) for number in range(1, len(splits) + 1)]
-    for number, (fold, (training, validation)) in enumerate(zip(folds, splits, strict=True), start=1):
-        _log.info(
-            f"Fold {number} of {len(splits)}: {len(training)} images for training, {len(validation)} kept out, "
-            f"{count_shared_patients(training, validation)} patients in both"
-        )
-        _train_split(task, training, validation, fold, make_callback)
+    jobs = {}
+    for number, (training, validation) in enumerate(splits, start=1):
+        fold, name = run.fold(number), f"Fold {number} of {len(splits)}"
+        work = partial(_train_fold, name, task, training, validation, fold, make_callback)
+        jobs[fold] = Job(fold.folder.name, fold.log, work)
+    return jobs
+
+
+def _train_fold(
+    name: str,
+    task: Task,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    run: Run,
+    make_callback: CallbackMaker | None,
+) -> None:
+    _log.info(
+        f"{name}: {len(training)} images for training, {len(validation)} kept out, "
+        f"{count_shared_patients(training, validation)} patients in both"
+    )
+    _train_split(task, training, validation, run, make_callback)
+
+
+def _summarize_folds(task: Task, run: Run, folds: Sequence[Run]) -> dict[str, Any]:
     if run.is_finished:
         return run.metrics()
     scores = [{k: v for k, v in fold.metrics().items() if k == "best_epoch" or "val_" in k} for fold in folds]

@@ -1,6 +1,7 @@
 """Tests of the manifest: files that are listed, and files that are left out with a reason."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,19 @@ def test_masks_of_most_of_an_image_are_doubted(folder):
         UserWarning, match="1 of 2 masks cover more than 80% of their images, the first: a: mask and back"
     ):
         index_dataset(folder / "dicoms", folder / "rle.csv")
+
+
+def test_few_files_wait_for_a_thread_at_once(folder, monkeypatch):
+    expected, waiting, map_of_pool = index(folder), [], ThreadPoolExecutor.map
+
+    def counted(pool, function, paths):
+        waiting.append(len(paths))
+        return map_of_pool(pool, function, paths)
+
+    monkeypatch.setattr("pneumoseg.data.index._AT_ONCE", 4)
+    monkeypatch.setattr(ThreadPoolExecutor, "map", counted)
+    pd.testing.assert_frame_equal(index(folder), expected)
+    assert waiting == [4, 2]
 
 
 def test_good_files_are_listed(folder):

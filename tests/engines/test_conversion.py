@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from pneumoseg.engines.conversion import convert_model
+from pneumoseg.engines.conversion import convert_model, require_libraries
+from pneumoseg.engines.export_record import ExportError
 from pneumoseg.engines.exports import network_class
 from pneumoseg.models.segmenter import build_segmenter
 
@@ -21,3 +22,9 @@ def test_a_converted_segmenter_gives_the_probabilities_of_keras_alone(engine, ar
     network = make(tmp_path / f"segmenter_1{suffix}", "segmenter", size, model.count_params(), "float32")
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 1), np.uint8)
     np.testing.assert_allclose(network(images), model.predict_on_batch(images), atol=1e-6)
+
+
+def test_networks_on_jax_are_not_converted(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ExportError, match="Keras runs on jax: set KERAS_BACKEND=tensorflow"):
+        require_libraries("openvino", "float32")

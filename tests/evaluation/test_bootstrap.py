@@ -34,6 +34,26 @@ def test_interval_draws_whole_groups():
         assert counts[0] + counts[1] + counts[3] == 3
 
 
+@pytest.mark.parametrize("groups", [np.arange(60), np.arange(60) // 7, np.array(list("cab") * 20), np.zeros(60)])
+def test_resamples_of_a_seed_are_those_of_earlier_versions(groups):
+    drawn = []
+    bootstrap_interval(lambda rows: drawn.append(rows) or 0.0, groups, resamples=20, seed=5)
+    members = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+    rng = np.random.default_rng(5)
+    for rows in drawn:
+        expected = [members[group] for group in rng.integers(len(members), size=len(members))]
+        np.testing.assert_array_equal(rows, np.concatenate(expected))
+
+
+def test_means_hold_one_resample_at_a_time(monkeypatch):
+    repeats, bincount = [], np.bincount
+    monkeypatch.setattr(
+        np, "bincount", lambda *args, **kwargs: repeats.append(bincount(*args, **kwargs)) or repeats[-1]
+    )
+    bootstrap_means(np.zeros((40, 3)), np.arange(40), resamples=7)
+    assert [each.shape for each in repeats] == [(40,)] * 7
+
+
 def test_interval_leaves_out_what_has_no_score():
     scores = iter([math.nan, 1.0, 2.0, 3.0])
     assert bootstrap_interval(lambda rows: next(scores), np.arange(3), resamples=4, level=0.5) == (1.5, 2.5)

@@ -234,7 +234,30 @@ def test_xla_is_what_the_training_says(jit, tmp_path):
     batches = tf.data.Dataset.from_tensor_slices((np.ones((4, 2), "float32"), np.ones((4, 1), "float32"))).batch(2)
     phases = [Phase(epochs=1, learning_rate=0.1, trainable=part) for part in ("head", "all")]
     fit_batches(tmp_path, model, batches, watch, phases=phases, **({"jit_compile": True} if jit else {}))
-    assert seen == [jit, jit]
+    assert seen == [jit or keras.backend.backend() == "jax"] * 2
+
+
+class Noting(keras.layers.Layer):
+    """Counts the calls of its Python code: one per batch in an eager network, one per trace in a compiled one."""
+
+    calls = 0
+
+    def call(self, inputs):
+        Noting.calls += 1
+        return inputs
+
+
+@pytest.mark.usefixtures("graphs")
+def test_a_phase_is_traced_once_for_each_number_of_images(tmp_path, monkeypatch):
+    """Whatever `jit_compile` says, and also on JAX, where Keras takes it for a choice between XLA and no graph."""
+    monkeypatch.setattr(Noting, "calls", 0)
+    model = keras.Sequential([keras.Input((2,)), Noting(), keras.layers.Dense(1, "sigmoid", name="head")])
+    batches = tf.data.Dataset.from_tensor_slices((np.ones((7, 2), "float32"), np.ones((7, 1), "float32"))).batch(2)
+    calls = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(Noting.calls))
+    seen = []
+    fit_batches(tmp_path, model, batches, calls, phases=[Phase(epochs=5, learning_rate=0.1, trainable="all")])
+    assert seen[1:] == seen[:1] * 4  # four batches in each of five epochs
+    assert seen[0] <= 5  # to build, for two images, and for the last one alone
 
 
 def test_rate_falls_no_further_than_its_minimum(classifier, tmp_path, monkeypatch):

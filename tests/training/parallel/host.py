@@ -3,13 +3,15 @@
 Usage: python -m tests.training.parallel.host FILE EPOCH ARGUMENTS..., where EPOCH is 0 or the epoch to die in.
 """
 
+import functools
 import os
 import signal
 import sys
 
 import numpy as np
 
-from pneumoseg.cli import main, training
+from pneumoseg.cli import main
+from pneumoseg.report import live_curves
 
 
 def recorder(file, killed_in):
@@ -17,6 +19,9 @@ def recorder(file, killed_in):
 
     def make(run):
         import keras
+
+        # As in the fixture `large_epsilon`. The optimizer of the first phase is not made yet.
+        keras.optimizers.Adam = functools.partial(keras.optimizers.Adam, epsilon=1e-2)
 
         class Recorder(keras.callbacks.Callback):
             epoch, kept = 0, {}
@@ -40,5 +45,5 @@ def recorder(file, killed_in):
 
 if __name__ == "__main__":
     file, killed_in, *sys.argv[1:] = sys.argv[1:]
-    training._live_curves = lambda settings: recorder(file, int(killed_in))
+    live_curves.live_curves = lambda task: recorder(file, int(killed_in))
     main()

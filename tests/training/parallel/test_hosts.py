@@ -185,12 +185,22 @@ def test_another_manifest_ends_all(refused, tmp_path):
         assert "the manifest differs between host 0 and host 1" in each.text
 
 
-def test_an_error_in_one_ends_all_with_its_message(refused, tmp_path):
-    first, second = refused({}, {"--manifest": tmp_path / "absent.csv"})
-    assert (first.status, second.status) == (2, 2)
-    assert "host 1 stopped" in first.text
-    assert "absent.csv" in first.text
-    assert "absent.csv" in second.text
+def join_and(number, address, then):
+    """Start a process that joins another one, and does something then."""
+    program = f"with hosts.joined_hosts(hosts.place_of(2, {number}, '{address}')) as joined: {then}"
+    program = f"import logging; from pneumoseg import hosts; logging.basicConfig(); hosts.JOIN_SECONDS = 20\n{program}"
+    return start([sys.executable, "-c", program])
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_in_one_ends_all_with_its_message(failing):
+    address = f"127.0.0.1:{free_port()}"
+    then = ["joined.meet(); joined.meet()"] * 2
+    then[failing] = "joined.meet(); raise ValueError('the disk is full')"
+    ended = [end(process) for process in [join_and(number, address, then[number]) for number in range(2)]]
+    assert [each.status for each in ended] == [2, 2]
+    assert f"host {failing} stopped, and with it all others: the disk is full" in ended[1 - failing].text
+    assert "ValueError: the disk is full" in ended[failing].text
 
 
 def test_a_folder_that_is_not_shared_is_noticed(refused, tmp_path):
@@ -213,24 +223,14 @@ def test_the_variables_of_slurm_are_enough(refused, tmp_path):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_waiting_for_the_others_ends(number):
-    program = (
-        "import logging, os; from pneumoseg import hosts; logging.basicConfig(); hosts.JOIN_SECONDS = 3\n"
-        f"with hosts.joined_hosts(hosts.place_of(2, {number}, '127.0.0.1:{free_port()}')): pass"
-    )
-    ended = end(start([sys.executable, "-c", program]))
+    ended = end(join_and(number, f"127.0.0.1:{free_port()}", "pass"))
     assert ended.status == 2
-    assert f"host {number} waited 3 s" in ended.text
+    assert f"host {number} waited 20 s" in ended.text
 
 
 def test_a_port_that_is_taken_is_named():
     with socket.socket(socket.AF_INET6) as listening:
         listening.bind(("::", 0))
         listening.listen()
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        ended = end(
-            start(
-                [sys.executable, "-c",
-                 f"from pneumoseg import hosts\nwith hosts.joined_hosts(hosts.place_of(2, 0, '{address}')): pass"]
-            )
-        )  # fmt: skip
+        ended = end(join_and(0, f"127.0.0.1:{listening.getsockname()[1]}", "pass"))
     assert "name another free port of host 0" in ended.text

@@ -1,0 +1,363 @@
+"""A run of bulk inference: what is missing, sent to workers by Ray Data, and its results written as shards.
+
+The images of a run, in order of path, are cut into chunks as a run of one process cuts them, because the last bits of a
+network's output may depend on the other images of its batch, see `Pipeline.chunk_size`. Workers get whole chunks, and
+only whole pieces of work are recorded. So the chunks of a run that goes on are those that the first run had.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pneumoseg.bulk.listing import Listing, list_images
+from pneumoseg.bulk.packing import local_pipeline, pack
+from pneumoseg.bulk.shards import SHARD, ResultFolder
+from pneumoseg.bulk.worker import Settings, Worker
+from pneumoseg.cluster import connect
+from pneumoseg.engines.exports import read_export
+from pneumoseg.folder_lock import locked_folder
+from pneumoseg.inference.folder import PipelineFolder
+from pneumoseg.processor import usable_cores
+from pneumoseg.remote_files import is_remote
+from pneumoseg.results.folder import row_of_bad_name
+from pneumoseg.results.names import unique_names
+from pneumoseg.results.progress import progress_bar
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_log = logging.getLogger(__name__)
+_CHUNKS = 8  # most chunks per piece of work: a killed worker loses no more
+_RETRIES = 10  # most workers that one piece of work may outlive
+_PIECES = 4  # least pieces per worker, so that all end at about the same time
+_SHARD_ROWS, _SHARD_S = 4096, 10.0  # a killed driver loses no more
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The workers of a run.
+
+    Attributes:
+        address: Address of Ray, see `cluster.connect`.
+        number: Number of workers; None for one per GPU, or without GPUs one per CPU.
+        gpus: GPUs per worker, such as 0.5; None for 1 if Ray has GPUs and Keras computes, otherwise 0.
+    """
+
+    address: str | None = None
+    number: int | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run.
+
+    Attributes:
+        images: Number of images, each of which has one row.
+        positive: Number with a pneumothorax.
+        negative: Number without.
+        unbelieved: Number whose pixel spacing is not believed.
+        skipped: Number of other files in the folders.
+        errors: Path and error of each file that could not be read.
+        unlisted: Whether any folder could not be listed.
+    """
+
+    images: int
+    positive: int
+    negative: int
+    unbelieved: int
+    skipped: int
+    errors: Sequence[tuple[str, str]]
+    unlisted: bool
+
+
+def predict_in_bulk(
+    pipeline: str,
+    inputs: Sequence[str],
+    out: str,
+    *,
+    workers: Workers = Workers(),
+    batch_size: int = 4,
+    assembled: bool = False,
+    engine: str = "keras",
+    progress: bool = False,
+) -> Summary:
+    """Run a pipeline on many images with workers on Ray, and write the results as Parquet shards.
+
+    The rows are those of `write_results`, bit for bit, on the same kind of processor. A run that was stopped is
+    continued by the next one: it predicts new images first, then those that could not be read or were changed since.
+    Rows of images that are not among the inputs any more are kept.
+
+    Local folders must be the same on all nodes; the pipeline is brought to them. On a local disk two runs cannot write
+    one folder. On an object store nothing keeps them apart: they would do the work twice, and `read_results` would
+    still give one row per image.
+
+    Args:
+        pipeline: Folder of the pipeline, local or remote.
+        inputs: Images, folders and, remote, globs.
+        out: Folder of the results, local or remote.
+        workers: Where and how many.
+        batch_size: Images per batch, in both stages.
+        assembled: Whether to use the decision rule as assembled.
+        engine: Engine of the networks, see `load_pipeline`.
+        progress: Whether to show a progress bar on the standard error stream.
+
+    Raises:
+        FileNotFoundError: If an input or the pipeline does not exist, or no image is found.
+        FileExistsError: If `out` holds something else, or another process writes it.
+        ConnectionError: If there is no Ray at the address.
+        ValueError: If something is not installed, or there are fewer GPUs or CPUs than the workers need.
+        RuntimeError: If the workers fail, or an image has no row in the end.
+
+    Example:
+        >>> from pneumoseg.bulk.run import predict_in_bulk  # doctest: +SKIP
+        >>> predict_in_bulk("runs/pipeline", ["s3://hospital/2023"], "s3://hospital/results")  # doctest: +SKIP
+    """
+    folder = ResultFolder(out)
+    with local_pipeline(pipeline) as place:
+        identity = _identity(place, assembled, engine) | {"batch_size": batch_size}
+        with _locked(out):
+            threads = folder.claim(identity, _threads())
+            settings = Settings(batch_size, assembled, engine, threads)
+            done = folder.rows(["path", "image_id", "error", "state"])
+            listing = list_images(inputs, known=set(filter(is_remote, done["path"].to_pylist())), own=out)
+            run = _Run(folder, listing, done, 8 * batch_size)
+            run.tell()
+            if run.is_complete:
+                run.append_unnamed()
+            else:
+                with connect(workers.address, cpus=_local_cpus(workers)) as ray:
+                    run.predict(ray, pack(place, exports=engine != "keras"), settings, workers, progress=progress)
+            return run.sum_up()
+
+
+class _Run:
+    """The images that are left, and the rows that come back."""
+
+    def __init__(self, folder: ResultFolder, listing: Listing, done: pa.Table, chunk: int) -> None:
+        self._folder, self._listing, self._chunk = folder, listing, chunk
+        images, self._done = listing.images, done
+        before = pc.index_in(images["path"], value_set=done["path"].cast(pa.large_string()))
+        old = done.take(before)  # null where there is none
+        is_new = pc.is_null(before)
+        is_good = pc.and_(pc.is_null(old["error"]), pc.equal(old["state"], images["state"]))
+        is_again = pc.and_(pc.invert(is_new), pc.invert(pc.fill_null(is_good, False)))
+        self._new, self._again = images.filter(is_new), images.filter(is_again)
+        self._old_errors = dict(
+            zip(self._again["path"].to_pylist(), old.filter(is_again)["error"].to_pylist(), strict=True)
+        )
+        self._left = pa.concat_tables([self._new, self._again]).combine_chunks()
+        self._seen = np.zeros(len(self._left), bool)
+        self._names = self._choose_names()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to predict."""
+        return not len(self._left)
+
+    def tell(self) -> None:
+        """Log what is done already."""
+        total, kept = len(self._listing.images), len(self._done)
+        if kept:
+            _log.info(
+                f"{self._folder.place}: {total - len(self._left)} of {total} images are done, {len(self._again)} are "
+                "run again"
+            )
+        others = kept - (total - len(self._new)) - len(self._listing.unnamed)
+        if others > 0:
+            _log.warning(f"{self._folder.place}: keeps the results of {others} files that are not among the inputs")
+
+    def predict(
+        self, ray: "ModuleType", pipeline: bytes, settings: Settings, workers: Workers, *, progress: bool
+    ) -> None:
+        """Predict what is left, and write shards as results come back.
+
+        Raises:
+            RuntimeError: If the workers fail.
+        """
+        number, options = _resources(ray, workers, settings.engine)
+        settings = settings._replace(shares_gpu=0 < options["num_gpus"] < 1)
+        _quieten(ray)
+        work = ray.data.from_arrow(list(self._pieces(number))).map_batches(
+            Worker,
+            fn_constructor_args=(ray.put(pipeline), settings),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=number, max_tasks_in_flight_per_actor=2),
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _RETRIES},
+            **options,
+        )
+        self.append_unnamed()
+        with progress_bar(len(self._left), shown=progress) as advance, _shards(self._folder) as append:
+            try:
+                for results in work.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    append(self._take(results))
+                    advance(len(results))
+            except ray.exceptions.RayError as error:
+                raise RuntimeError(_explain(error)) from error
+
+    def append_unnamed(self) -> None:
+        """Write the rows of files whose names no table can hold, unless they are there."""
+        rows = [row for path in self._listing.unnamed if (row := row_of_bad_name(path))]
+        table = pa.Table.from_pylist([row.as_dict() for row in rows], SHARD)
+        table = table.filter(pc.invert(pc.is_in(table["path"], value_set=self._done["path"])))
+        if len(table):
+            self._folder.append(table)
+
+    def sum_up(self) -> Summary:
+        """Read what was written, check that each image has its row, and count.
+
+        Raises:
+            RuntimeError: If one has none.
+        """
+        rows = self._folder.rows(["path", "has_pneumothorax", "spacing_source", "area_mm2", "error"])
+        paths = self._listing.images["path"].cast(pa.string())
+        unnamed = [row.path for path in self._listing.unnamed if (row := row_of_bad_name(path))]
+        wanted = pa.concat_arrays([*paths.chunks, pa.array(unnamed, pa.string())])
+        places = pc.index_in(wanted, value_set=rows["path"])
+        if places.null_count:
+            raise RuntimeError(
+                f"{self._folder.place}: {places.null_count} of {len(wanted)} images have no row: run again"
+            )
+        rows = rows.take(places)
+        bad = rows.filter(pc.is_valid(rows["error"]))
+        positive = pc.sum(rows["has_pneumothorax"]).as_py() or 0
+        unbelieved = pc.sum(pc.and_(pc.is_valid(rows["spacing_source"]), pc.is_null(rows["area_mm2"]))).as_py() or 0
+        errors = list(zip(bad["path"].to_pylist(), bad["error"].to_pylist(), strict=True))
+        return Summary(
+            len(wanted),
+            positive,
+            len(wanted) - positive - len(errors),
+            unbelieved,
+            self._listing.skipped,
+            errors,
+            self._listing.unlisted,
+        )
+
+    def _choose_names(self) -> pa.Array:
+        """Return the name of each image that is left, see `unique_names`."""
+        kept = dict(zip(self._done["path"].to_pylist(), self._done["image_id"].to_pylist(), strict=True))
+        names = unique_names(self._listing.images["path"].to_pylist(), kept)
+        return pa.array((names[path] for path in self._left["path"].to_pylist()), pa.string())
+
+    def _pieces(self, workers: int) -> Iterator[pa.Table]:
+        """Yield the work: whole chunks of new images, then of images that are run again."""
+        chunks = -(-len(self._left) // self._chunk)
+        size = self._chunk * max(1, min(_CHUNKS, chunks // (_PIECES * workers)))
+        numbered = pa.table({"number": np.arange(len(self._left)), "path": self._left["path"]})
+        for first, last in ((0, len(self._new)), (len(self._new), len(self._left))):
+            yield from (numbered.slice(start, min(size, last - start)) for start in range(first, last, size))
+
+    def _take(self, results: pa.Table) -> pa.Table:
+        """Return the rows of a shard for what a worker gave, without errors that are known already."""
+        numbers = results["number"].to_numpy()
+        if self._seen[numbers].any():
+            raise RuntimeError("a worker gave an image that another gave before: report this, and run again")
+        self._seen[numbers] = True
+        rows = results.drop_columns("number")
+        rows = rows.set_column(0, "image_id", self._names.take(results["number"]))
+        rows = rows.append_column("state", self._left["state"].take(results["number"]))
+        known = [
+            error is not None and self._old_errors.get(path) == error
+            for path, error in zip(rows["path"].to_pylist(), rows["error"].to_pylist(), strict=True)
+        ]
+        return rows.filter(pc.invert(pa.array(known, pa.bool_())))
+
+
+@contextlib.contextmanager
+def _shards(folder: ResultFolder) -> "Iterator[Any]":
+    """Yield a function that gathers rows, and writes a shard when there are many or after some time.
+
+    What was gathered is written at the end, also after an error.
+    """
+    gathered, since = list[pa.Table](), 0.0
+
+    def write() -> None:
+        rows = pa.concat_tables([SHARD.empty_table(), *gathered])
+        gathered.clear()
+        if len(rows):
+            folder.append(rows)
+
+    def append(rows: pa.Table) -> None:
+        nonlocal since
+        if not gathered:
+            since = time.monotonic()
+        gathered.append(rows)
+        if sum(map(len, gathered)) >= _SHARD_ROWS or time.monotonic() - since > _SHARD_S:
+            write()
+
+    try:
+        yield append
+    finally:
+        write()
+
+
+def _identity(folder: Path, assembled: bool, engine: str) -> dict[str, Any]:
+    """Return what the results depend on."""
+    record = PipelineFolder.read(folder, assembled=assembled)
+    identity = {"networks": record.networks, "rule": asdict(record.rule), "flip": record.flip, "engine": engine}
+    if engine != "keras":
+        export = read_export(folder, engine, record.networks)
+        identity |= {"engine": export.name, "export": export.sha256}
+    return identity
+
+
+def _locked(out: str) -> AbstractContextManager[None]:
+    """Lock a local folder, which is made."""
+    if is_remote(out):
+        return nullcontext()
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return locked_folder(out, "written")
+
+
+def _threads() -> int:
+    """Return the number of threads with which a run of one process would compute an operation here."""
+    chosen = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return int(chosen) if chosen.isdecimal() and int(chosen) else usable_cores()
+
+
+def _local_cpus(workers: Workers) -> int:
+    """Return the number of CPUs that a Ray of its own is told to have: workers may share one."""
+    return max(usable_cores(), workers.number or 0)
+
+
+def _resources(ray: "ModuleType", workers: Workers, engine: str) -> tuple[int, dict[str, float]]:
+    """Return the number of workers, and the CPUs and GPUs of each.
+
+    Raises:
+        ValueError: If there are no GPUs for them.
+    """
+    has = ray.cluster_resources()
+    cpus, devices = int(has.get("CPU", 0)), has.get("GPU", 0)
+    gpus = workers.gpus if workers.gpus is not None else float(devices > 0 and engine == "keras")
+    if gpus and not devices and workers.number is None:
+        raise ValueError(f"--gpus-per-worker is {gpus:g} and Ray has no GPU now: name the number of --workers")
+    number = workers.number or max(1, int(devices // gpus) if gpus else cpus)
+    share = max(1, cpus // number)
+    _log.info(f"Ray has {cpus} CPUs and {devices:g} GPUs; {number} workers with {share} CPUs and {gpus:g} GPUs each")
+    return number, {"num_cpus": share, "num_gpus": gpus}
+
+
+def _quieten(ray: "ModuleType") -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _explain(error: Exception) -> str:
+    """Return why workers failed, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return f"the workers on Ray failed: {reason}; what is done is kept, so run the same command again"

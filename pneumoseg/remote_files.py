@@ -1,0 +1,100 @@
+"""Files behind URLs, such as `s3://bucket/chest.dcm`, read and written by fsspec."""
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def is_remote(place: object) -> bool:
+    """Return whether a file or folder is named by a URL.
+
+    Example:
+        >>> is_remote("s3://bucket/ward"), is_remote("/data/ward")
+        (True, False)
+    """
+    return bool(_URL.match(str(place)))
+
+
+def open_file_system(url: str) -> "tuple[AbstractFileSystem, str]":
+    """Return the file system of a URL, and the path on it.
+
+    Folders are listed afresh each time, so that what others write is seen.
+
+    Args:
+        url: URL of a file or a folder, with any protocol that fsspec knows.
+
+    Raises:
+        ValueError: If fsspec, or its package for the protocol, is not installed, or no such protocol exists.
+
+    Example:
+        >>> system, path = open_file_system("memory://ward/chest.dcm")
+        >>> path
+        '/ward/chest.dcm'
+    """
+    try:
+        from fsspec.core import url_to_fs
+
+        system, path = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        protocol = url.partition(":")[0]
+        raise ValueError(
+            f"{url}: no package for {protocol} is installed ({error}): pip install 'pneumoseg[ray]' and s3fs for s3, "
+            "gcsfs for gs"
+        ) from error
+    return system, str(path)
+
+
+def read_remote(url: str, most_bytes: int) -> bytes:
+    """Return the content of a remote file.
+
+    Args:
+        url: URL of the file.
+        most_bytes: Largest content that is read.
+
+    Raises:
+        OSError: If the file cannot be read, is larger, or was cut short on its way.
+    """
+    try:
+        system, path = open_file_system(url)
+        with system.open(path, "rb", block_size=most_bytes, cache_type="none") as file:
+            content: bytes = file.read(most_bytes + 1)
+            expected = len(content) if file.size is None else file.size  # a web server need not tell
+    except OSError as error:
+        raise OSError(_cause(error)) from error
+    except Exception as error:  # each protocol has errors of its own, for a connection that breaks for example
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    if max(expected, len(content)) > most_bytes:
+        raise OSError(f"is {expected} bytes long, expected at most {most_bytes}")
+    if len(content) != expected:
+        raise OSError(f"only {len(content)} of its {expected} bytes arrived")
+    return content
+
+
+def join_url(url: str, name: str) -> str:
+    """Return the URL of a file in a remote folder.
+
+    Example:
+        >>> join_url("s3://bucket/results/", "run.json")
+        's3://bucket/results/run.json'
+    """
+    return f"{url.rstrip('/')}/{name}"
+
+
+def spell_url(place: object) -> str:
+    """Return a URL with both its slashes, of which a `Path` keeps one.
+
+    Example:
+        >>> spell_url("s3:/bucket/ward")
+        's3://bucket/ward'
+    """
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]+:)/+", r"\1//", str(place))
+
+
+def _cause(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "No such file or object"
+    return " ".join((error.strerror or str(error) or type(error).__name__).split())

@@ -1,0 +1,1 @@
+"""Sweeps: one experiment, trained once for each combination of some settings' values."""

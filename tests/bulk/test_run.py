@@ -1,0 +1,200 @@
+"""Runs on Ray, compared with the run of one process."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumoseg.bulk import read_results
+from pneumoseg.bulk.run import Workers, predict_in_bulk
+from pneumoseg.folder_lock import locked_folder
+from pneumoseg.inference import load_pipeline
+from pneumoseg.results import write_results
+from tests.conftest import write_dicom
+
+TWO = Workers(number=2)
+
+
+def run(pipeline, inputs, out, **options):
+    several = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    return predict_in_bulk(str(pipeline), [*map(str, several)], str(out), workers=TWO, batch_size=2, **options)
+
+
+def cells(out):
+    """Return the rows that were written, as `results.csv` has them."""
+    names = list(read_results(out).columns[:10])
+    rows = read_results(out)[names].to_dict("records")
+    return [
+        {name: "" if value is None or value != value else str(value) for name, value in row.items()} for row in rows
+    ]
+
+
+def one_process(pipeline, inputs, folder):
+    """Return the rows of one process."""
+    write_results(load_pipeline(pipeline, 2), inputs, folder)
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def shards(out):
+    return sorted(Path(out).glob("part-*.parquet"))
+
+
+@pytest.mark.usefixtures("ray")
+def test_rows_are_those_of_one_process_whatever_is_stopped_added_and_mended(pipeline, images, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr("pneumoseg.bulk.run._SHARD_ROWS", 1)
+    done = run(pipeline, images, out)
+    expected = one_process(pipeline, images, tmp_path / "one")
+    assert cells(out) == expected
+    assert (done.images, done.positive, done.negative, len(done.errors), done.skipped) == (37, 36, 0, 1, 1)
+    assert done.errors[0][0] == str(images / "a1/i07.dcm")
+    assert [row["image_id"] for row in expected if "i00" in row["path"]] == ["i00", "i00_2"]
+    table = read_results(out)
+    assert set(table["pipeline_digest"].dropna()) == {load_pipeline(pipeline).digest}
+    assert table.loc[0, ["rows", "columns"]].tolist() == [40, 40]
+    first = shards(out)
+    assert len(first) == 3
+
+    # A driver that was killed leaves some of the shards.
+    first[1].unlink()
+    run(pipeline, images, out)
+    assert cells(out) == expected
+    (again,) = set(shards(out)) - set(first)
+    assert len(read_results_of(again)) == 16 or len(read_results_of(again)) == 5
+
+    # What could not be read is tried again, and recorded only if it is read.
+    before = shards(out)
+    assert run(pipeline, images, out).errors == done.errors
+    assert shards(out) == before
+    write_dicom(images / "a1/i07.dcm", np.full((48, 40), 9, np.uint8))
+    write_dicom(images / "new/i99.dcm", np.full((48, 40), 200, np.uint8))
+    (images / "a0/i00.dcm").write_bytes((images / "a0/i03.dcm").read_bytes())
+    mended = run(pipeline, images, out)
+    assert (mended.images, mended.errors) == (38, [])
+    assert cells(out) == one_process(pipeline, images, tmp_path / "one")
+
+    # Fewer inputs: rows stay.
+    assert run(pipeline, images / "a2", out).images == 12
+    assert len(cells(out)) == 38
+
+
+def read_results_of(shard):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(shard)
+
+
+@pytest.mark.usefixtures("ray")
+def test_s3_in_and_out(pipeline, images, tmp_path, s3):
+    expected = one_process(pipeline, images, tmp_path / "one")
+    s3.put(f"{images}/", "ward/in/", recursive=True)
+    s3.put(f"{pipeline}/", "ward/pipeline/", recursive=True)
+    done = run("s3://ward/pipeline", "s3://ward/in", "s3://ward/out")
+    remote = cells("s3://ward/out")
+    for row in expected:
+        row["path"] = row["path"].replace(str(images), "s3://ward/in")
+    assert remote == expected
+    assert (done.images, done.skipped, len(done.errors)) == (37, 1, 1)
+    assert "run.json" in [name.rpartition("/")[2] for name in s3.ls("ward/out")]
+    assert len(s3.ls("ward/in")) == 5  # and a run adds nothing to its inputs
+    assert run("s3://ward/pipeline", "s3://ward/in", "s3://ward/out").images == 37
+    picked = run(pipeline, ["s3://ward/in/a?/i0[12].dcm", images / "a-b/i00.dcm"], tmp_path / "picked")
+    assert picked.images == 3
+    assert [path.partition("in/")[2] for path in read_results(tmp_path / "picked")["path"]] == [
+        "a-b/i00.dcm", "a1/i01.dcm", "a2/i02.dcm",
+    ]  # fmt: skip
+
+
+def test_folders_of_others_are_refused(pipeline, images, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "letter.txt").touch()
+    with pytest.raises(FileExistsError, match=r"other than bulk results, such as letter\.txt"):
+        run(pipeline, images, out)
+    (out / "letter.txt").unlink()
+    with locked_folder(out, "written"), pytest.raises(FileExistsError, match="is being written by another process"):
+        run(pipeline, images, out)
+    identity = {"networks": {}, "rule": {}, "flip": True, "engine": "keras", "batch_size": 2}
+    (out / "run.json").write_text(json.dumps(identity | {"threads": 2, "version": "0"}))
+    with pytest.raises(FileExistsError, match=r"another pipeline or other options \(flip, networks, rule\)"):
+        run(pipeline, images, out)
+    (out / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run.json is damaged"):
+        run(pipeline, images, out)
+    with pytest.raises(FileNotFoundError, match="no results of `pneumoseg predict --ray`"):
+        read_results(tmp_path)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "part-000000-aa.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"part-000000-aa\.parquet is damaged"):
+        read_results(tmp_path)
+
+
+_KILLABLE = """
+import sys
+import pneumoseg.bulk.run as run
+run._SHARD_ROWS = run._CHUNKS = 1
+from pneumoseg.cli import main
+sys.argv = ["pneumoseg", *sys.argv[1:]]
+main()
+"""
+
+
+def test_a_killed_driver_and_a_killed_worker_cost_only_time(pipeline, images, tmp_path):
+    pytest.importorskip("ray")
+    expected = one_process(pipeline, images, tmp_path / "one")
+    for number in range(37, 200):  # links, so that there is time to kill
+        (images / f"a0/z{number}.dcm").symlink_to(images / "a0/i00.dcm")
+    expected = one_process(pipeline, images, tmp_path / "one")
+    out = tmp_path / "out"
+    arguments = ["predict", images, "--pipeline", pipeline, "--out", out, "--batch-size", 2, "--ray", "--workers", 1]
+    command = [sys.executable, "-c", _KILLABLE, *map(str, arguments)]
+    for victim, count in (("driver", 1), ("worker", 3)):
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for(lambda: len(shards(out)) >= count and workers_of(driver.pid), driver)  # noqa: B023
+            process = driver.pid if victim == "driver" else workers_of(driver.pid)[0]
+            os.kill(process, signal.SIGKILL)
+            said, errors = driver.communicate()
+        finally:
+            driver.kill()
+    assert driver.returncode == 1, errors  # because of the broken file
+    assert said.startswith("200 images: 199 with a pneumothorax, 0 without, 1 unreadable; 1 other files skipped\n")
+    assert f'pneumoseg.bulk.read_results("{out}")' in said
+    assert "images are done" in errors
+    assert cells(out) == expected
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def workers_of(driver):
+    """Return the processes of the actors below a process."""
+    parents, workers = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"MapWorker" in (path / "cmdline").read_bytes():
+                workers.append(int(path.name))
+        except OSError:
+            continue
+
+    def is_below(process):
+        while process and process != driver:
+            process = parents.get(process, 0)
+        return bool(process)
+
+    return sorted(filter(is_below, workers))
