@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -191,6 +192,8 @@ def _join(hosts: Hosts) -> None:
     import jax
 
     place = hosts.place
+    if place.writes and place.coordinator is not None:
+        _require_free_port(place.coordinator)
     with suppress(AttributeError):  # it would make the process ignore SIGTERM
         jax.config.update("jax_enable_preemption_service", False)
     options: dict[str, Any] = {"heartbeat_timeout_seconds": _HEARTBEAT_SECONDS}
@@ -204,14 +207,22 @@ def _join(hosts: Hosts) -> None:
     alarm.start()
     try:
         jax.distributed.initialize(initialization_timeout=JOIN_SECONDS + 60, **options)
-    except RuntimeError as error:
-        raise ConnectionError(
-            f"host {place.number} cannot join the others at {_address(place)} ({_first_line(error)}): "
-            "name another free port of host 0, the same on all hosts"
-        ) from error
     finally:
         alarm.cancel()
     _log.info(f"{place.count} processes train together, coordinated at {_address(place)}")
+
+
+def _require_free_port(coordinator: str) -> None:
+    """Check that process 0 can listen, as JAX would without a check end with a segmentation fault."""
+    family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
+    try:
+        with socket.socket(family) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(("", int(coordinator.rpartition(":")[2])))
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"host 0 cannot listen at {coordinator} ({error}): give all hosts another --coordinator, with a free port"
+        ) from error
 
 
 def _give_up(hosts: Hosts) -> None:

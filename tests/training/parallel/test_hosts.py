@@ -185,10 +185,12 @@ def test_another_manifest_ends_all(refused, tmp_path):
         assert "the manifest differs between host 0 and host 1" in each.text
 
 
-def join_and(number, address, then):
-    """Start a process that joins another one, and does something then."""
+def join_and(number, address, then, seconds=60):
+    """Start a process that joins another one within some seconds, and does something then."""
     program = f"with hosts.joined_hosts(hosts.place_of(2, {number}, '{address}')) as joined: {then}"
-    program = f"import logging; from pneumoseg import hosts; logging.basicConfig(); hosts.JOIN_SECONDS = 20\n{program}"
+    program = (
+        f"import logging; from pneumoseg import hosts; logging.basicConfig(); hosts.JOIN_SECONDS = {seconds}\n{program}"
+    )
     return start([sys.executable, "-c", program])
 
 
@@ -223,9 +225,9 @@ def test_the_variables_of_slurm_are_enough(refused, tmp_path):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_waiting_for_the_others_ends(number):
-    ended = end(join_and(number, f"127.0.0.1:{free_port()}", "pass"))
+    ended = end(join_and(number, f"127.0.0.1:{free_port()}", "pass", seconds=3))
     assert ended.status == 2
-    assert f"host {number} waited 20 s" in ended.text
+    assert f"host {number} waited 3 s" in ended.text
 
 
 def test_a_port_that_is_taken_is_named():
@@ -233,4 +235,4 @@ def test_a_port_that_is_taken_is_named():
         listening.bind(("::", 0))
         listening.listen()
         ended = end(join_and(0, f"127.0.0.1:{listening.getsockname()[1]}", "pass"))
-    assert "name another free port of host 0" in ended.text
+    assert "give all hosts another --coordinator, with a free port" in ended.text
