@@ -134,9 +134,8 @@ class Hosts:
             return [value]
         self._meetings += 1
         client, key = _client(), f"pneumoseg/meeting {self._meetings}/"
-        client.key_value_set(f"{key}{self.place.number}", f"={value}")  # JAX waits for ever for an empty value
-        texts = [client.blocking_key_value_get(f"{key}{n}", 1000 * _MEET_SECONDS) for n in range(self.place.count)]
-        return [text[1:] for text in texts]
+        client.key_value_set(f"{key}{self.place.number}", value)
+        return [client.blocking_key_value_get(f"{key}{n}", 1000 * _MEET_SECONDS) for n in range(self.place.count)]
 
 
 @contextmanager
