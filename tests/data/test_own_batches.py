@@ -23,8 +23,9 @@ def as_process(monkeypatch):
     return become
 
 
-@pytest.mark.parametrize("gigabytes", [2.5, 0])
-@pytest.mark.parametrize(("size", "processes"), [(8, 2), (7, 2), (13, 4), (3, 4), (40, 3), (64, 2)])
+@pytest.mark.parametrize(
+    ("size", "processes", "gigabytes"), [(8, 2, 2.5), (7, 2, 0), (13, 4, 2.5), (3, 4, 2.5), (64, 3, 0)]
+)
 def test_the_processes_load_each_image_once_and_leave_the_others_zero(
     size, processes, gigabytes, manifest, tmp_path, as_process
 ):

@@ -131,31 +131,36 @@ def test_two_hosts_end_with_the_weights_of_one_and_only_the_first_writes(trained
     assert "Phase 1" not in second.text
 
 
-@pytest.mark.parametrize(("killed", "resuming"), [(0, 2), (1, 1)])
-def test_a_killed_host_ends_the_other_and_the_run_resumes(killed, resuming, trained, tmp_path):
-    chosen, one, expected = trained
-    out = tmp_path / "run"
-    ended = chosen.train(out, out, kill=killed, kill_in=2)
+def assert_killed(ended, killed):
     assert ended[killed].status == -signal.SIGKILL
-    assert ended[1 - killed].status not in (0, -signal.SIGKILL)
-    text = ended[1 - killed].text
-    assert "another host ended" in text or "another task died" in text
-    assert Run(out).history()["epoch"].tolist() == [1]
-    resumed = chosen.train(*[out] * resuming, options=["--resume"])
-    for each in resumed:
+    for each in ended[:killed] + ended[killed + 1 :]:
+        assert each.status not in (0, -signal.SIGKILL)
+        assert "another host ended" in each.text or "another task died" in each.text
+
+
+def assert_continued(ended, out, trained):
+    _, one, expected = trained
+    for each in ended:
         assert each.status == 0, each.text
         assert_same(each.weights[3], expected.weights[3])
     assert_same_results(Run(out), one)
 
 
+@pytest.mark.parametrize("trained", ["classifier"], indirect=True)
+def test_a_killed_host_ends_the_other_and_two_or_one_continue(trained, tmp_path):
+    chosen, out = trained[0], tmp_path / "run"
+    assert_killed(chosen.train(out, out, kill=0, kill_in=2), 0)
+    assert Run(out).history()["epoch"].tolist() == [1]
+    assert_killed(chosen.train(out, out, kill=1, kill_in=3, options=["--resume"]), 1)
+    assert Run(out).history()["epoch"].tolist() == [1, 2]
+    assert_continued(chosen.train(out, options=["--resume"]), out, trained)
+
+
+@pytest.mark.parametrize("trained", ["classifier"], indirect=True)
 def test_two_hosts_continue_what_one_began(trained, tmp_path):
-    chosen, one, expected = trained
-    (ended,) = chosen.train(tmp_path / "run", kill=0, kill_in=3)
-    assert ended.status == -signal.SIGKILL
-    for each in chosen.train(*[tmp_path / "run"] * 2, options=["--resume"]):
-        assert each.status == 0, each.text
-        assert_same(each.weights[3], expected.weights[3])
-    assert_same_results(Run(tmp_path / "run"), one)
+    chosen, out = trained[0], tmp_path / "run"
+    assert_killed(chosen.train(out, kill=0, kill_in=2), 0)
+    assert_continued(chosen.train(out, out, options=["--resume"]), out, trained)
 
 
 @pytest.fixture(scope="module")
