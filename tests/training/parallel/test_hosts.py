@@ -16,13 +16,13 @@ from pneumoseg.data.index import save_manifest
 from pneumoseg.training.run import Run
 
 EPOCHS = 3
-# A program that is compiled without optimization is ready earlier, and one device per process is what is tested.
+# A program that is compiled without optimization is ready earlier. Each process has one device.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that ended: its exit status, what it printed, and the weights after each epoch."""
+    """A process that ended: its exit status, its output, and the weights after each epoch."""
 
     status: int
     text: str
