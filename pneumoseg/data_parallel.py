@@ -99,8 +99,62 @@ def shared_out(batch: Any) -> Any:
     Example:
         >>> jax.jit(lambda images: network(shared_out(images)))  # doctest: +SKIP
     """
+    import jax
+
+    if keras.distribution.distribution() is None:
+        return batch
+    return _laid_out(jax.tree.map(_with_rows_of_each_process, batch), keras.distribution.distribution().batch_dim_name)
+
+
+def rows_of_this_process(images: int) -> range:
+    """Return the positions in a batch of the images that the devices of this process compute with.
+
+    The others need not be loaded: the process may pass zeros in their place.
+
+    Args:
+        images: Number of images in the batch.
+
+    Example:
+        >>> rows_of_this_process(8)
+        range(0, 8)
+    """
+    import jax
+
+    if not _spans_processes():
+        return range(images)
+    devices = keras.distribution.distribution().device_mesh.backend_mesh.devices.tolist()
+    own = [number for number, device in enumerate(devices) if device.process_index == jax.process_index()]
+    each = math.ceil(images / len(devices))
+    return range(min(own[0] * each, images), min((own[-1] + 1) * each, images))
+
+
+def _spans_processes() -> bool:
     distribution = keras.distribution.distribution()
-    return batch if distribution is None else _laid_out(batch, distribution.batch_dim_name)
+    if distribution is None:
+        return False
+    return len({device.process_index for device in distribution.device_mesh.backend_mesh.devices}) > 1
+
+
+def _with_rows_of_each_process(array: Any) -> Any:
+    """Return an array of which each process had passed its own rows alone, with the rows of all.
+
+    To XLA an array on all devices is the same on all of them, and it may read any row from any of them.
+    """
+    import jax
+
+    if not _spans_processes():
+        return array
+    distribution = keras.distribution.distribution()
+    mesh, axis, rows = distribution.device_mesh.backend_mesh, distribution.batch_dim_name, len(array)
+    each = math.ceil(rows / mesh.size)
+    padding = [(0, each * mesh.size - rows)] + [(0, 0)] * (array.ndim - 1)
+
+    def own(array: Any) -> Any:
+        first = jax.lax.axis_index(axis) * each
+        return jax.lax.dynamic_slice_in_dim(jax.numpy.pad(array, padding), first, each)
+
+    everywhere, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(axis)
+    return jax.shard_map(own, mesh=mesh, in_specs=everywhere, out_specs=divided)(array)[:rows]
 
 
 def _laid_out(arrays: Any, axis: str | None) -> Any:

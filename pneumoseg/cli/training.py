@@ -1,11 +1,15 @@
 """Commands that train networks, average their weights, and compare runs."""
 
 import json
+import logging
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import pneumoseg
 from pneumoseg.atomic_write import atomic_write
 from pneumoseg.cli.app import Backend, Manifest, Resume, app, changed_folder, output_file, output_folder
 from pneumoseg.cli.ray_option import RayAddress, RayCommand
@@ -24,11 +28,24 @@ CpusPerTask = Annotated[
 
 @app.command(cls=RayCommand)
 def train(
+    ctx: typer.Context,
     experiment: Annotated[Path, typer.Argument(help="Experiment file of a classifier or a segmenter.")],
     manifest: Manifest,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", callback=output_folder)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
     resume: Resume = False,
     backend: Backend = None,
+    hosts: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that train together on JAX, usually one per host; start each with the same command but its "
+            "own --host. In a step of SLURM these three options are not needed.",
+        ),
+    ] = None,
+    host: Annotated[int | None, typer.Option(metavar="I", help="Number of this process, 0 to N - 1.")] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Address and free port of host 0, as all others reach it.")
+    ] = None,
     ray: RayAddress = None,
     gpus_per_task: GpusPerTask = None,
     cpus_per_task: CpusPerTask = None,
@@ -38,7 +55,10 @@ def train(
     With --ray the folds of a cross-validation are trained at the same time, each with a log.txt in its folder.
     """
     from pneumoseg.backend import choose_backend
+    from pneumoseg.checksums import file_sha256
     from pneumoseg.config import load_experiment
+    from pneumoseg.hosts import joined_hosts, place_of
+    from pneumoseg.training.own_folder import own_folder
 
     settings = load_experiment(experiment)
     if ray is not None and not settings.cross_validate:
@@ -46,22 +66,42 @@ def train(
             f"{experiment}: --ray trains the folds of a cross-validation, but cross_validate is false: leave --ray out"
         )
     choose_backend(backend)
-
-    from pneumoseg.data.index import load_manifest
-    from pneumoseg.report.live_curves import live_curves
-    from pneumoseg.training.jobs import here
-    from pneumoseg.training.run import Run
-    from pneumoseg.training.tasks import task_for
-    from pneumoseg.training.train import cross_validate, train
-
-    run_jobs = _jobs_on(ray, gpus_per_task, cpus_per_task)
-    task = task_for(settings)
-    run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
-    if settings.cross_validate:
-        metrics = cross_validate(task, table, run, make_callback=live_curves(task), run_jobs=run_jobs or here)
+    place = place_of(hosts, host, coordinator)
+    if place.count > 1 and ray is not None:
+        raise ValueError("--ray trains each fold in one process: leave out --hosts, --host and --coordinator")
+    if place.writes:
+        output_folder(ctx, out)
     else:
-        metrics = train(task, table, run, make_callback=live_curves(task))
-    typer.echo(json.dumps(metrics, indent=2))
+        _say_warnings_alone()
+    with joined_hosts(place) as joined:
+        if place.count > 1:
+            joined.require_same("the version of pneumoseg", pneumoseg.__version__, "install one version on all hosts")
+            joined.require_same("the experiment", settings.model_dump_json(), "start all processes with the same file")
+            joined.require_same("the manifest", file_sha256(manifest), "give all processes the same file")
+            joined.require_same("--resume", str(resume), "give it to all processes or to none")
+            out = own_folder(out, joined)
+
+        from pneumoseg.data.index import load_manifest
+        from pneumoseg.report.live_curves import live_curves
+        from pneumoseg.training.jobs import here
+        from pneumoseg.training.run import Run
+        from pneumoseg.training.tasks import task_for
+        from pneumoseg.training.train import cross_validate, train
+
+        run_jobs = _jobs_on(ray, gpus_per_task, cpus_per_task)
+        task = task_for(settings)
+        run, table = Run(out, manifest.parent / "cache", resume=resume), load_manifest(manifest)
+        if settings.cross_validate:
+            metrics = cross_validate(task, table, run, make_callback=live_curves(task), run_jobs=run_jobs or here)
+        else:
+            metrics = train(task, table, run, make_callback=live_curves(task))
+        typer.echo(json.dumps(metrics, indent=2))
+
+
+def _say_warnings_alone() -> None:
+    """Print nothing that process 0 prints too."""
+    logging.getLogger("pneumoseg").setLevel(logging.WARNING)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _jobs_on(address: str | None, gpus_per_task: float | None, cpus_per_task: int | None) -> "OnRay | None":

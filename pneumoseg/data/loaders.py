@@ -4,6 +4,7 @@ Images are decoded and resized inside the graph, masks once before that. The onl
 augmentation, which only training uses.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from pneumoseg.data.masks import require_masks
 from pneumoseg.data.pixel_aspect import pixel_aspects
 from pneumoseg.data.sampling import UNCHANGED, EpochPlan
 from pneumoseg.data.transcoding import check_files, encoded_frames
+from pneumoseg.data_parallel import rows_of_this_process
 from pneumoseg.device import leave_gpus_to_jax
 from pneumoseg.geometry import letterbox_image, square_shape
 
@@ -89,8 +91,7 @@ class Examples:
                 lambda: self._changed(image, target, transform, seed, augmentations),
             )
 
-        order = tf.data.Dataset.from_tensor_slices((source, epoch.transforms, epoch.seeds))
-        return _mapped_batches(order, example, batch_size)
+        return _own_batches((source, epoch.transforms, epoch.seeds), example, batch_size)
 
     def _from_files(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Callable]:
         return {name: values[rows] for name, values in self._records.items()}, self._load
@@ -210,6 +211,39 @@ def _mapped_batches(dataset: tf.data.Dataset, function: Callable, batch_size: in
     # Each result is copied into its batch by the thread that computed it, not by one thread for all.
     options.experimental_optimization.map_and_batch_fusion = True
     return mapped.batch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _own_batches(elements: Any, function: Callable, batch_size: int) -> tf.data.Dataset:
+    """Map elements into batches, of which those that other processes compute with stay zero, see `data_parallel`.
+
+    Args:
+        elements: Arrays, (n, ...) each, nested in tuples and dictionaries.
+        function: Function of an element.
+        batch_size: Elements per batch.
+    """
+    count = len(tf.nest.flatten(elements)[0])
+    if rows_of_this_process(batch_size) == range(batch_size):
+        return _mapped_batches(tf.data.Dataset.from_tensor_slices(elements), function, batch_size)
+    whole, rest = divmod(count, batch_size)
+    parts = [(0, whole, batch_size), (count - rest, 1, rest)]
+    first, *last = [_own_part(elements, function, *part) for part in parts if part[1] * part[2]]
+    return functools.reduce(tf.data.Dataset.concatenate, last, first)
+
+
+def _own_part(elements: Any, function: Callable, first: int, number: int, size: int) -> tf.data.Dataset:
+    """Map the elements from `first` on into batches of one size, zero where another process computes with them."""
+    rows = rows_of_this_process(size)
+    # A batch cannot be empty: a process without images loads the first one, which no device of its own uses.
+    loaded = rows or range(1)
+    positions = (first + size * np.arange(number)[:, None] + np.asarray(loaded)).ravel()
+    chosen = tf.nest.map_structure(lambda values: values[positions], elements)
+    batches = _mapped_batches(tf.data.Dataset.from_tensor_slices(chosen), function, len(loaded))
+
+    def padded(values: tf.Tensor) -> tf.Tensor:
+        around = [(loaded.start, size - loaded.stop)] + [(0, 0)] * (values.shape.rank - 1)
+        return tf.ensure_shape(tf.pad(values, around), (None, *values.shape[1:]))
+
+    return batches.map(lambda *values: tf.nest.map_structure(padded, values))
 
 
 def _image_records(manifest: pd.DataFrame, cache_dir: str | Path) -> dict[str, np.ndarray]:
