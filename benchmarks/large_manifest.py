@@ -79,7 +79,7 @@ def report(name: str, rows: int, found: dict[str, float], before: dict[str, tupl
 def measure(step: Step) -> dict[str, float]:
     """Return the wall seconds, the processor seconds and the growth of the peak memory of a step."""
     _release_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present size
     held, wall, processor = _resident("VmRSS"), time.perf_counter(), time.process_time()
     result = step()
     seconds, used = time.perf_counter() - wall, time.process_time() - processor
@@ -195,7 +195,7 @@ def of_table(step: Callable[[pd.DataFrame], object]) -> Prepare:
 
     def prepare(folder: Path) -> Step:
         table = table_of(folder)
-        step(table.head(1000))  # imports what it needs
+        step(table.head(1000))  # imports its modules
         return lambda: step(table)
 
     return prepare

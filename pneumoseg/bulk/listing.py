@@ -78,7 +78,7 @@ def list_images(inputs: Iterable[str], *, known: Container[str] = frozenset(), o
         raise FileNotFoundError(f"{where}: no DICOM, PNG, JPEG or TIFF file in it or below it; {skipped} files skipped")
     images = pa.table({"path": pa.array(paths, pa.large_string()), "state": pa.array(states, pa.int64())})
     if skipped:
-        _log.info(f"{skipped} files and folders skipped: they are no images, or hidden")
+        _log.info(f"{skipped} files and folders skipped: not images, or hidden")
     return Listing(_without_doubles(images), unnamed, skipped, unlisted)
 
 

@@ -1,4 +1,4 @@
-"""A run of bulk inference: what is missing, sent to workers by Ray Data, and its results written as shards.
+"""A run of bulk inference: missing images, sent to workers by Ray Data, and its results written as shards.
 
 The images of a run, in order of path, are cut into chunks as a run of one process cuts them, because the last bits of a
 network's output may depend on the other images of its batch, see `Pipeline.chunk_size`. Workers get whole chunks, and
@@ -168,7 +168,7 @@ class _Run:
         return not len(self._left)
 
     def tell(self) -> None:
-        """Log what is done already."""
+        """Log the number of images that are done already."""
         total, kept = len(self._listing.images), len(self._done)
         if kept:
             _log.info(
@@ -182,7 +182,7 @@ class _Run:
     def predict(
         self, ray: "ModuleType", pipeline: bytes, settings: Settings, workers: Workers, *, progress: bool
     ) -> None:
-        """Predict what is left, and write shards as results come back.
+        """Predict the images that are left, and write shards as results come back.
 
         Raises:
             RuntimeError: If the workers fail.
@@ -217,7 +217,7 @@ class _Run:
             self._folder.append(table)
 
     def sum_up(self) -> Summary:
-        """Read what was written, check that each image has its row, and count.
+        """Read the shards, check that each image has its row, and count.
 
         Raises:
             RuntimeError: If one has none.
@@ -282,7 +282,7 @@ class _Run:
 def _shards(folder: ResultFolder) -> "Iterator[Any]":
     """Yield a function that gathers rows, and writes a shard when there are many or after some time.
 
-    What was gathered is written at the end, also after an error.
+    Gathered rows are written at the end, also after an error.
     """
     gathered, since = list[pa.Table](), 0.0
 
@@ -364,4 +364,4 @@ def _explain(error: Exception) -> str:
     """Return why workers failed, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__
-    return f"the workers on Ray failed: {reason}; what is done is kept, so run the same command again"
+    return f"the workers on Ray failed: {reason}; finished rows are kept, so run the same command again"
