@@ -200,6 +200,8 @@ def _join(hosts: Hosts) -> None:
         # JAX would take the number of a GPU from SLURM's variables even here.
         options |= {"coordinator_address": place.coordinator, "num_processes": place.count, "process_id": place.number}
         options |= {"cluster_detection_method": "deactivate"}
+    elif _has_gpus_of_its_own():
+        options |= {"local_device_ids": []}  # all that it sees
     # JAX aborts the process if the others do not come in time, with a stack trace of its own.
     alarm = threading.Timer(JOIN_SECONDS, _give_up, (hosts,))
     alarm.daemon = True
@@ -211,9 +213,19 @@ def _join(hosts: Hosts) -> None:
     _log.info(f"{place.count} processes train together, coordinated at {_address(place)}")
 
 
+def _has_gpus_of_its_own() -> bool:
+    """Return whether no other task of the SLURM step uses the GPUs that this one sees.
+
+    JAX gives each task the one GPU with the task's number on its machine, for steps whose tasks see all GPUs of it.
+    """
+    alone = os.environ.get("SLURM_NTASKS") == os.environ.get("SLURM_NNODES", os.environ.get("SLURM_JOB_NUM_NODES"))
+    return alone or os.environ.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
+
+
 def _require_free_port(coordinator: str) -> None:
     """Check that process 0 can listen, as JAX would without a check end with a segmentation fault."""
-    family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
+    has_ipv6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
+    family = socket.AF_INET6 if has_ipv6 else socket.AF_INET
     try:
         with socket.socket(family) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

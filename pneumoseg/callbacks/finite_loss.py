@@ -41,11 +41,12 @@ class FiniteLoss(keras.callbacks.Callback):
 
     def __init__(self, folder: str | Path, best: str | Path) -> None:
         super().__init__()
-        self._folder, self._best, self._epoch = Path(folder), Path(best), 0
+        self._folder, self._best, self._epoch, self._rate = Path(folder), Path(best), 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Note the epoch, for the error message."""
+        """Note the epoch and its learning rate, for the error message."""
         self._epoch = epoch
+        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Check the mean loss since the beginning of the epoch."""
@@ -69,10 +70,9 @@ class FiniteLoss(keras.callbacks.Callback):
         kept = "nothing was kept"
         if self._epoch:
             kept = f"kept are the epochs up to {self._epoch}, the best of them in {self._best}"
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         return DivergedError(
             f"{self._folder}: the training diverged in epoch {self._epoch + 1}, at a learning rate of "
-            f"{rate:.3g}: {found}; {kept}. With --resume the same settings end "
+            f"{self._rate:.3g}: {found}; {kept}. With --resume the same settings end "
             "here again: lower learning_rate, take precision float32 or mixed_bfloat16 where it is mixed_float16, or "
             "look for broken images with `pneumoseg show-masks`, and train in another folder"
         )

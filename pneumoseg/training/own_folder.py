@@ -39,7 +39,7 @@ def own_folder(folder: Path, hosts: Hosts) -> Path:
         _state(folder),
         "name a folder on a file system that all hosts share, and wait until no process writes to it",
     )
-    own = folder if hosts.place.writes else hosts.scratch / folder.name
+    own = folder if hosts.place.writes else hosts.scratch / "run"
     if own != folder and folder.exists():
         shutil.copytree(folder, own, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     hosts.meet()

@@ -13,7 +13,7 @@ from pneumoseg.training.jobs import Job, carry_out, tell_end
 _log = logging.getLogger(__name__)
 _STARTS = 4  # of one job whose workers die, the first included
 # Settings of the environment that a worker on another machine does not inherit.
-_PASSED_ON = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")
+_PASSED_ON = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "XLA_FLAGS")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class OnRay:
             if self.address in (None, LOCAL):
                 raise ValueError(f"{text}: take a smaller --gpus-per-task or --cpus-per-task, or name a cluster")
             _log.warning(f"{text}: the tasks wait until one joins the cluster")
+        if not found and self.gpus_per_task is None and self.address not in (None, LOCAL):
+            _log.warning(
+                "no machine of the cluster has a GPU now: tasks train on the CPU, unless --gpus-per-task is given"
+            )
         if found and not gpus:
             _log.warning(f"--gpus-per-task is 0: tasks train on the CPU, and {found:g} GPUs ARE NOT USED")
         return gpus
@@ -96,7 +100,7 @@ def _work(job: Job, gpus: float) -> str | None:
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Ray leaves the GPUs visible to a task that has none
     elif gpus < 1:
-        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        os.environ.update(TF_FORCE_GPU_ALLOW_GROWTH="true", XLA_PYTHON_CLIENT_PREALLOCATE="false")
     return carry_out(job)
 
 

@@ -113,6 +113,9 @@ def cross_validate(
     jobs = _prepare_folds(task, manifest, run, make_callback)
     here([job for fold, job in jobs.items() if fold.is_finished])  # only checks them
     failures = run_jobs([job for fold, job in jobs.items() if not fold.is_finished])
+    for fold, job in jobs.items():
+        if not fold.is_finished:
+            failures.setdefault(job.name, f"{fold.folder} holds no finished run")
     if failures:
         raise FoldsFailedError(run, len(jobs), failures)
     return _summarize_folds(task, run, list(jobs))

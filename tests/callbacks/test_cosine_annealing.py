@@ -55,6 +55,16 @@ def test_every_step_has_its_rate_whatever_the_length_of_the_epochs():
     assert noted.rates[0] == noted.rates[19] == pytest.approx(0.01)  # the restart
 
 
+def test_each_step_is_made_with_its_rate():
+    """The weight rises by the rate in each step, since the gradient of its negative is -1."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile(keras.optimizers.SGD(0.5), lambda true, pred: -pred, jit_compile=keras.backend.backend() == "jax")
+    batches = tf.data.Dataset.from_tensor_slices((np.ones((4, 1, 1)), np.ones((4, 1, 1))))
+    model.fit(batches, epochs=2, callbacks=[CosineAnnealing(0.01, 2)], verbose=0)
+    rates = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert model.get_weights()[0][0, 0] == pytest.approx(sum(rates), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "numbers",
     [{"cycle": 0}, {"cycle": 2, "multiplier": 0.5}, {"cycle": 2, "minimum": 0.2}, {"cycle": 2, "minimum": -1}],
