@@ -6,6 +6,7 @@ must not leave the others waiting for it: it tells them why if it still can, and
 """
 
 import atexit
+import inspect
 import logging
 import os
 import re
@@ -195,7 +196,9 @@ def _join(hosts: Hosts) -> None:
         _require_free_port(place.coordinator)
     with suppress(AttributeError):  # it would make the process ignore SIGTERM
         jax.config.update("jax_enable_preemption_service", False)
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": _HEARTBEAT_SECONDS}
+    options: dict[str, Any] = {}
+    if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:  # not in JAX 0.6
+        options["heartbeat_timeout_seconds"] = _HEARTBEAT_SECONDS
     if place.coordinator is not None:
         # JAX would take the number of a GPU from SLURM's variables even here.
         options |= {"coordinator_address": place.coordinator, "num_processes": place.count, "process_id": place.number}
