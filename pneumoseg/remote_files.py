@@ -55,7 +55,7 @@ def errors_of(url: str) -> Iterator[None]:
     """Turn the errors that each protocol has of its own, for missing credentials for example, into `OSError`.
 
     Args:
-        url: URL of what is read or written, which the error names.
+        url: URL of the file or folder, which the error names.
 
     Raises:
         OSError: In place of an error of another type.

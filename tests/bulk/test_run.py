@@ -234,7 +234,6 @@ main()
 
 def test_a_killed_driver_and_a_killed_worker_cost_only_time(pipeline, images, tmp_path):
     pytest.importorskip("ray")
-    expected = one_process(pipeline, images, tmp_path / "one")
     for number in range(37, 200):  # links, so that there is time to kill
         (images / f"a0/z{number}.dcm").symlink_to(images / "a0/i00.dcm")
     expected = one_process(pipeline, images, tmp_path / "one")
@@ -251,7 +250,8 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_time(pipeline, images, tm
         finally:
             driver.kill()
     assert driver.returncode == 1, errors  # because of the broken file
-    assert said.startswith("200 images: 199 with a pneumothorax, 0 without, 1 unreadable; 1 other files skipped\n")
+    # Ray may have told before that a worker died.
+    assert "200 images: 199 with a pneumothorax, 0 without, 1 unreadable; 1 other files skipped" in said.splitlines()
     assert f'pneumoseg.bulk.read_results("{out}")' in said
     assert "images are done" in errors
     assert cells(out) == expected
