@@ -42,7 +42,8 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> Iterator[
 
     Args:
         address: "local" or None for a Ray of its own; "auto" for the cluster that this machine belongs to; or the
-            address of a cluster, "ray://HOST:10001" or "HOST:6379".
+            address of a cluster, "HOST:6379" from one of its nodes or "ray://HOST:10001" from elsewhere, which is not
+            enough for Ray Data.
         cpus: Number of CPUs that a Ray of its own may use; None for all.
 
     Yields:
