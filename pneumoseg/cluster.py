@@ -42,7 +42,8 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> Iterator[
 
     Args:
         address: "local" or None for a Ray of its own; "auto" for the cluster that this machine belongs to; or the
-            address of a cluster, "ray://HOST:10001" or "HOST:6379".
+            address of a cluster, "HOST:6379" from one of its nodes or "ray://HOST:10001" from elsewhere, which is not
+            enough for Ray Data.
         cpus: Number of CPUs that a Ray of its own may use; None for all.
 
     Yields:
@@ -67,8 +68,8 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         return
     try:
         ray.init(**_options(address or LOCAL, cpus))
-    except (ConnectionError, TimeoutError) as error:
-        raise ConnectionError(f"no Ray cluster at {address}: {_remedy(error)}") from error
+    except (ConnectionError, TimeoutError, RuntimeError) as error:  # RuntimeError: of another version for example
+        raise ConnectionError(f"no Ray cluster at {address or LOCAL}: {_remedy(error)}") from error
     try:
         yield ray
     finally:
@@ -85,4 +86,6 @@ def _options(address: str, cpus: int | None) -> dict[str, Any]:
 def _remedy(error: BaseException) -> str:
     if "InvalidAuthToken" in f"{error.__cause__}":
         return "it asks for a token, set RAY_AUTH_MODE=token and, unless ~/.ray/auth_token holds it, RAY_AUTH_TOKEN"
+    if isinstance(error, RuntimeError):
+        return " ".join(str(error).split())
     return "start one with `ray start --head`, or leave the address out"

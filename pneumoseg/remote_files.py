@@ -1,6 +1,8 @@
 """Files behind URLs, such as `s3://bucket/chest.dcm`, read and written by fsspec."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,6 +50,28 @@ def open_file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     return system, str(path)
 
 
+@contextmanager
+def errors_of(url: str) -> Iterator[None]:
+    """Turn the errors that each protocol has of its own, for missing credentials for example, into `OSError`.
+
+    Args:
+        url: URL of the file or folder, which the error names.
+
+    Raises:
+        OSError: In place of an error of another type.
+
+    Example:
+        >>> with errors_of("s3://hospital/2023"):  # doctest: +SKIP
+        ...     system.ls("hospital/2023")  # doctest: +SKIP
+    """
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f"{url}: {type(error).__name__} ({error}): check its name and your credentials") from error
+
+
 def read_remote(url: str, most_bytes: int) -> bytes:
     """Return the content of a remote file.
 
@@ -82,16 +106,6 @@ def join_url(url: str, name: str) -> str:
         's3://bucket/results/run.json'
     """
     return f"{url.rstrip('/')}/{name}"
-
-
-def spell_url(place: object) -> str:
-    """Return a URL with both its slashes, of which a `Path` keeps one.
-
-    Example:
-        >>> spell_url("s3:/bucket/ward")
-        's3://bucket/ward'
-    """
-    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]+:)/+", r"\1//", str(place))
 
 
 def _cause(error: OSError) -> str:

@@ -1,6 +1,7 @@
 """Folders of results: what they hold, and that a stopped run goes on to the same folder."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -206,6 +207,20 @@ def test_pixels_that_are_not_square(pipeline, tmp_path):
 )
 def test_no_two_images_have_the_same_name(paths, kept, names):
     assert list(unique_names(paths, kept).items()) == list(zip(paths, names, strict=True))
+
+
+def test_names_are_those_of_the_first_free_numbers():
+    """As if each number from 2 on were tried for each image."""
+    stems = ["1-1", "1-1_2", "1-1", "1-1_3", "1-1_2", "1-1_2_2", "A", "a", "a_2", "A_2", "1-1"] * 4
+    paths = [f"{number}/{stem}.dcm" for number, stem in enumerate(stems)]
+    kept = {paths[0]: "1-1_5", paths[6]: "a_4", "gone/1-1.dcm": "1-1"}
+    reserved, taken, expected = {stem.casefold() for stem in stems}, {name.casefold() for name in kept.values()}, []
+    for path, stem in zip(paths, stems, strict=True):
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        free = (name for name in numbered if name.casefold() not in taken | reserved)
+        expected.append(kept.get(path) or (stem if stem.casefold() not in taken else next(free)))
+        taken.add(expected[-1].casefold())
+    assert list(unique_names(paths, kept).values()) == expected
 
 
 def test_images_of_one_id_do_not_overwrite_each_other(pipeline, tmp_path):

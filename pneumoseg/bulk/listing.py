@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from pneumoseg.data.files import IN_RESULTS, JOURNAL, UNLISTED, reason_by_head, reason_by_name, search_images
 from pneumoseg.identifiers import is_hidden, is_utf8, printable
 from pneumoseg.images.formats import HEAD_BYTES
-from pneumoseg.remote_files import is_remote, open_file_system
+from pneumoseg.remote_files import errors_of, is_remote, open_file_system
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 _HEADS_AT_ONCE = 512
 # What file systems call the version of a file, or the time when it was written.
 _VERSIONS = ("ETag", "etag", "md5Hash", "md5", "LastModified", "mtime", "updated", "created")
+_Entry = dict[str, Any]  # what a file system tells about a file or folder
 _Found = tuple[str, int, str]  # path or URL, state, reason to skip it ('' for an image)
 
 
@@ -102,71 +104,82 @@ def _search_remote(url: str, known: Container[str]) -> Iterator[_Found]:
     """Yield the files at a URL: of a file, a folder or a glob."""
     system, path = open_file_system(url)
     try:
-        places = [path] if system.exists(path) or not _has_magic(path) else _expand(system, path)
-        files, folders = [], list[str]()
-        for place in places:
-            information = system.info(place)
-            if information["type"] == "directory":
-                folders.append(place)
+        with errors_of(url):
+            if _has_magic(path) and not system.exists(path):
+                places = _expand(system, path)
             else:
-                files.append((place, information))
+                places = {path: system.info(path)}
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"{url}: cannot be listed ({error}): check its name and your credentials") from error
     if not places:
         raise FileNotFoundError(f"{url}: no such file or folder, expected images or a folder of images")
-    yield from ((_url(system, place), _remote_state(information), "") for place, information in files)
-    for folder in folders:
-        yield from _walk(system, folder, known)
+    for place, information in places.items():
+        if information["type"] == "directory":
+            yield from _judge(system, _walk(system, place), known)
+        else:
+            yield _url(system, place), _remote_state(information), ""
 
 
-def _expand(system: "AbstractFileSystem", pattern: str) -> list[str]:
+def _expand(system: "AbstractFileSystem", pattern: str) -> dict[str, _Entry]:
     """Return what a glob stands for; as in a shell, no hidden names that it does not spell."""
-    spelled = set(pattern.split("/"))
-    return [path for path in sorted(system.glob(pattern)) if not any(map(is_hidden, set(path.split("/")) - spelled))]
+    spelled, found = set(pattern.split("/")), system.glob(pattern, detail=True)
+    return {path: found[path] for path in found if not any(map(is_hidden, set(path.split("/")) - spelled))}
 
 
-def _walk(system: "AbstractFileSystem", start: str, known: Container[str]) -> Iterator[_Found]:
-    """Yield the files below a remote folder, a folder at a time."""
+def _walk(system: "AbstractFileSystem", start: str) -> Iterator[tuple[str, _Entry, str]]:
+    """Yield the name and the entry of each file below a remote folder, a folder at a time, and the reason to skip it.
+
+    An object store can hold a file and a folder of the same name.
+    """
     waiting = [start]
     while waiting:
         folder = waiting.pop()
         try:
-            entries = system.ls(folder, detail=True)
+            with errors_of(_url(system, folder)):
+                entries = system.ls(folder, detail=True)
         except OSError as error:
-            yield _url(system, folder), 0, f"{UNLISTED} ({error})"
+            yield "", {"name": folder}, f"{UNLISTED} ({error})"
             continue
-        names = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries}
-        if JOURNAL in names:
-            yield _url(system, folder), 0, IN_RESULTS
+        named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
+        if any(name == JOURNAL for name, _ in named):
+            yield "", {"name": folder}, IN_RESULTS
             continue
-        files = {name: entry for name, entry in names.items() if entry["type"] != "directory" and name}
-        for name in sorted(names.keys() - files.keys(), reverse=True):
-            if is_hidden(name):
-                yield _url(system, names[name]["name"]), 0, "is a hidden folder"
-            elif name and names[name]["name"].rstrip("/") != folder.rstrip("/"):
-                waiting.append(names[name]["name"])
-        yield from _judge(system, files, known)
+        for name, entry in sorted(named, key=itemgetter(0), reverse=True):
+            if entry["type"] != "directory":
+                if name:
+                    yield name, entry, reason_by_name(name)
+            elif is_hidden(name):
+                yield name, entry, "is a hidden folder"
+            elif name and entry["name"].rstrip("/") != folder.rstrip("/"):
+                waiting.append(entry["name"])
 
 
-def _judge(system: "AbstractFileSystem", files: dict[str, Any], known: Container[str]) -> Iterator[_Found]:
-    """Yield the files of one remote folder, each with the reason to skip it."""
-    unknown = list[tuple[str, str]]()
-    for name, entry in files.items():
-        url, reason = _url(system, entry["name"]), reason_by_name(name)
+def _judge(
+    system: "AbstractFileSystem", found: Iterable[tuple[str, _Entry, str]], known: Container[str]
+) -> Iterator[_Found]:
+    """Yield remote files, each with the reason to skip it; the first bytes of many are read at once."""
+    unknown = list[tuple[str, _Entry]]()
+    for name, entry, reason in found:
+        url = _url(system, entry["name"])
         if reason or url in known:
             yield url, _remote_state(entry), reason
-        else:
-            unknown.append((name, url))
-    for start in range(0, len(unknown), _HEADS_AT_ONCE):
-        several = unknown[start : start + _HEADS_AT_ONCE]
-        heads = _read_heads(system, [files[name] for name, _ in several])
-        for (name, url), head in zip(several, heads, strict=True):
-            # A row with an error is better than an image that is overlooked.
-            reason = reason_by_head(name, head) if isinstance(head, bytes) else ""
-            yield url, _remote_state(files[name]), reason
+            continue
+        unknown.append((name, entry))
+        if len(unknown) == _HEADS_AT_ONCE:
+            yield from _judge_by_heads(system, unknown)
+            unknown.clear()
+    yield from _judge_by_heads(system, unknown)
 
 
-def _read_heads(system: "AbstractFileSystem", entries: Sequence[dict[str, Any]]) -> list[Any]:
+def _judge_by_heads(system: "AbstractFileSystem", files: Sequence[tuple[str, _Entry]]) -> Iterator[_Found]:
+    heads = _read_heads(system, [entry for _, entry in files])
+    for (name, entry), head in zip(files, heads, strict=True):
+        # A row with an error is better than an image that is overlooked.
+        reason = reason_by_head(name, head) if isinstance(head, bytes) else ""
+        yield _url(system, entry["name"]), _remote_state(entry), reason
+
+
+def _read_heads(system: "AbstractFileSystem", entries: Sequence[_Entry]) -> list[Any]:
     """Return the first bytes of each file; an error in place of those that cannot be read."""
     sizes = [entry.get("size") or 0 for entry in entries]
     filled = [number for number, size in enumerate(sizes) if size]  # no range of an empty object can be asked for
@@ -202,7 +215,7 @@ def _local_state(path: Path) -> int:
     return _digest(f"{status.st_size} {status.st_mtime_ns}")
 
 
-def _remote_state(information: dict[str, Any]) -> int:
+def _remote_state(information: _Entry) -> int:
     version = next((information[name] for name in _VERSIONS if information.get(name)), "")
     return _digest(f"{information.get('size')} {version}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pneumoseg.engines.export_record import EXPORTS
 from pneumoseg.identifiers import is_hidden
-from pneumoseg.remote_files import is_remote, open_file_system
+from pneumoseg.remote_files import errors_of, is_remote, open_file_system
 
 
 @contextmanager
@@ -21,6 +21,7 @@ def local_pipeline(place: str) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: If it holds no pipeline.
+        OSError: If it cannot be downloaded.
 
     Example:
         >>> with local_pipeline("s3://models/pipeline") as folder:  # doctest: +SKIP
@@ -31,8 +32,9 @@ def local_pipeline(place: str) -> Iterator[Path]:
         return
     system, path = open_file_system(place)
     with tempfile.TemporaryDirectory(prefix="pneumoseg-") as temporary:
-        if system.exists(f"{path.rstrip('/')}/pipeline.json"):
-            system.get(f"{path.rstrip('/')}/", f"{temporary}/pipeline/", recursive=True)
+        with errors_of(place):
+            if system.exists(f"{path.rstrip('/')}/pipeline.json"):
+                system.get(f"{path.rstrip('/')}/", f"{temporary}/pipeline/", recursive=True)
         yield _checked(Path(temporary) / "pipeline", place)
 
 
@@ -49,7 +51,7 @@ def pack(folder: Path, *, exports: bool) -> bytes:
     """
     buffer = io.BytesIO()
     left_out = {"runs"} if exports else {"runs", EXPORTS}
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with tarfile.open(fileobj=buffer, mode="w", dereference=True) as archive:
         for path in sorted(folder.iterdir()):
             if path.name not in left_out and not is_hidden(path.name):
                 archive.add(path, path.name)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 
 from pneumoseg.bulk.listing import Listing, list_images
 from pneumoseg.bulk.packing import local_pipeline, pack
-from pneumoseg.bulk.shards import SHARD, ResultFolder
+from pneumoseg.bulk.shards import RESULTS, SHARD, ResultFolder
 from pneumoseg.bulk.worker import Settings, Worker
-from pneumoseg.cluster import connect
+from pneumoseg.cluster import LOCAL, connect
 from pneumoseg.data.files import absolute
 from pneumoseg.engines.exports import read_export
 from pneumoseg.folder_lock import locked_folder
@@ -40,8 +40,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _CHUNKS = 8  # most chunks per piece of work: a killed worker loses no more
 _RETRIES = 10  # most workers that one piece of work may outlive
+_LOST = 16  # most pieces that no worker can do, because of a file that kills it; more end the run
+_NO_RESULT = "workers died again and again on this file, or on one that they read together with it"
 _PIECES = 4  # least pieces per worker, so that all end at about the same time
-_SHARD_ROWS, _SHARD_S = 4096, 10.0  # a killed driver loses no more
+# When a piece comes back, a shard is written if so many rows wait or the first waits so long. A killed driver loses
+# these and the pieces that the workers have.
+_SHARD_ROWS, _SHARD_S = 4096, 10.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def predict_in_bulk(
 
     The rows are those of `write_results`, bit for bit, on the same kind of processor. A run that was stopped is
     continued by the next one: it predicts new images first, then those that could not be read or were changed since.
-    Rows of images that are not among the inputs any more are kept.
+    If workers die again and again on some images, these get rows with an error. Rows of images that are not among the
+    inputs any more are kept.
 
     Local folders must be the same on all nodes; the pipeline is brought to them. On a local disk two runs cannot write
     one folder. On an object store nothing keeps them apart: they would do the work twice, and `read_results` would
@@ -117,13 +122,19 @@ def predict_in_bulk(
         FileNotFoundError: If an input or the pipeline does not exist, or no image is found.
         FileExistsError: If `out` holds something else, or another process writes it.
         ConnectionError: If there is no Ray at the address.
-        ValueError: If something is not installed, or there are fewer GPUs or CPUs than the workers need.
+        ValueError: If something is not installed, the address is one of Ray Client, or this machine has fewer GPUs
+            or CPUs than the workers need.
         RuntimeError: If the workers fail, or an image has no row in the end.
 
     Example:
         >>> from pneumoseg.bulk.run import predict_in_bulk  # doctest: +SKIP
         >>> predict_in_bulk("runs/pipeline", ["s3://hospital/2023"], "s3://hospital/results")  # doctest: +SKIP
     """
+    if (workers.address or "").startswith("ray://"):
+        raise ValueError(
+            f"--ray {workers.address}: Ray Data cannot work through Ray Client: run the command on a node of the "
+            "cluster with --ray auto, for example by `ray job submit` or `ray submit`"
+        )
     folder = ResultFolder(out)
     own = out if is_remote(out) else str(absolute(out))
     with local_pipeline(pipeline) as place:
@@ -132,7 +143,7 @@ def predict_in_bulk(
             threads = folder.claim(identity, _threads())
             settings = Settings(batch_size, assembled, engine, threads)
             done = folder.rows(["path", "image_id", "error", "state"])
-            listing = list_images(inputs, known=set(filter(is_remote, done["path"].to_pylist())), own=own)
+            listing = list_images(inputs, known=_known_images(done), own=own)
             run = _Run(folder, listing, done, 8 * batch_size)
             run.tell()
             if run.is_complete:
@@ -149,7 +160,7 @@ class _Run:
     def __init__(self, folder: ResultFolder, listing: Listing, done: pa.Table, chunk: int) -> None:
         self._folder, self._listing, self._chunk = folder, listing, chunk
         images, self._done = listing.images, done
-        before = pc.index_in(images["path"], value_set=done["path"].cast(pa.large_string()))
+        before = pc.index_in(images["path"], value_set=done["path"])
         old = done.take(before)  # null where there is none
         is_new = pc.is_null(before)
         is_good = pc.and_(pc.is_null(old["error"]), pc.equal(old["state"], images["state"]))
@@ -188,8 +199,8 @@ class _Run:
             RuntimeError: If the workers fail.
         """
         number, options = _resources(ray, workers, settings.engine)
-        settings = settings._replace(shares_gpu=0 < options["num_gpus"] < 1)
-        _quieten(ray)
+        settings = settings._replace(gpus=options["num_gpus"])
+        _set_up_data(ray)
         work = ray.data.from_arrow(list(self._pieces(number))).map_batches(
             Worker,
             fn_constructor_args=(ray.put(pipeline), settings),
@@ -205,6 +216,7 @@ class _Run:
                 for results in work.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                     append(self._take(results))
                     advance(len(results))
+                append(self._take(self._lost()))
             except ray.exceptions.RayError as error:
                 raise RuntimeError(_explain(error)) from error
 
@@ -223,9 +235,9 @@ class _Run:
             RuntimeError: If one has none.
         """
         rows = self._folder.rows(["path", "has_pneumothorax", "spacing_source", "area_mm2", "error"])
-        paths = self._listing.images["path"].cast(pa.string())
+        paths = self._listing.images["path"]
         unnamed = [row.path for path in self._listing.unnamed if (row := row_of_bad_name(path))]
-        wanted = pa.concat_arrays([*paths.chunks, pa.array(unnamed, pa.string())])
+        wanted = pa.concat_arrays([*paths.chunks, pa.array(unnamed, pa.large_string())])
         places = pc.index_in(wanted, value_set=rows["path"])
         if places.null_count:
             raise RuntimeError(
@@ -249,10 +261,10 @@ class _Run:
     def _choose_names(self) -> pa.Array:
         """Return the name of each image that is left, see `unique_names`."""
         if self.is_complete:
-            return pa.array([], pa.string())
+            return pa.array([], pa.large_string())
         kept = dict(zip(self._done["path"].to_pylist(), self._done["image_id"].to_pylist(), strict=True))
         names = unique_names(self._listing.images["path"].to_pylist(), kept)
-        return pa.array((names[path] for path in self._left["path"].to_pylist()), pa.string())
+        return pa.array((names[path] for path in self._left["path"].to_pylist()), pa.large_string())
 
     def _pieces(self, workers: int) -> Iterator[pa.Table]:
         """Yield the work: whole chunks of new images, then of images that are run again."""
@@ -261,6 +273,14 @@ class _Run:
         numbered = pa.table({"number": np.arange(len(self._left)), "path": self._left["path"]})
         for first, last in ((0, len(self._new)), (len(self._new), len(self._left))):
             yield from (numbered.slice(start, min(size, last - start)) for start in range(first, last, size))
+
+    def _lost(self) -> pa.Table:
+        """Return a row with an error for each image that no worker gave, as a worker would."""
+        numbers = pa.array(np.flatnonzero(~self._seen))
+        if len(numbers):
+            _log.warning(f"{len(numbers)} images are lost with their workers: THEY HAVE ROWS WITH AN ERROR")
+        rows = [{"path": path, "error": _NO_RESULT} for path in self._left["path"].take(numbers).to_pylist()]
+        return pa.Table.from_pylist(rows, RESULTS).append_column("number", numbers)
 
     def _take(self, results: pa.Table) -> pa.Table:
         """Return the rows of a shard for what a worker gave, without errors that are known already."""
@@ -306,6 +326,12 @@ def _shards(folder: ResultFolder) -> "Iterator[Any]":
         write()
 
 
+def _known_images(done: pa.Table) -> set[str]:
+    """Return the URLs that were read; a file with an error may be no image."""
+    read = done["path"].filter(pc.is_null(done["error"]))
+    return set(filter(is_remote, read.to_pylist()))
+
+
 def _identity(folder: Path, assembled: bool, engine: str) -> dict[str, Any]:
     """Return what the results depend on."""
     record = PipelineFolder.read(folder, assembled=assembled)
@@ -336,28 +362,46 @@ def _local_cpus(workers: Workers) -> int:
 
 
 def _resources(ray: "ModuleType", workers: Workers, engine: str) -> tuple[int, dict[str, float]]:
-    """Return the number of workers, and the CPUs and GPUs of each.
+    """Return the number of workers, and the CPUs and GPUs of each: the most CPUs with which all find room on the nodes.
 
     Raises:
-        ValueError: If there are no GPUs for them.
+        ValueError: If this machine has no room for them, or their number is neither given nor known.
     """
-    has = ray.cluster_resources()
-    cpus, devices = int(has.get("CPU", 0)), has.get("GPU", 0)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, devices = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
     gpus = workers.gpus if workers.gpus is not None else float(devices > 0 and engine == "keras")
-    if gpus and not devices and workers.number is None:
-        raise ValueError(f"--gpus-per-worker is {gpus:g} and Ray has no GPU now: name the number of --workers")
-    number = workers.number or max(1, int(devices // gpus) if gpus else cpus)
-    share = max(1, cpus // number)
-    _log.info(f"Ray has {cpus} CPUs and {devices:g} GPUs; {number} workers with {share} CPUs and {gpus:g} GPUs each")
+    most = _room(nodes, 1, gpus)
+    number = workers.number or most
+    if not number or number > most:
+        text = f"Ray has {cpus:g} CPUs and {devices:g} GPUs, where {most} workers with {gpus:g} GPUs each find room"
+        if workers.address in (None, LOCAL):
+            raise ValueError(f"{text}: take a smaller --gpus-per-worker or fewer --workers, or name a cluster")
+        if not number:
+            raise ValueError(f"{text} now: name the number of --workers")
+        _log.warning(f"{text} now, of {number}: the others wait until machines join the cluster")
+    largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    share = next((share for share in range(largest, 1, -1) if _room(nodes, share, gpus) >= number), 1)
+    _log.info(f"Ray has {cpus:g} CPUs and {devices:g} GPUs; {number} workers with {share} CPUs and {gpus:g} GPUs each")
     return number, {"num_cpus": share, "num_gpus": gpus}
 
 
-def _quieten(ray: "ModuleType") -> None:
+def _room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """Return the number of workers for which the nodes have room."""
+    room = 0
+    for node in nodes:
+        by_cpus = int(node.get("CPU", 0) // cpus)
+        by_gpus = int(node.get("GPU", 0) / gpus + 1e-6) if gpus else by_cpus  # 1 / 0.1 is 10, though 1 // 0.1 is 9
+        room += min(by_cpus, by_gpus)
+    return room
+
+
+def _set_up_data(ray: "ModuleType") -> None:
     context = ray.data.DataContext.get_current()
+    context.max_errored_blocks = _LOST
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told by this module
 
 
 def _explain(error: Exception) -> str:

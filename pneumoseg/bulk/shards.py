@@ -21,7 +21,7 @@ import pneumoseg
 from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 from pneumoseg.bulk.listing import sort_by_path
 from pneumoseg.inference.row import COLUMNS
-from pneumoseg.remote_files import is_remote, join_url, open_file_system
+from pneumoseg.remote_files import errors_of, is_remote, join_url, open_file_system
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 RUN = "run.json"
 _READERS = 8
 _TYPES = {
-    "image_id": pa.string(),
-    "path": pa.string(),
+    "image_id": pa.large_string(),
+    "path": pa.large_string(),
     "probability": pa.float64(),
     "has_pneumothorax": pa.bool_(),
     "area_px": pa.int64(),
     "area_mm2": pa.float64(),
-    "spacing_source": pa.string(),
-    "stage": pa.string(),
-    "rle": pa.string(),
-    "error": pa.string(),
+    "spacing_source": pa.large_string(),
+    "stage": pa.large_string(),
+    "rle": pa.large_string(),
+    "error": pa.large_string(),
     "rows": pa.int32(),
     "columns": pa.int32(),
-    "pipeline_digest": pa.string(),
+    "pipeline_digest": pa.large_string(),
 }
 RESULTS = pa.schema(_TYPES)
 """Columns that a worker gives: those of `results.csv`, the size of the image, and the digest of the pipeline."""
@@ -73,9 +73,12 @@ class ResultFolder:
             return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         system, path = open_file_system(self.place)
         try:
-            return sorted(name.rstrip("/").rpartition("/")[2] for name in system.ls(path, detail=False))
+            with errors_of(self.place):
+                found = [name.rstrip("/") for name in system.ls(path, detail=False)]
         except FileNotFoundError:
             return []
+        # An object store may hold an empty object with the folder's own name.
+        return sorted(name.rpartition("/")[2] for name in found if name != path.rstrip("/"))
 
     def shards(self) -> list[str]:
         """Return the names of the shards, the latest last."""
@@ -90,7 +93,8 @@ class ResultFolder:
         if not is_remote(self.place):
             return (Path(self.place) / name).read_bytes()
         system, path = open_file_system(join_url(self.place, name))
-        content: bytes = system.cat_file(path)
+        with errors_of(self.place):
+            content: bytes = system.cat_file(path)
         return content
 
     def write(self, name: str, content: bytes) -> None:
@@ -104,7 +108,8 @@ class ResultFolder:
                 temporary.write_bytes(content)
             return
         system, path = open_file_system(join_url(self.place, name))
-        system.pipe_file(path, content)
+        with errors_of(self.place):
+            system.pipe_file(path, content)
 
     def append(self, rows: pa.Table) -> None:
         """Write a shard with some rows, see `SHARD`.
@@ -153,10 +158,11 @@ class ResultFolder:
         Raises:
             ValueError: If a shard is damaged.
         """
+        schema = pa.schema([SHARD.field(name) for name in columns])
 
         def read(name: str) -> pa.Table:
             try:
-                return pq.read_table(io.BytesIO(self.read(name)), columns=list(columns))
+                return pq.read_table(io.BytesIO(self.read(name)), columns=schema.names).cast(schema)
             except pa.ArrowException as error:
                 raise ValueError(f"{self.place}: {name} is damaged ({error}): remove it and run again") from error
 

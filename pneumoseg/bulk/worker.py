@@ -22,14 +22,14 @@ class Settings(NamedTuple):
         assembled: Whether to use the decision rule as assembled.
         engine: Engine of the networks, see `load_pipeline`.
         threads: Threads with which TensorFlow computes one operation. The last bits of its results depend on it.
-        shares_gpu: Whether other workers use the same GPU.
+        gpus: GPUs of the worker; a fraction if others use the same one.
     """
 
     batch_size: int = 4
     assembled: bool = False
     engine: str = "keras"
     threads: int = 1
-    shares_gpu: bool = False
+    gpus: float = 0.0
 
 
 class Worker:
@@ -79,6 +79,8 @@ def _prepare_process(settings: Settings) -> None:
     """Tell TensorFlow, before it is imported, how to use this machine."""
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if settings.shares_gpu:
+    if not settings.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Ray leaves the GPUs visible to an actor that has none
+    elif settings.gpus < 1:
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     logging.getLogger("pneumoseg").setLevel(logging.WARNING)

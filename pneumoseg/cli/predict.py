@@ -141,7 +141,11 @@ def _predict_on_ray(
     from pneumoseg.bulk.run import Workers, predict_in_bulk
 
     workers = Workers(address, number, gpus)
-    done = predict_in_bulk(pipeline, inputs, out, workers=workers, progress=True, **options)
+    try:
+        done = predict_in_bulk(pipeline, inputs, out, workers=workers, progress=True, **options)
+    except RuntimeError as error:
+        typer.echo(f"pneumoseg: {error}", err=True)
+        raise typer.Exit(2) from error
     counts = Counter({True: done.positive, False: done.negative, None: len(done.errors)})
     _tell(done.errors, counts, done.skipped, done.unbelieved)
     typer.echo(f'Read them: pneumoseg.bulk.read_results("{out}")')

@@ -15,7 +15,7 @@ RayAddress = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="Work on Ray: on this machine, or with an address (auto, HOST:PORT or ray://HOST:PORT) on a cluster.",
+        help="Work on Ray: on this machine, or with an address (auto or HOST:PORT) on a cluster.",
     ),
 ]
 
@@ -52,6 +52,6 @@ def with_address(words: list[str]) -> list[str]:
             is_address = bool(remaining) and _ADDRESS.fullmatch(remaining[0])
             word = f"--ray={remaining.pop(0) if is_address else LOCAL}"
         elif word.startswith("--ray=") and not _ADDRESS.fullmatch(word.removeprefix("--ray=")):
-            raise ValueError(f"{word}: expected auto, HOST:PORT or ray://HOST:PORT, or --ray alone for this machine")
+            raise ValueError(f"{word}: expected auto or HOST:PORT, or --ray alone for this machine")
         joined.append(word)
     return joined + remaining

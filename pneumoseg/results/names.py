@@ -27,18 +27,21 @@ def unique_names(paths: Iterable[str], kept: Mapping[str, str]) -> dict[str, str
     ids = {path: _shortened(image_id_of(path)) for path in paths}
     reserved = {image_id.casefold() for image_id in ids.values()}
     taken = {name.casefold() for name in kept.values()}
-    names = {}
+    names, last = dict[str, str](), dict[str, int]()
     for path, image_id in ids.items():
-        names[path] = kept.get(path) or _free(image_id, taken, reserved)
+        names[path] = kept.get(path) or _free(image_id, taken, reserved, last)
         taken.add(names[path].casefold())
     return names
 
 
-def _free(image_id: str, taken: set[str], reserved: set[str]) -> str:
-    name, number = image_id, 1
+def _free(image_id: str, taken: set[str], reserved: set[str], last: dict[str, int]) -> str:
+    """Return a free name; `last` holds the number that each id got last, so that no smaller one is tried again."""
+    number = last.get(image_id.casefold(), 1)
+    name = image_id if number == 1 else f"{image_id}_{number}"
     while name.casefold() in taken or (number > 1 and name.casefold() in reserved):
         number += 1
         name = f"{image_id}_{number}"
+    last[image_id.casefold()] = number
     return name
 
 
