@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from pneumoseg.bulk import read_results
 from pneumoseg.data.files import find_images
@@ -109,21 +110,15 @@ def wait_for_shards(out, count, driver):
 
 def workers_of(driver):
     """Return the processes of a driver's workers."""
-    parents, workers = {}, []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"MapWorker" in (path / "cmdline").read_bytes():
-                workers.append(int(path.name))
-        except OSError:
-            continue
+    below = psutil.Process(driver).children(recursive=True)
+    return sorted(process.pid for process in below if "MapWorker" in title(process))
 
-    def is_below(process):
-        while process and process != driver:
-            process = parents.get(process, 0)
-        return bool(process)
 
-    return sorted(filter(is_below, workers))
+def title(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
 
 
 def compare(out, table, expected):

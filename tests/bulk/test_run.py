@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -265,18 +266,12 @@ def wait_for(condition, process):
 
 def workers_of(driver):
     """Return the processes of the actors below a process."""
-    parents, workers = {}, []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"MapWorker" in (path / "cmdline").read_bytes():
-                workers.append(int(path.name))
-        except OSError:
-            continue
+    below = psutil.Process(driver).children(recursive=True)
+    return sorted(process.pid for process in below if "MapWorker" in title(process))
 
-    def is_below(process):
-        while process and process != driver:
-            process = parents.get(process, 0)
-        return bool(process)
 
-    return sorted(filter(is_below, workers))
+def title(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
