@@ -30,7 +30,7 @@ GOALS := index show-masks show-augmentations train-classifier train-segmenter tu
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo tour docs test test-jax lint bench oracles clean $(GOALS)
+.PHONY: help install demo tour docs test test-ray test-jax lint bench oracles clean $(GOALS)
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -71,7 +71,10 @@ docs: $(INSTALLED) ## Build the documentation in build/docs; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: $(INSTALLED) ## Run the tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not ray"
+
+test-ray: $(INSTALLED) ## Run the tests of work on Ray
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m ray tests/bulk tests/training
 
 test-jax: $(INSTALLED) ## Run the tests of the training on Keras' JAX backend, with one device and with two
 	$(ON_JAX)=1" $(BIN)/pytest --numprocesses 2 --dist loadfile $(JAX_TESTS)

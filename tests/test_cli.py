@@ -408,6 +408,7 @@ OUTPUTS = [
     ("show-masks", "--manifest", "absent.csv", "--out", "{out}"),
     ("show-augmentations", "--manifest", "absent.csv", "--out", "{out}"),
     ("train", "absent", "--manifest", "absent.csv", "--out", "{out}"),
+    ("sweep", "absent", "--manifest", "absent.csv", "--out", "{out}"),
     ("swa", "absent", "--epochs", "1-2", "--manifest", "absent.csv", "--out", "{out}"),
     ("compare", "absent", "--out", "{out}"),
     ("assemble", "absent", "--out", "{out}"),
@@ -418,7 +419,7 @@ OUTPUTS = [
     ("evaluate", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
     ("report", "--predictions", "absent", "--pipeline", "absent", "--out", "{out}"),
 ]
-FOLDERS = {"synthesize", "train", "swa", "assemble", "cache-predictions", "predict", "listen", "evaluate"}
+FOLDERS = {"synthesize", "train", "sweep", "swa", "assemble", "cache-predictions", "predict", "listen", "evaluate"}
 
 
 def test_every_command_that_writes_is_among_the_outputs():

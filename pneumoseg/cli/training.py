@@ -60,19 +60,19 @@ def train(
     from pneumoseg.hosts import joined_hosts, place_of
     from pneumoseg.training.own_folder import own_folder
 
+    choose_backend(backend)
+    place = place_of(hosts, host, coordinator)
+    if place.writes:
+        output_folder(ctx, out)
+    else:
+        _say_warnings_alone()
     settings = load_experiment(experiment)
     if ray is not None and not settings.cross_validate:
         raise ValueError(
             f"{experiment}: --ray trains the folds of a cross-validation, but cross_validate is false: leave --ray out"
         )
-    choose_backend(backend)
-    place = place_of(hosts, host, coordinator)
     if place.count > 1 and ray is not None:
         raise ValueError("--ray trains each fold in one process: leave out --hosts, --host and --coordinator")
-    if place.writes:
-        output_folder(ctx, out)
-    else:
-        _say_warnings_alone()
     with joined_hosts(place) as joined:
         if place.count > 1:
             joined.require_same("the version of pneumoseg", pneumoseg.__version__, "install one version on all hosts")

@@ -28,6 +28,8 @@ from pneumoseg.inference import load_pipeline
 from pneumoseg.results import write_results
 from tests.conftest import write_dicom
 
+pytestmark = pytest.mark.ray
+
 TWO = Workers(number=2)
 
 

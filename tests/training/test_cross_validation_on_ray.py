@@ -12,7 +12,7 @@ from pneumoseg.training.run import Run
 from pneumoseg.training.train import FoldsFailedError, cross_validate
 from tests.training.conftest import SHORT
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 def job(folder, name, code):
