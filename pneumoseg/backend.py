@@ -7,6 +7,24 @@ import sys
 BACKENDS = ("tensorflow", "jax")
 
 
+def require_backend(name: str) -> None:
+    """Check that a backend of Keras can be chosen.
+
+    Args:
+        name: "tensorflow" or "jax".
+
+    Raises:
+        ValueError: If it is unknown or not installed.
+
+    Example:
+        >>> require_backend("tensorflow")
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}, expected {' or '.join(BACKENDS)}")
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(f"the backend {name} is not installed: pip install 'pneumoseg[{name}]'")
+
+
 def choose_backend(name: str | None) -> None:
     """Choose the backend on which Keras trains, before Keras is imported.
 
@@ -22,14 +40,11 @@ def choose_backend(name: str | None) -> None:
     """
     if name is None:
         return
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}, expected {' or '.join(BACKENDS)}")
-    if importlib.util.find_spec(name) is None:
-        raise ValueError(f"the backend {name} is not installed: pip install 'pneumoseg[{name}]'")
-    os.environ["KERAS_BACKEND"] = name
+    require_backend(name)
     keras = sys.modules.get("keras")
     if keras is not None and keras.config.backend() != name:
         raise ValueError(
             f"Keras was imported with the backend {keras.config.backend()}, and {name} is asked for: set "
             f"KERAS_BACKEND={name} before Keras is imported"
         )
+    os.environ["KERAS_BACKEND"] = name

@@ -44,11 +44,13 @@ def test_variables_become_options(arguments):
     (command,) = arguments(
         "submit", DATA="siim", RUNS="out", TUNE="no", FLIP="yes", EXPERIMENT="e", CLASSIFIER_EXPERIMENT="c",
         SEGMENTER_EXPERIMENT="s", TRAIN="tr", TEST="te", ANNOTATIONS="a", SAMPLE="sa", ID_MAP="i", TEST_ID_MAP="ti",
+        BACKEND="jax",
     )  # fmt: skip
     assert command[:5] == ["reproduce", "siim", "submit", "--runs", "out"]
     assert command[5:] == [
         "--no-tune", "--flip", "--experiment", "e", "--experiment", "c", "--experiment", "s", "--train", "tr",
         "--test", "te", "--annotations", "a", "--sample", "sa", "--id-map", "i", "--test-id-map", "ti",
+        "--backend", "jax",
     ]  # fmt: skip
 
 

@@ -340,6 +340,15 @@ def test_an_export_is_made_and_used_where_an_engine_is_asked_for(house, engine, 
     assert house.commands("submit") == ["cache-predictions", "tune", "submit", "validate-submission"]
 
 
+def test_the_backend_reaches_the_trainings_and_makes_nothing_stale(house):
+    lines = house.lines("submit", "--backend", "jax")
+    assert [line.endswith("--resume --backend jax") for line in lines] == [False, True, True] + 5 * [False]
+    assert house.commands("submit") == ["validate-submission"]
+    error = house.run("submit", "--backend", "torch").exception
+    assert str(error) == "unknown backend 'torch', expected tensorflow or jax"
+    assert house.ran == []
+
+
 @pytest.mark.parametrize("engine", ["openvino", "torch", "onnx-bfloat16", "openvino-int8-"])
 def test_an_unknown_engine_is_refused(house, engine):
     error = house.run("submit", "--engine", engine).exception

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumoseg.backend import require_backend
 from pneumoseg.cli.app import Backend, app
 from pneumoseg.cli.steps import Builder, Step, require_files
 
@@ -124,7 +125,9 @@ class Plan:
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse experiments whose runs would overwrite each other or other results, and unknown exports."""
+        """Refuse experiments whose runs would overwrite each other or other results, and unknown names."""
+        if self.backend is not None:
+            require_backend(self.backend)
         from pneumoseg.engines.export_record import EXPORT_NAMES
 
         if self.engine not in ("keras", *EXPORT_NAMES):
