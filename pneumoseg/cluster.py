@@ -76,6 +76,22 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         ray.shutdown()
 
 
+def keep_to_gpus(share: float) -> None:
+    """Keep a worker to its GPUs, before it imports TensorFlow or JAX.
+
+    Args:
+        share: GPUs of the worker. Ray leaves all visible to a worker that has none; of one that several workers share,
+            each takes memory only as it needs it.
+
+    Example:
+        >>> keep_to_gpus(0.5)  # doctest: +SKIP
+    """
+    if not share:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    elif share < 1:
+        os.environ.update(TF_FORCE_GPU_ALLOW_GROWTH="true", XLA_PYTHON_CLIENT_PREALLOCATE="false")
+
+
 def _options(address: str, cpus: int | None) -> dict[str, Any]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": _log.isEnabledFor(logging.DEBUG)}
     if address == LOCAL:

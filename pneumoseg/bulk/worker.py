@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pneumoseg.bulk.packing import unpacked
 from pneumoseg.bulk.shards import RESULTS
+from pneumoseg.cluster import keep_to_gpus
 from pneumoseg.inference.row import ResultRow
 
 if TYPE_CHECKING:
@@ -79,8 +80,5 @@ def _prepare_process(settings: Settings) -> None:
     """Tell TensorFlow, before it is imported, how to use this machine."""
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if not settings.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Ray leaves the GPUs visible to an actor that has none
-    elif settings.gpus < 1:
-        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    keep_to_gpus(settings.gpus)
     logging.getLogger("pneumoseg").setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from pneumoseg.cluster import LOCAL, connect
+from pneumoseg.cluster import LOCAL, connect, keep_to_gpus
 from pneumoseg.training.jobs import Job, carry_out, tell_end
 
 _log = logging.getLogger(__name__)
@@ -97,10 +97,7 @@ def _carry_out(ray: ModuleType, jobs: Sequence[Job], cpus: int, gpus: float) -> 
 
 
 def _work(job: Job, gpus: float) -> str | None:
-    if not gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Ray leaves the GPUs visible to a task that has none
-    elif gpus < 1:
-        os.environ.update(TF_FORCE_GPU_ALLOW_GROWTH="true", XLA_PYTHON_CLIENT_PREALLOCATE="false")
+    keep_to_gpus(gpus)
     return carry_out(job)
 
 
