@@ -6,6 +6,7 @@ must not leave the others waiting for it: it tells them why if it still can, and
 """
 
 import atexit
+import functools
 import inspect
 import logging
 import os
@@ -103,12 +104,20 @@ class Hosts:
 
     Attributes:
         place: Place of this process.
-        scratch: Folder that this process alone uses, removed at the end.
     """
 
     def __init__(self, place: Place) -> None:
         self.place, self._meetings = place, 0
-        self.scratch = Path(tempfile.mkdtemp(prefix="pneumoseg-"))
+
+    @functools.cached_property
+    def scratch(self) -> Path:
+        """The folder that this process alone uses, made on first use and removed at the end."""
+        return Path(tempfile.mkdtemp(prefix="pneumoseg-"))
+
+    def remove_scratch(self) -> None:
+        """Remove the folder that this process alone uses, if there is one."""
+        if "scratch" in vars(self):
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def require_same(self, name: str, value: str, remedy: str) -> None:
         """Wait for all processes, and check that they have the same value.
@@ -164,7 +173,7 @@ def joined_hosts(place: Place) -> Iterator[Hosts]:
             with _all_ending_together(hosts):
                 yield hosts
     finally:
-        shutil.rmtree(hosts.scratch, ignore_errors=True)
+        hosts.remove_scratch()
 
 
 @contextmanager
@@ -302,7 +311,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _leave(hosts: Hosts) -> NoReturn:
-    shutil.rmtree(hosts.scratch, ignore_errors=True)
+    hosts.remove_scratch()
     _exit_at_once()
 
 
