@@ -10,9 +10,7 @@ from pathlib import Path
 
 from pneumoseg.checksums import file_sha256
 from pneumoseg.hosts import Hosts
-
-_STATE = ("checkpoint.npz", "history.csv", "metrics.json", "split.csv")
-_NOT_COPIED = ("epochs", "tensorboard", ".*")  # large or of no use
+from pneumoseg.training.run import Run
 
 
 def own_folder(folder: Path, hosts: Hosts) -> Path:
@@ -41,12 +39,14 @@ def own_folder(folder: Path, hosts: Hosts) -> Path:
     )
     own = folder if hosts.place.writes else hosts.scratch / "run"
     if own != folder and folder.exists():
-        shutil.copytree(folder, own, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+        run = Run(folder)
+        of_no_use = (run.epoch_weights.name, run.tensorboard.name, ".*")  # and large
+        shutil.copytree(folder, own, ignore=shutil.ignore_patterns(*of_no_use))
     hosts.meet()
     return own
 
 
 def _state(folder: Path) -> str:
-    files = sorted(path for name in _STATE for path in folder.rglob(name))
+    files = sorted(path for file in Run(folder).state_files for path in folder.rglob(file.name))
     texts = [f"{path.relative_to(folder)} {file_sha256(path)}" for path in files]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -76,6 +76,11 @@ class Run:
         self.log = self.folder / "log.txt"
 
     @property
+    def state_files(self) -> list[Path]:
+        """The files that tell how far the training has come; they need not exist."""
+        return [self.checkpoint, self.history_file, self.metrics_file, self._split]
+
+    @property
     def is_finished(self) -> bool:
         """Whether the training ended and its metrics are written."""
         return self.metrics_file.exists()
