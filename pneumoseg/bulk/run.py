@@ -171,6 +171,7 @@ class _Run:
         )
         self._left = pa.concat_tables([self._new, self._again]).combine_chunks()
         self._seen = np.zeros(len(self._left), bool)
+        self._unnamed = [row for path in listing.unnamed if (row := row_of_bad_name(path))]
         self._names = self._choose_names()
 
     @property
@@ -222,8 +223,7 @@ class _Run:
 
     def append_unnamed(self) -> None:
         """Write the rows of files whose names no table can hold, unless they are there."""
-        rows = [row for path in self._listing.unnamed if (row := row_of_bad_name(path))]
-        table = pa.Table.from_pylist([row.as_dict() for row in rows], SHARD)
+        table = pa.Table.from_pylist([row.as_dict() for row in self._unnamed], SHARD)
         table = table.filter(pc.invert(pc.is_in(table["path"], value_set=self._done["path"])))
         if len(table):
             self._folder.append(table)
@@ -236,8 +236,8 @@ class _Run:
         """
         rows = self._folder.rows(["path", "has_pneumothorax", "spacing_source", "area_mm2", "error"])
         paths = self._listing.images["path"]
-        unnamed = [row.path for path in self._listing.unnamed if (row := row_of_bad_name(path))]
-        wanted = pa.concat_arrays([*paths.chunks, pa.array(unnamed, pa.large_string())])
+        unnamed = pa.array([row.path for row in self._unnamed], pa.large_string())
+        wanted = pa.concat_arrays([*paths.chunks, unnamed])
         places = pc.index_in(wanted, value_set=rows["path"])
         if places.null_count:
             raise RuntimeError(
