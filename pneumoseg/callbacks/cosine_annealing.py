@@ -1,8 +1,10 @@
 """Learning rate that falls along a cosine, cycle after cycle (SGDR)."""
 
 import math
+from typing import Any
 
 import keras
+import numpy as np
 
 
 def annealed_rate(
@@ -33,7 +35,8 @@ class CosineAnnealing(keras.callbacks.Callback):
     """Set the learning rate before each step by `annealed_rate`.
 
     The rate follows from the epoch's number and the step alone, so that a resumed training needs no saved state.
-    Epochs may differ in length; the data set must know its number of batches.
+    Epochs may differ in length; the data set must know its number of batches. On JAX, other callbacks find the rate of
+    the last step in the optimizer, not that of the next.
 
     Args:
         maximum: Learning rate at the beginning of each cycle.
@@ -61,15 +64,56 @@ class CosineAnnealing(keras.callbacks.Callback):
             )
         self._arguments = (maximum, cycle, multiplier, minimum)
         self._first_epoch = self._epoch = first_epoch
+        self._step: _StepAtRate | None = None
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """On JAX, prepare the network's step to be given its rate."""
+        if keras.backend.backend() == "jax":
+            self._step = _StepAtRate.of(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Set the rate of the first step, for callbacks that note an epoch's rate."""
         self._epoch = epoch
-        self._set(epoch - self._first_epoch)
+        self.model.optimizer.learning_rate = self._rate(0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Set the rate of this step."""
-        self._set(self._epoch - self._first_epoch + batch / self.params["steps"])
+        rate = self._rate(batch / self.params["steps"])
+        if self._step is None:
+            self.model.optimizer.learning_rate = rate
+        else:
+            self._step.rate = rate
 
-    def _set(self, position: float) -> None:
-        self.model.optimizer.learning_rate = annealed_rate(position, *self._arguments)
+    def _rate(self, part_of_epoch: float) -> float:
+        return annealed_rate(self._epoch - self._first_epoch + part_of_epoch, *self._arguments)
+
+
+class _StepAtRate:
+    """The compiled step of a network on JAX, which takes its learning rate with its other arguments.
+
+    A rate set in the optimizer between two steps makes Keras copy all variables into the network and out again.
+
+    Attributes:
+        rate: Learning rate of the next step, and of that alone; None leaves the optimizer's.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.rate: float | None = None
+        self._step = model.train_function
+        variables = model.optimizer.variables
+        self._place = next(n for n, variable in enumerate(variables) if variable is model.optimizer.learning_rate)
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "_StepAtRate":
+        """Return the step of a network, which stays in place until the network is compiled again."""
+        if not isinstance(model.train_function, cls):
+            model.train_function = cls(model)
+        return model.train_function
+
+    def __call__(self, state: tuple[Any, Any, Any, Any], batches: Any) -> Any:
+        if self.rate is not None:
+            trainable, others, of_optimizer, of_metrics = state
+            of_optimizer = [*of_optimizer]
+            of_optimizer[self._place] = np.float32(self.rate)
+            state, self.rate = (trainable, others, of_optimizer, of_metrics), None
+        return self._step(state, batches)

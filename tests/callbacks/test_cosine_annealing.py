@@ -32,22 +32,40 @@ def test_end_of_a_cycle_approaches_the_minimum():
     assert annealed_rate(5, 1e-4, 5, 1, 1e-6) == 1e-4
 
 
+ON_JAX = keras.backend.backend() == "jax"
+
+
 class Rates(keras.callbacks.Callback):
+    """Note how far each step moves the weight, which is its rate."""
+
     def __init__(self):
         super().__init__()
         self.rates = []
 
-    def on_train_batch_begin(self, batch, logs=None):
-        self.rates.append(float(self.model.optimizer.learning_rate))
+    def on_train_batch_end(self, batch, logs=None):
+        weight = self.model.weights[0]
+        self.rates.append(float(keras.ops.convert_to_numpy(weight)[0, 0]))
+        weight.assign([[0.0]])
 
 
-def test_every_step_has_its_rate_whatever_the_length_of_the_epochs():
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(0.5), "mse")
+def rising(optimizer):
+    """Return a network of one weight, which rises by the rate in each step: the gradient of its negative is -1."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile(optimizer, lambda true, pred: -pred, jit_compile=ON_JAX)
+    return model
+
+
+def batches_of_one(steps):
+    return tf.data.Dataset.from_tensor_slices((np.ones((steps, 1, 1)), np.ones((steps, 1, 1))))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_every_step_has_its_rate_whatever_the_length_of_the_epochs(scaled):
+    sgd = keras.optimizers.SGD(0.5)
+    model = rising(keras.optimizers.LossScaleOptimizer(sgd, initial_scale=1.0) if scaled else sgd)
     annealing, noted, expected = CosineAnnealing(0.01, 3, 1, 0.001, first_epoch=2), Rates(), []
     for epoch, steps in ((2, 4), (3, 10), (4, 5), (5, 4)):
-        batches = tf.data.Dataset.from_tensor_slices((np.zeros((steps, 1, 1)), np.zeros((steps, 1, 1))))
-        model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, callbacks=[annealing, noted], verbose=0)
+        model.fit(batches_of_one(steps), initial_epoch=epoch, epochs=epoch + 1, callbacks=[annealing, noted], verbose=0)
         for step in range(steps):
             fraction = ((epoch - 2) % 3 + step / steps) / 3
             expected.append(0.001 + 0.009 * (1 + math.cos(math.pi * fraction)) / 2)
@@ -55,14 +73,29 @@ def test_every_step_has_its_rate_whatever_the_length_of_the_epochs():
     assert noted.rates[0] == noted.rates[19] == pytest.approx(0.01)  # the restart
 
 
-def test_each_step_is_made_with_its_rate():
-    """The weight rises by the rate in each step, since the gradient of its negative is -1."""
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
-    model.compile(keras.optimizers.SGD(0.5), lambda true, pred: -pred, jit_compile=keras.backend.backend() == "jax")
-    batches = tf.data.Dataset.from_tensor_slices((np.ones((4, 1, 1)), np.ones((4, 1, 1))))
-    model.fit(batches, epochs=2, callbacks=[CosineAnnealing(0.01, 2)], verbose=0)
+def test_the_rates_of_steps_that_nothing_looks_at():
+    """On JAX, only then are the variables not copied into the network after each step."""
+    model = rising(keras.optimizers.SGD(0.5))
+    model.fit(batches_of_one(4), epochs=2, callbacks=[CosineAnnealing(0.01, 2)], verbose=0)
     rates = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
     assert model.get_weights()[0][0, 0] == pytest.approx(sum(rates), rel=1e-5)
+    assert float(model.optimizer.learning_rate) == pytest.approx(rates[-1], rel=1e-6)
+
+
+class Interrupted(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_leaves_no_rate_behind():
+    model, noted = rising(keras.optimizers.SGD(0.5)), Rates()
+    for maximum in (0.01, 0.02):
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(batches_of_one(2), callbacks=[CosineAnnealing(maximum, 2), noted, Interrupted()], verbose=0)
+    model.optimizer.learning_rate = 0.25
+    model.fit(batches_of_one(2), callbacks=[noted], verbose=0)
+    model.fit(batches_of_one(2), callbacks=[CosineAnnealing(0.04, 1), noted], verbose=0)
+    assert noted.rates == pytest.approx([0.01, 0.02, 0.25, 0.25, 0.04, 0.02])
 
 
 @pytest.mark.parametrize(
