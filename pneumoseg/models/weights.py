@@ -1,9 +1,12 @@
 """Checks and error messages for the pretrained weights of a backbone."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from pneumoseg.folder_lock import locked_folder
 
 Weights = str | Path | None
 
@@ -40,6 +43,7 @@ def check_weights(weights: Weights) -> None:
 def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
     """Turn errors of the libraries that download and load weights into one clear error.
 
+    ImageNet weights are downloaded by one process or thread of a machine at a time; the others wait, and find the file.
     A stalled download is an error only if sockets have a timeout. The command line sets one.
 
     Args:
@@ -51,7 +55,7 @@ def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
         ValueError: If weights are a path, and the file is unreadable or belongs to another architecture.
     """
     if weights == "imagenet":
-        with _download_errors(backbone):
+        with _download_errors(backbone), _one_download_at_a_time():
             yield
         return
     try:
@@ -64,6 +68,14 @@ def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
             f"{weights} does not fit the {backbone} backbone ({cause}): "
             f"pass the weights of {backbone} without its top ('*_notop.h5' or '*.weights.h5')"
         ) from error
+
+
+@contextlib.contextmanager
+def _one_download_at_a_time() -> Iterator[None]:
+    """Lock the folder of Keras: it writes straight to the file that other folds of a cross-validation look for."""
+    folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    with locked_folder(folder, "written", wait=True) if folder.is_dir() else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager

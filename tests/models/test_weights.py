@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -37,6 +39,34 @@ def test_a_download_leaves_the_time_limit_of_the_process_alone():
     with weights_errors("imagenet", "xception"):
         assert socket.getdefaulttimeout() == before
     assert socket.getdefaulttimeout() == before
+
+
+def test_one_process_at_a_time_downloads(tmp_path, monkeypatch):
+    """Each looks for the file, and writes it slowly if it is not there, as Keras does."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    writer = """
+import sys, time
+from pathlib import Path
+from pneumoseg.models.weights import weights_errors
+file = Path(sys.argv[1]) / "weights.h5"
+with weights_errors("imagenet", "xception"):
+    if not file.exists():
+        with open(file, "a") as out:
+            for _ in range(10):
+                print("part", file=out, flush=True)
+                time.sleep(0.1)
+    print(file.read_text().count("part"))
+"""
+    command = [sys.executable, "-c", writer, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0] for process in processes] == ["10\n"] * 3
+
+
+def test_weights_are_loaded_without_a_folder_of_keras(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "none"))
+    with weights_errors("imagenet", "xception"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
