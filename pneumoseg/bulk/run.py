@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 
 from pneumoseg.bulk.listing import Listing, list_images
 from pneumoseg.bulk.packing import local_pipeline, pack
+from pneumoseg.bulk.placement import Workers, find_room, local_cpus
 from pneumoseg.bulk.shards import RESULTS, SHARD, ResultFolder
 from pneumoseg.bulk.worker import Settings, Worker
-from pneumoseg.cluster import LOCAL, connect
+from pneumoseg.cluster import connect
 from pneumoseg.data.files import absolute
 from pneumoseg.engines.exports import read_export
 from pneumoseg.folder_lock import locked_folder
@@ -46,21 +47,6 @@ _PIECES = 4  # least pieces per worker, so that all end at about the same time
 # When a piece comes back, a shard is written if so many rows wait or the first waits so long. A killed driver loses
 # these and the pieces that the workers have.
 _SHARD_ROWS, _SHARD_S = 4096, 10.0
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The workers of a run.
-
-    Attributes:
-        address: Address of Ray, see `cluster.connect`.
-        number: Number of workers; None for one per GPU, or without GPUs one per CPU.
-        gpus: GPUs per worker, such as 0.5; None for 1 if Ray has GPUs and Keras computes, otherwise 0.
-    """
-
-    address: str | None = None
-    number: int | None = None
-    gpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +77,7 @@ def predict_in_bulk(
     inputs: Sequence[str],
     out: str,
     *,
-    workers: Workers = Workers(),
+    workers: Workers | None = None,
     batch_size: int = 4,
     assembled: bool = False,
     engine: str = "keras",
@@ -112,7 +98,7 @@ def predict_in_bulk(
         pipeline: Folder of the pipeline, local or remote.
         inputs: Images, folders and, remote, globs.
         out: Folder of the results, local or remote.
-        workers: Where and how many.
+        workers: Where and how many; None for as many as find room on this machine.
         batch_size: Images per batch, in both stages.
         assembled: Whether to use the decision rule as assembled.
         engine: Engine of the networks, see `load_pipeline`.
@@ -130,6 +116,7 @@ def predict_in_bulk(
         >>> from pneumoseg.bulk.run import predict_in_bulk  # doctest: +SKIP
         >>> predict_in_bulk("runs/pipeline", ["s3://hospital/2023"], "s3://hospital/results")  # doctest: +SKIP
     """
+    workers = workers or Workers()
     if (workers.address or "").startswith("ray://"):
         raise ValueError(
             f"--ray {workers.address}: Ray Data cannot work through Ray Client: run the command on a node of the "
@@ -149,7 +136,7 @@ def predict_in_bulk(
             if run.is_complete:
                 run.append_unnamed()
             else:
-                with connect(workers.address, cpus=_local_cpus(workers)) as ray:
+                with connect(workers.address, cpus=local_cpus(workers)) as ray:
                     run.predict(ray, pack(place, exports=engine != "keras"), settings, workers, progress=progress)
             return run.sum_up()
 
@@ -199,7 +186,7 @@ class _Run:
         Raises:
             RuntimeError: If the workers fail.
         """
-        number, options = _resources(ray, workers, settings.engine)
+        number, options = find_room(ray, workers, settings.engine)
         settings = settings._replace(gpus=options["num_gpus"])
         _set_up_data(ray)
         work = ray.data.from_arrow(list(self._pieces(number))).map_batches(
@@ -354,45 +341,6 @@ def _threads() -> int:
     """Return the number of threads with which a run of one process would compute an operation here."""
     chosen = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
     return int(chosen) if chosen.isdecimal() and int(chosen) else usable_cores()
-
-
-def _local_cpus(workers: Workers) -> int:
-    """Return the number of CPUs that a Ray of its own is told to have: workers may share one."""
-    return max(usable_cores(), workers.number or 0)
-
-
-def _resources(ray: "ModuleType", workers: Workers, engine: str) -> tuple[int, dict[str, float]]:
-    """Return the number of workers, and the CPUs and GPUs of each: the most CPUs with which all find room on the nodes.
-
-    Raises:
-        ValueError: If this machine has no room for them, or their number is neither given nor known.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, devices = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-    gpus = workers.gpus if workers.gpus is not None else float(devices > 0 and engine == "keras")
-    most = _room(nodes, 1, gpus)
-    number = workers.number or most
-    if not number or number > most:
-        text = f"Ray has {cpus:g} CPUs and {devices:g} GPUs, where {most} workers with {gpus:g} GPUs each find room"
-        if workers.address in (None, LOCAL):
-            raise ValueError(f"{text}: take a smaller --gpus-per-worker or fewer --workers, or name a cluster")
-        if not number:
-            raise ValueError(f"{text} now: name the number of --workers")
-        _log.warning(f"{text} now, of {number}: the others wait until machines join the cluster")
-    largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-    share = next((share for share in range(largest, 1, -1) if _room(nodes, share, gpus) >= number), 1)
-    _log.info(f"Ray has {cpus:g} CPUs and {devices:g} GPUs; {number} workers with {share} CPUs and {gpus:g} GPUs each")
-    return number, {"num_cpus": share, "num_gpus": gpus}
-
-
-def _room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
-    """Return the number of workers for which the nodes have room."""
-    room = 0
-    for node in nodes:
-        by_cpus = int(node.get("CPU", 0) // cpus)
-        by_gpus = int(node.get("GPU", 0) / gpus + 1e-6) if gpus else by_cpus  # 1 / 0.1 is 10, though 1 // 0.1 is 9
-        room += min(by_cpus, by_gpus)
-    return room
 
 
 def _set_up_data(ray: "ModuleType") -> None:

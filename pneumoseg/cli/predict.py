@@ -138,7 +138,8 @@ def _predict_on_ray(
         raise ValueError("nothing to do with the results: name a folder with --out")
     require_ray("pyarrow", "fsspec")
 
-    from pneumoseg.bulk.run import Workers, predict_in_bulk
+    from pneumoseg.bulk.placement import Workers
+    from pneumoseg.bulk.run import predict_in_bulk
 
     workers = Workers(address, number, gpus)
     try:

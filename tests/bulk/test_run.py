@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from pneumoseg.bulk import read_results
 from pneumoseg.bulk.packing import pack, unpacked
-from pneumoseg.bulk.run import Workers, _resources, predict_in_bulk
+from pneumoseg.bulk.placement import Workers, find_room
+from pneumoseg.bulk.run import predict_in_bulk
 from pneumoseg.bulk.shards import RESULTS, SHARD, ResultFolder
 from pneumoseg.cli import app
 from pneumoseg.folder_lock import locked_folder
@@ -151,7 +152,7 @@ def test_folders_of_others_are_refused(pipeline, images, tmp_path):
 def test_all_workers_find_room(nodes, number, gpus, expected):
     has = [{"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(devices)}} for cpus, devices in nodes]
     made_up = SimpleNamespace(nodes=lambda: [*has, {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 99.0}}])
-    count, options = _resources(made_up, Workers("auto", number, gpus), "keras")
+    count, options = find_room(made_up, Workers("auto", number, gpus), "keras")
     assert (count, options["num_cpus"], options["num_gpus"]) == expected
 
 
@@ -159,7 +160,7 @@ def test_all_workers_find_room(nodes, number, gpus, expected):
 def test_workers_without_room_on_this_machine_are_refused(number, gpus):
     made_up = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     with pytest.raises(ValueError, match="Ray has 2 CPUs and 0 GPUs, where 0 workers"):
-        _resources(made_up, Workers(None, number, gpus), "keras")
+        find_room(made_up, Workers(None, number, gpus), "keras")
 
 
 @pytest.mark.usefixtures("ray")
