@@ -63,9 +63,11 @@ def test_here_the_first_error_ends_all(tmp_path):
 
 
 _DRIVER = """
+import signal
 from functools import partial
 from pathlib import Path
 from pneumoseg.training.jobs import Job, in_turn
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command ignores it
 work = "import os, time; print(os.getpid()); time.sleep(600)"
 if __name__ == "__main__":
     in_turn([Job("a", Path("log.txt"), partial(exec, work))])
