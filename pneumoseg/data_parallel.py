@@ -42,6 +42,22 @@ def all_devices() -> Iterator[int]:
         yield len(devices)
 
 
+@contextmanager
+def on_one_device() -> Iterator[None]:
+    """Compute on one device of this process alone while the context lasts, within `all_devices` too.
+
+    Example:
+        >>> with all_devices(), on_one_device():  # doctest: +SKIP
+        ...     model = build_classifier("compact", 64, weights=None)
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
 def share_batches(model: keras.Model) -> keras.Model:
     """Share out the images of each batch in `fit`, `evaluate` and `predict` of a network among all devices.
 
@@ -120,7 +136,7 @@ def rows_of_this_process(images: int) -> range:
     """
     import jax
 
-    if not _spans_processes():
+    if not spans_processes():
         return range(images)
     devices = keras.distribution.distribution().device_mesh.backend_mesh.devices.tolist()
     own = [number for number, device in enumerate(devices) if device.process_index == jax.process_index()]
@@ -128,7 +144,13 @@ def rows_of_this_process(images: int) -> range:
     return range(min(own[0] * each, images), min((own[-1] + 1) * each, images))
 
 
-def _spans_processes() -> bool:
+def spans_processes() -> bool:
+    """Return whether the devices are those of several processes, within `all_devices`.
+
+    Example:
+        >>> spans_processes()
+        False
+    """
     distribution = keras.distribution.distribution()
     if distribution is None:
         return False
@@ -142,7 +164,7 @@ def _with_rows_of_each_process(array: Any) -> Any:
     """
     import jax
 
-    if not _spans_processes():
+    if not spans_processes():
         return array
     distribution = keras.distribution.distribution()
     mesh, axis, rows = distribution.device_mesh.backend_mesh, distribution.batch_dim_name, len(array)

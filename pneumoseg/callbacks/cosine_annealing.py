@@ -66,14 +66,11 @@ class CosineAnnealing(keras.callbacks.Callback):
         self._first_epoch = self._epoch = first_epoch
         self._step: _StepAtRate | None = None
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """On JAX, prepare the network's step to be given its rate."""
-        if keras.backend.backend() == "jax":
-            self._step = _StepAtRate.of(self.model)
-
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Set the rate of the first step, for callbacks that note an epoch's rate."""
         self._epoch = epoch
+        if keras.backend.backend() == "jax":
+            self._step = _StepAtRate.of(self.model)  # `fit` has made the step, and built the optimizer
         self.model.optimizer.learning_rate = self._rate(0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:

@@ -6,7 +6,7 @@ import keras
 
 from pneumoseg.models.compact import COMPACT, compact_encoder
 from pneumoseg.models.scaling import check_image_size, scaled_input
-from pneumoseg.models.weights import Weights, check_weights, weights_errors
+from pneumoseg.models.weights import Weights, build_pretrained, check_weights, weights_errors
 from pneumoseg.xla import uses_xla
 
 # Name: (builder in keras.applications, its arguments). The first three are those of the paper (section 3.1.2).
@@ -84,8 +84,7 @@ def _encoder(backbone: str, image_size: int, weights: Weights) -> keras.Model:
     build = getattr(keras.applications, application)
     arguments = {"include_top": False, "input_shape": (image_size, image_size, 3), **arguments}
     if weights == "imagenet":
-        with weights_errors(weights, backbone):
-            encoder = build(weights=weights, **arguments)
+        encoder = build_pretrained(lambda: build(weights=weights, **arguments), weights, backbone)
     else:
         encoder = build(weights=None, **arguments)
     if weights not in (None, "imagenet"):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +11,7 @@ import keras
 
 from pneumoseg.models.compact import COMPACT, compact_unet
 from pneumoseg.models.scaling import check_image_size, scaled_input
-from pneumoseg.models.weights import Weights, check_weights, weights_errors
+from pneumoseg.models.weights import Weights, build_pretrained, check_weights
 from pneumoseg.xla import uses_xla
 
 # Keys of `scaling.CONVENTIONS`, chosen as in `get_preprocessing` of segmentation-models. The "raw" backbones begin with
@@ -113,15 +114,16 @@ def _network(
 ) -> keras.Model:
     library = _segmentation_models()
     builders = {"fpn": library.FPN, "unet": library.Unet, "linknet": library.Linknet, "pspnet": library.PSPNet}
-    with weights_errors(weights, backbone):
-        return builders[architecture](
-            backbone,
-            input_shape=(image_size, image_size, 3),
-            classes=1,
-            activation="linear",
-            encoder_weights=weights if weights is None else str(weights),
-            **({} if decoder_filters is None else _decoder_arguments(architecture, decoder_filters)),
-        )
+    build = partial(
+        builders[architecture],
+        backbone,
+        input_shape=(image_size, image_size, 3),
+        classes=1,
+        activation="linear",
+        encoder_weights=weights if weights is None else str(weights),
+        **({} if decoder_filters is None else _decoder_arguments(architecture, decoder_filters)),
+    )
+    return build_pretrained(build, weights, backbone)
 
 
 def _decoder_arguments(architecture: str, filters: int) -> dict[str, Any]:

@@ -1,12 +1,18 @@
-"""Checks and error messages for the pretrained weights of a backbone."""
+"""Pretrained weights of a backbone: checks, the download, and error messages."""
 
 import contextlib
 import os
+import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pneumoseg.data_parallel import on_one_device, spans_processes
 from pneumoseg.folder_lock import locked_folder
+
+if TYPE_CHECKING:
+    import keras
 
 Weights = str | Path | None
 
@@ -39,11 +45,41 @@ def check_weights(weights: Weights) -> None:
         )
 
 
+def build_pretrained(build: "Callable[[], keras.Model]", weights: Weights, backbone: str) -> "keras.Model":
+    """Build a network, of which the library that builds it downloads or loads the weights.
+
+    One process or thread of a machine at a time downloads: the library writes straight to the file that others look
+    for, such as those of other folds.
+
+    Args:
+        build: Builds the network with the weights.
+        weights: "imagenet", None or a path, as passed to the model builder.
+        backbone: Name of the backbone, for messages.
+
+    Returns:
+        The network.
+
+    Raises:
+        WeightsUnavailableError: If weights are "imagenet" and the download failed or stalled.
+        ValueError: If weights are a path, and the file is unreadable or belongs to another architecture.
+    """
+    with weights_errors(weights, backbone):
+        if weights == "imagenet":
+            with _one_download_at_a_time():
+                if not spans_processes():
+                    return build()
+                # Each variable would wait for the other processes, and they for the lock.
+                state = random.getstate()
+                with on_one_device():
+                    build()
+                random.setstate(state)  # Keras takes the seeds of initial weights from it
+        return build()
+
+
 @contextlib.contextmanager
 def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
     """Turn errors of the libraries that download and load weights into one clear error.
 
-    ImageNet weights are downloaded by one process or thread of a machine at a time; the others wait, and find the file.
     A stalled download is an error only if sockets have a timeout. The command line sets one.
 
     Args:
@@ -55,7 +91,7 @@ def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
         ValueError: If weights are a path, and the file is unreadable or belongs to another architecture.
     """
     if weights == "imagenet":
-        with _download_errors(backbone), _one_download_at_a_time():
+        with _download_errors(backbone):
             yield
         return
     try:
@@ -72,7 +108,6 @@ def weights_errors(weights: Weights, backbone: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_download_at_a_time() -> Iterator[None]:
-    """Lock the folder of Keras: it writes straight to the file that other folds of a cross-validation look for."""
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     with locked_folder(folder, "written", wait=True) if folder.is_dir() else contextlib.nullcontext():
         yield

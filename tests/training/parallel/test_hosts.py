@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,13 +191,13 @@ def test_another_manifest_ends_all(refused, tmp_path):
         assert "the manifest differs between host 0 and host 1" in each.text
 
 
-def join_and(number, address, then, seconds=60):
+def join_and(number, address, then, seconds=60, **variables):
     """Start a process that joins another one within some seconds, and does something then."""
     program = f"with hosts.joined_hosts(hosts.place_of(2, {number}, '{address}')) as joined: {then}"
     program = (
         f"import logging; from pneumoseg import hosts; logging.basicConfig(); hosts.JOIN_SECONDS = {seconds}\n{program}"
     )
-    return start([sys.executable, "-c", program])
+    return start([sys.executable, "-c", program], **variables)
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -226,6 +227,34 @@ def test_the_variables_of_slurm_are_enough(refused, tmp_path):
     for each in refused({}, {"--manifest": tmp_path / "other.csv"}, variables=tasks, place=False):
         assert each.status == 2
         assert "the manifest differs between host 0 and host 1" in each.text
+
+
+_BUILD = """
+    import keras
+    from pneumoseg.data_parallel import all_devices
+    from pneumoseg.models.weights import build_pretrained
+    built = []
+
+    def build():
+        built.append(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+        return built[-1]
+
+    keras.utils.set_random_seed(0)
+    with all_devices():
+        model = build_pretrained(build, "imagenet", "xception")
+        places = [len(one.weights[0].value.sharding.device_set) for one in built]
+        print(places, model.weights[0].numpy().tolist())
+"""
+
+
+def test_processes_of_one_machine_download_weights_one_after_the_other(tmp_path):
+    """The network made for the download, under a lock, is on one device: else each would wait for the other's."""
+    alone = end(start([sys.executable, "-c", textwrap.dedent(_BUILD)], KERAS_HOME=str(tmp_path)))
+    address = f"127.0.0.1:{free_port()}"
+    both = [end(p) for p in [join_and(number, address, _BUILD, KERAS_HOME=str(tmp_path)) for number in range(2)]]
+    assert [one.status for one in (alone, *both)] == [0, 0, 0], both[0].text + both[1].text
+    weights = alone.text.splitlines()[-1].removeprefix("[1] ")
+    assert [one.text.splitlines()[-1] for one in both] == [f"[1, 2] {weights}"] * 2
 
 
 @pytest.mark.parametrize("number", [0, 1])
