@@ -38,7 +38,8 @@ def choose_backend(name: str | None) -> None:
     Example:
         >>> choose_backend("jax")  # doctest: +SKIP
     """
-    if name is None:
+    name = name or os.environ.get("KERAS_BACKEND")
+    if not name:
         return
     require_backend(name)
     keras = sys.modules.get("keras")

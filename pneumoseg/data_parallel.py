@@ -58,6 +58,20 @@ def on_one_device() -> Iterator[None]:
         keras.distribution.set_distribution(distribution)
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the only one, or the first of those that train together within `all_devices`.
+
+    Example:
+        >>> is_first_process()
+        True
+    """
+    if not spans_processes():
+        return True
+    import jax
+
+    return bool(jax.process_index() == 0)
+
+
 def share_batches(model: keras.Model) -> keras.Model:
     """Share out the images of each batch in `fit`, `evaluate` and `predict` of a network among all devices.
 

@@ -6,21 +6,20 @@ must not leave the others waiting for it: it tells them why if it still can, and
 """
 
 import atexit
-import functools
 import inspect
 import logging
 import os
 import re
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+from pneumoseg.own_temporary_folder import OwnTemporaryFolder
 
 _log = logging.getLogger(__name__)
 JOIN_SECONDS = 300
@@ -29,7 +28,7 @@ _HEARTBEAT_SECONDS = 60
 _TELL_SECONDS = 10
 _FAILURES = "pneumoseg/failed/"
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # as JAX wants them
-_CONNECTION = re.compile("gloo|nccl|connection|socket|peer|unavailable", re.IGNORECASE)
+_CONNECTION = re.compile("gloo|nccl|connection|socket|peer|unavailable|deadline", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,9 @@ def place_of(hosts: int | None, host: int | None, coordinator: str | None) -> Pl
 
 
 def _place_in_slurm() -> Place:
-    if not all(name in os.environ for name in _SLURM) or os.environ["SLURM_NTASKS"] == "1":
+    # The shell of an allocation for several tasks is a step of one.
+    alone = "1" in (os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_STEP_NUM_TASKS"))
+    if alone or not all(name in os.environ for name in _SLURM):
         return Place()
     return Place(int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]))
 
@@ -108,16 +109,19 @@ class Hosts:
 
     def __init__(self, place: Place) -> None:
         self.place, self._meetings = place, 0
+        self._scratch: OwnTemporaryFolder | None = None
 
-    @functools.cached_property
+    @property
     def scratch(self) -> Path:
         """The folder that this process alone uses, made on first use and removed at the end."""
-        return Path(tempfile.mkdtemp(prefix="pneumoseg-"))
+        if self._scratch is None:
+            self._scratch = OwnTemporaryFolder()
+        return self._scratch.path
 
     def remove_scratch(self) -> None:
         """Remove the folder that this process alone uses, if there is one."""
-        if "scratch" in vars(self):
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
 
     def require_same(self, name: str, value: str, remedy: str) -> None:
         """Wait for all processes, and check that they have the same value.
@@ -214,6 +218,8 @@ def _join(hosts: Hosts) -> None:
         options |= {"cluster_detection_method": "deactivate"}
     elif _has_gpus_of_its_own():
         options |= {"local_device_ids": []}  # all that it sees
+    else:
+        _warn_of_idle_gpus(place)
     # JAX aborts the process if the others do not come in time, with a stack trace of its own.
     alarm = threading.Timer(JOIN_SECONDS, _give_up, (hosts,))
     alarm.daemon = True
@@ -230,8 +236,22 @@ def _has_gpus_of_its_own() -> bool:
 
     JAX gives each task the one GPU with the task's number on its machine, for steps whose tasks see all GPUs of it.
     """
-    alone = os.environ.get("SLURM_NTASKS") == os.environ.get("SLURM_NNODES", os.environ.get("SLURM_JOB_NUM_NODES"))
+    alone = int(os.environ["SLURM_NTASKS"]) == _nodes()
     return alone or os.environ.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
+
+
+def _warn_of_idle_gpus(place: Place) -> None:
+    """Log a warning if each task of a SLURM step sees more GPUs than there are tasks on its machine."""
+    gpus, tasks = os.environ.get("CUDA_VISIBLE_DEVICES", "").count(",") + 1, place.count / _nodes()
+    if place.writes and gpus > tasks:
+        _log.warning(
+            f"{tasks:g} TASKS ON EACH MACHINE WITH {gpus} GPUS: each takes one, the others idle: start one task per "
+            f"machine, or {gpus}"
+        )
+
+
+def _nodes() -> int:
+    return int(os.environ.get("SLURM_NNODES") or os.environ.get("SLURM_JOB_NUM_NODES") or 1)
 
 
 def _require_free_port(coordinator: str) -> None:
@@ -298,7 +318,9 @@ def _wait_until_told(hosts: Hosts) -> None:
 
 def _told_error(error: BaseException) -> BaseException:
     """Return an error that the user understands in place of one of JAX about a lost connection."""
-    if type(error).__name__ != "JaxRuntimeError" or not _CONNECTION.search(str(error)):
+    import jax
+
+    if not isinstance(error, jax.errors.JaxRuntimeError) or not _CONNECTION.search(str(error)):
         return error
     return ConnectionError(
         f"another host ended or cannot be reached ({_first_line(error)}): see its output, and start all again with "

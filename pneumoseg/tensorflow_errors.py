@@ -1,17 +1,21 @@
-"""Errors of TensorFlow in one line."""
+"""Errors of TensorFlow and JAX in one line."""
+
+_OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")  # the same class, which was renamed
 
 
 def tensorflow_reason(error: Exception) -> str | None:
-    """Return the reason of an error that TensorFlow raised, and a remedy; None for any other error.
+    """Return the reason of an error that TensorFlow or JAX raised, and a remedy; None for any other error.
 
-    TensorFlow has its own error classes; the first line of their messages names the cause.
+    Both have their own error classes; the first line of their messages names the cause.
 
     Example:
         >>> tensorflow_reason(KeyError("path"))
     """
-    if not type(error).__module__.startswith("tensorflow"):
+    name = type(error).__name__
+    library = "JAX" if name in _OF_JAX else "TensorFlow"
+    if library == "TensorFlow" and not type(error).__module__.startswith("tensorflow"):
         return None
     text = str(getattr(error, "message", error)).strip().partition("\n")[0]
-    if type(error).__name__ == "ResourceExhaustedError":
+    if name == "ResourceExhaustedError" or text.startswith("RESOURCE_EXHAUSTED"):
         text += "; take a smaller batch_size (and gradient_accumulation_steps), or precision: mixed_float16"
-    return f"TensorFlow stopped ({type(error).__name__}): {text}"
+    return f"{library} stopped ({name}): {text}"

@@ -24,6 +24,13 @@ def test_a_backend_is_chosen_before_keras_is_imported(code, chosen, monkeypatch)
     assert run.stdout == f"{chosen}\n"
 
 
+@pytest.mark.parametrize("name", ["torch", "jacks"])
+def test_a_backend_of_the_environment_is_checked(name, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", name)
+    with pytest.raises(ValueError, match=f"unknown backend '{name}', expected tensorflow or jax"):
+        backend.choose_backend(None)
+
+
 def test_another_backend_than_that_of_an_imported_keras_is_refused(monkeypatch):
     import keras
 

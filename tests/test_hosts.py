@@ -2,6 +2,7 @@
 
 import pytest
 
+from pneumoseg import hosts
 from pneumoseg.hosts import Place, place_of
 
 STEP = {
@@ -16,7 +17,7 @@ STEP = {
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
     """Outside of SLURM, on JAX."""
-    for name in STEP:
+    for name in (*STEP, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
 
@@ -39,6 +40,39 @@ def test_a_step_of_slurm_tells_the_place_unless_options_do(monkeypatch):
     assert place_of(2, 1, "node1:1234") == Place(2, 1, "node1:1234")
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert place_of(None, None, None) == Place()
+
+
+def test_the_shell_of_an_allocation_for_several_tasks_is_a_single_process(monkeypatch):
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert place_of(None, None, None) == Place()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "nodes", "gpus", "idle"),
+    [(4, "2", "0,1,2,3", True), (8, "2", "0,1,2,3", False), (4, "1", "0,1,2,3", False), (4, "1", None, False)],
+)
+def test_gpus_that_no_task_takes_are_told(tasks, nodes, gpus, idle, monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_NNODES", nodes)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if gpus:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    for number in range(tasks):
+        hosts._warn_of_idle_gpus(Place(tasks, number))
+    assert caplog.text.count("2 TASKS ON EACH MACHINE WITH 4 GPUS") == idle
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [("UNAVAILABLE: gone", True), ("DEADLINE_EXCEEDED: GetKeyValue() timed out", True), ("INTERNAL: no", False)],
+)
+def test_lost_connections_are_told_as_such(text, lost):
+    error = pytest.importorskip("jax").errors.JaxRuntimeError(text)
+    told = hosts._told_error(error)
+    assert isinstance(told, ConnectionError) == lost
+    assert (told is error) != lost
+    assert hosts._told_error(ValueError(text)).args == (text,)
 
 
 @pytest.mark.parametrize("missing", ["SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_NTASKS"])

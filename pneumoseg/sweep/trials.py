@@ -48,7 +48,11 @@ def train_trials(
         here([job for run, job in jobs.items() if run.is_finished])  # only checks them
         missing = [job for run, job in jobs.items() if not run.is_finished]
         _log.info(f"{out}: {len(jobs)} trials, {len(jobs) - len(missing)} finished already")
-        return run_jobs(missing)
+        failures = run_jobs(missing)
+        for run, job in jobs.items():
+            if not run.is_finished:
+                failures.setdefault(job.name, f"{run.folder} holds no finished run")
+        return failures
 
 
 def _prepare_trials(trials: Sequence[Trial], manifest: str | Path, out: Path) -> dict[Run, Job]:

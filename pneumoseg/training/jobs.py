@@ -160,7 +160,10 @@ def _in_own_process(job: Job) -> str | None:
 
 def _report(sender: Connection, job: Job) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sender.send(carry_out(job))
+    try:
+        sender.send(carry_out(job))
+    except OSError as error:  # of the log
+        sender.send(str(error))
 
 
 def _end_with_parent() -> None:

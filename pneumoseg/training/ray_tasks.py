@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,11 @@ def _carry_out(ray: ModuleType, jobs: Sequence[Job], cpus: int, gpus: float) -> 
     # A worker that is used once frees its memory and its GPU. Ray's own retries have no limit if memory runs out.
     task = ray.remote(max_calls=1, max_retries=0, num_cpus=cpus, num_gpus=gpus)(_work)
     task = task.options(runtime_env={"env_vars": {k: os.environ[k] for k in _PASSED_ON if k in os.environ}})
-    waiting = {task.remote(job, gpus): job for job in jobs}
+
+    def start(job: Job) -> object:
+        return task.remote(ray.cloudpickle.dumps(job), gpus)
+
+    waiting = {start(job): job for job in jobs}
     _log.info(f"{len(jobs)} tasks on Ray, each with {cpus} CPUs and {gpus:g} GPUs; each writes {jobs[0].log.name}")
     starts, failures = Counter(job.name for job in jobs), {}
     while waiting:
@@ -87,7 +92,7 @@ def _carry_out(ray: ModuleType, jobs: Sequence[Job], cpus: int, gpus: float) -> 
         if died and starts[job.name] < _STARTS:
             starts[job.name] += 1
             _log.warning(f"{job.name}: {reason}: started again, goes on from its checkpoint")
-            waiting[task.remote(job, gpus)] = job
+            waiting[start(job)] = job
             continue
         reason = reason or _hidden(job)
         tell_end(job, reason)
@@ -96,8 +101,10 @@ def _carry_out(ray: ModuleType, jobs: Sequence[Job], cpus: int, gpus: float) -> 
     return failures
 
 
-def _work(job: Job, gpus: float) -> str | None:
+def _work(packed: bytes, gpus: float) -> str | None:
+    """Carry out a job, which is unpacked only now: that imports TensorFlow, which looks for GPUs."""
     keep_to_gpus(gpus)
+    job: Job = pickle.loads(packed)
     return carry_out(job)
 
 
@@ -106,9 +113,23 @@ def _outcome(ray: ModuleType, task: object) -> tuple[str | None, bool]:
     try:
         return ray.get(task), False
     except ray.exceptions.RayTaskError as error:
-        return f"{type(error.cause).__name__}: {error.cause}", False
-    except ray.exceptions.RayError as error:
+        return _in_one_line(error.cause), False
+    except _deaths(ray) as error:
         return f"its worker died ({type(error).__name__})", True
+    except ray.exceptions.RayError as error:
+        return _in_one_line(error), False
+
+
+def _deaths(ray: ModuleType) -> tuple[type[Exception], ...]:
+    """Return the errors of a worker that ended, which another one may replace."""
+    found = ray.exceptions
+    ends = (found.WorkerCrashedError, found.NodeDiedError, found.LocalRayletDiedError, found.OutOfMemoryError)
+    return *ends, found.ObjectLostError  # with its machine, after the work was done
+
+
+def _in_one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
 
 
 def _hidden(job: Job) -> str | None:

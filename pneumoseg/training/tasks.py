@@ -31,7 +31,7 @@ from pneumoseg.data.loaders import Examples, classification_examples, segmentati
 from pneumoseg.data.masks import has_mask
 from pneumoseg.data.sampling import EpochPlan, enriched_epoch, random_epoch, scheduled_fraction
 from pneumoseg.data.splits import positives_and_sampled_negatives
-from pneumoseg.data_parallel import share_batches
+from pneumoseg.data_parallel import is_first_process, share_batches
 from pneumoseg.models.bundle import load_bundle, save_bundle
 from pneumoseg.models.bundle_spec import DataSplit
 from pneumoseg.models.classifier import build_classifier, check_classifier
@@ -375,7 +375,8 @@ class SegmenterTask(Task):
         """Return the callbacks that average the weights and keep those of each epoch, if the settings want them."""
         swa, budget = self.settings.swa, self.settings.epoch_weights_gigabytes
         callbacks: list[keras.callbacks.Callback] = [SWA(**swa.model_dump())] if swa else []
-        return callbacks + ([EpochWeights(run.epoch_weights, budget, "val_iou")] if budget else [])
+        keeps = budget > 0 and is_first_process()  # what the others write is thrown away, and this may be large
+        return callbacks + ([EpochWeights(run.epoch_weights, budget, "val_iou")] if keeps else [])
 
     def save(self, folder: Path, model: keras.Model, logs: dict[str, float], images: DataSplit) -> None:
         """Write a bundle with a threshold of 0.5."""

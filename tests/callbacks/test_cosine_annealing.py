@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pneumoseg.callbacks.cosine_annealing import CosineAnnealing, annealed_rate
+from pneumoseg.callbacks.epochwise_callbacks import EpochwiseCallbacks
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,23 @@ def test_the_rates_of_steps_that_nothing_looks_at():
     rates = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
     assert model.get_weights()[0][0, 0] == pytest.approx(sum(rates), rel=1e-5)
     assert float(model.optimizer.learning_rate) == pytest.approx(rates[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_phases_that_call_fit_once_per_epoch(scaled):
+    """Callbacks of a phase begin before `fit` has built the optimizer."""
+    model = rising(keras.optimizers.SGD(0.5))
+    for _ in range(2):
+        sgd = keras.optimizers.SGD(0.5)
+        optimizer = keras.optimizers.LossScaleOptimizer(sgd, initial_scale=1.0) if scaled else sgd
+        model.compile(optimizer, lambda true, pred: -pred, jit_compile=ON_JAX)
+        callbacks = EpochwiseCallbacks([CosineAnnealing(0.01, 2)], model, epochs=2, verbose=0)
+        callbacks.begin_phase(batches_of_one(4))
+        for epoch in range(2):
+            model.fit(batches_of_one(4), initial_epoch=epoch, epochs=epoch + 1, callbacks=callbacks, verbose=0)
+        callbacks.end_phase()
+    rates = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert model.get_weights()[0][0, 0] == pytest.approx(2 * sum(rates), rel=1e-5)
 
 
 class Interrupted(keras.callbacks.Callback):

@@ -47,6 +47,30 @@ def test_a_dead_worker_is_replaced_and_a_failure_ends_none(tmp_path, monkeypatch
     assert caplog.text.count("dies: its worker died (WorkerCrashedError): started again") == 3
 
 
+class Unpacked:
+    """Work that is an expression, which is evaluated as it is unpacked."""
+
+    def __init__(self, expression):
+        self._expression = expression
+
+    def __reduce__(self):
+        return eval, (self._expression,)
+
+
+def test_the_gpus_of_a_task_are_settled_before_its_job_is_unpacked(tmp_path):
+    """A training imports TensorFlow, which looks for GPUs; they cannot be hidden after that."""
+    noted = tmp_path / "noted"
+    seen = "__import__('os').environ.get('CUDA_VISIBLE_DEVICES', 'all')"
+    work = Unpacked(f"[open({str(noted)!r}, 'w').write({seen}), print][1]")
+    assert OnRay()([Job("a", tmp_path / "a/log.txt", work)]) == {}
+    assert noted.read_text() == "-1"
+
+
+def test_what_a_machine_lacks_is_told_in_one_line(tmp_path):
+    failures = OnRay()([Job("a", tmp_path / "a/log.txt", Unpacked("__import__('absent')"))])
+    assert failures == {"a": "ModuleNotFoundError: No module named 'absent'"}
+
+
 def test_more_than_this_machine_has_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no machine has 1 CPUs and 64 GPUs for a task"):
         OnRay(gpus_per_task=64)([job(tmp_path, "a", "")])

@@ -53,6 +53,12 @@ def test_a_job_needs_its_folder(tmp_path):
     assert "absent" in in_turn([gone])["a"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file in place of a folder")
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    assert "File exists" in in_turn([job(tmp_path, "a", "print('never')")])["a"]
+
+
 def test_here_the_first_error_ends_all(tmp_path):
     done = []
     jobs = [Job("a", tmp_path, lambda: done.append("a")), Job("b", tmp_path, partial(int, "x"))]

@@ -174,6 +174,15 @@ def test_missing_trials_are_trained_and_the_others_kept(house, untrained, monkey
     assert "2 runs of trials that the sweep does not name are left alone: seed=1, seed=2" in caplog.text
 
 
+def test_a_trial_that_ends_without_its_metrics_has_failed(house):
+    """As on a file system of several machines that shows the files late."""
+    trials = load_trials(sweep_file(house, {"batch_size": [8]}))
+    failures = train_trials(trials, house / "manifest.csv", house / "out", run_jobs=lambda jobs: {})
+    assert list(failures) == ["batch_size=8"]
+    assert "batch_size=8 holds no finished run" in failures["batch_size=8"]
+    assert sweep_table(trials, house / "out", failures)["failure"].tolist() == list(failures.values())
+
+
 def test_a_trial_with_other_settings_or_images_is_refused_before_any_training(house, untrained, manifest):
     out, file = house / "runs", house / "manifest.csv"
     train_trials(load_trials(sweep_file(house, {"seed": [2]})), file, out, run_jobs=in_this_process)
