@@ -41,7 +41,7 @@ class Noted(keras.callbacks.Callback):
         super().__init__()
         self.learning, self.weights, self.rates = [], [], []
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None):
         self.rates.append(float(self.model.optimizer.learning_rate))
 
     def on_epoch_end(self, epoch, logs=None):
