@@ -2,7 +2,7 @@
 
 Paths are made up, and nothing is read or predicted. A real listing comes on top: one small request or read per file.
 Seconds are those of the wall and of the driver's processor, which counts all threads: on a busy machine only the latter
-mean something. Workers on Ray give back what they get, so that what remains is the handling of the pieces of work.
+mean something. Workers on Ray do nothing, so that only the handling of the pieces of work remains.
 
     python benchmarks/bulk_index.py --images 1000000
 """
@@ -57,10 +57,10 @@ def work_of_new_run(folder, listing):
 
 
 class Mirror:
-    """A worker that gives back what it gets."""
+    """A worker that does nothing."""
 
     def __call__(self, work):
-        """Return the piece."""
+        """Return the piece of work."""
         return work
 
 
