@@ -1,6 +1,8 @@
-"""Seconds and memory that bulk inference needs for its images: names, work, and the index of finished images.
+"""Seconds and memory that bulk inference needs for its images: names, work, the index of finished images, and Ray.
 
 Paths are made up, and nothing is read or predicted. A real listing comes on top: one small request or read per file.
+Seconds are those of the wall and of the driver's processor, which counts all threads: on a busy machine only the latter
+mean something. Workers on Ray do nothing, so that only the handling of the pieces of work remains.
 
     python benchmarks/bulk_index.py --images 1000000
 """
@@ -14,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from pneumoseg.bulk.listing import Listing
-from pneumoseg.bulk.run import _Run
+from pneumoseg.bulk.run import _Run, _set_up_data
 from pneumoseg.bulk.shards import SHARD, ResultFolder, read_results
+from pneumoseg.cluster import connect
 
 
 def main():
@@ -23,30 +26,49 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1_000_000)
     count = parser.parse_args().images
-    print(f"| step, {count} images | seconds | peak memory of the process, MB |\n| --- | --- | --- |")
+    print(f"| step, {count} images | seconds | of the processor | peak memory of the process, MB |")
+    print("| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as temporary:
         folder = ResultFolder(temporary)
         paths = pa.array((f"s3://hospital/2023/{n % 997:03d}/1.2.840.{n:09d}.dcm" for n in range(count)), pa.string())
         images = pa.table({"path": paths.cast(pa.large_string()), "state": np.arange(count)})
         listing = Listing(images, [], 0, False)
-        tell("paths alone", time.perf_counter())
-        run = step("a new run: names and work", lambda: new_run(folder, listing))
-        del run
-        step("250 shards written", lambda: write(folder, paths))
-        (folder.write("run.json", b"{}"))
+        step("paths alone", lambda: None)
+        pieces = step("a new run: names and work", lambda: work_of_new_run(folder, listing))
+        step(f"{-(-count // 4096)} shards written", lambda: write(folder, paths))
+        folder.write("run.json", b"{}")
         done = step("index of the shards", lambda: folder.rows(["path", "image_id", "error", "state"]))
         run = step("a finished run: comparison", lambda: _Run(folder, listing, done, 32))
         assert run.is_complete
         step("count and check at the end", run.sum_up)
         assert len(step("read_results", lambda: read_results(temporary))) == count
+    with connect(cpus=2) as ray:
+        _set_up_data(ray)
+        data = step(f"Ray: {len(pieces)} pieces handed over", lambda: ray.data.from_arrow(pieces))
+        assert step("Ray: all pieces through 2 workers", lambda: through_workers(ray, data)) == count
 
 
-def new_run(folder, listing):
-    """Prepare a run of which nothing is done, for 8 workers."""
+def work_of_new_run(folder, listing):
+    """Return the pieces of a run of which nothing is done, for 8 workers."""
     schema = pa.schema([SHARD.field(name) for name in ("path", "image_id", "error", "state")])
-    run = _Run(folder, listing, schema.empty_table(), 32)
-    assert sum(map(len, run._pieces(8))) == len(listing.images)
-    return run
+    pieces = list(_Run(folder, listing, schema.empty_table(), 32)._pieces(8))
+    assert sum(map(len, pieces)) == len(listing.images)
+    return pieces
+
+
+class Mirror:
+    """A worker that does nothing."""
+
+    def __call__(self, work):
+        """Return the piece of work."""
+        return work
+
+
+def through_workers(ray, data):
+    """Return the number of images that come back."""
+    pool = ray.data.ActorPoolStrategy(size=2, max_tasks_in_flight_per_actor=2)
+    done = data.map_batches(Mirror, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=1)
+    return sum(map(len, done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)))
 
 
 def write(folder, paths):
@@ -62,16 +84,12 @@ def write(folder, paths):
 
 def step(name, work):
     """Do some work, print a row, and return the result."""
-    start = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     result = work()
-    tell(name, start)
-    return result
-
-
-def tell(name, start):
-    """Print a row of the table."""
+    seconds, used = time.perf_counter() - wall, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"| {name} | {time.perf_counter() - start:.1f} | {peak:.0f} |", flush=True)
+    print(f"| {name} | {seconds:.1f} | {used:.1f} | {peak:.0f} |", flush=True)
+    return result
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """Files behind URLs, such as `s3://bucket/chest.dcm`, read and written by fsspec."""
 
 import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_FILE_PROTOCOL = re.compile(r"(?:file|local):(?://(?=.)|(?=/))")
+CONNECTIONS = 32
+"""Number of requests to an object store that this package makes at the same time."""
 
 
 def is_remote(place: object) -> bool:
@@ -21,6 +25,16 @@ def is_remote(place: object) -> bool:
     return bool(_URL.match(str(place)))
 
 
+def without_file_protocol(place: str) -> str:
+    """Return the path of a `file://` URL, and any other place as it is.
+
+    Example:
+        >>> without_file_protocol("file:///data/ward"), without_file_protocol("s3://bucket/ward")
+        ('/data/ward', 's3://bucket/ward')
+    """
+    return place[match.end() :] if (match := _FILE_PROTOCOL.match(place)) else place
+
+
 def open_file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     """Return the file system of a URL, and the path on it.
 
@@ -30,6 +44,7 @@ def open_file_system(url: str) -> "tuple[AbstractFileSystem, str]":
         url: URL of a file or a folder, with any protocol that fsspec knows.
 
     Raises:
+        OSError: If the file system refuses, for example because of wrong credentials.
         ValueError: If fsspec, or its package for the protocol, is not installed, or no such protocol exists.
 
     Example:
@@ -37,17 +52,29 @@ def open_file_system(url: str) -> "tuple[AbstractFileSystem, str]":
         >>> path
         '/ward/chest.dcm'
     """
-    try:
-        from fsspec.core import url_to_fs
+    protocol = url.partition(":")[0]
+    with errors_of(url):
+        try:
+            from fsspec.core import url_to_fs
 
-        system, path = url_to_fs(url, use_listings_cache=False)
-    except ImportError as error:
-        protocol = url.partition(":")[0]
-        raise ValueError(
-            f"{url}: no package for {protocol} is installed ({error}): pip install 'pneumoseg[ray]' and s3fs for s3, "
-            "gcsfs for gs"
-        ) from error
+            system, path = url_to_fs(url, use_listings_cache=False, **_connections(protocol))
+        except ImportError as error:
+            raise ValueError(
+                f"{url}: no package for {protocol} is installed ({error}): pip install 'pneumoseg[ray]' and s3fs for "
+                "s3, gcsfs for gs"
+            ) from error
     return system, str(path)
+
+
+def is_s3(system: "AbstractFileSystem") -> bool:
+    """Return whether a file system is that of S3.
+
+    Example:
+        >>> is_s3(open_file_system("memory://ward")[0])
+        False
+    """
+    protocols = system.protocol
+    return "s3" in ((protocols,) if isinstance(protocols, str) else protocols)
 
 
 @contextmanager
@@ -84,8 +111,14 @@ def read_remote(url: str, most_bytes: int) -> bytes:
     """
     try:
         system, path = open_file_system(url)
+        if is_s3(system):
+            # One request instead of two. It fails for an empty object, which has no range of bytes.
+            with suppress(Exception):
+                content: bytes = system.cat_file(path, start=0, end=most_bytes + 1)
+                if len(content) <= most_bytes:
+                    return content
         with system.open(path, "rb", block_size=most_bytes, cache_type="none") as file:
-            content: bytes = file.read(most_bytes + 1)
+            content = file.read(most_bytes + 1)
             expected = len(content) if file.size is None else file.size  # a web server need not tell
     except OSError as error:
         raise OSError(_cause(error)) from error
@@ -98,6 +131,32 @@ def read_remote(url: str, most_bytes: int) -> bytes:
     return content
 
 
+def write_remote(url: str, content: bytes) -> None:
+    """Write a remote file, which appears whole or not at all, and make its folder.
+
+    An object store does so by itself. Other file systems write under another name, which begins with a dot, and rename.
+
+    Args:
+        url: URL of the file.
+        content: Content of the file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from fsspec import AbstractFileSystem
+
+    system, path = open_file_system(url)
+    with errors_of(url):
+        if system.async_impl or type(system).mv is AbstractFileSystem.mv:  # an object store, which cannot rename
+            system.pipe_file(path, content)
+            return
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/.{name}.{secrets.token_hex(4)}"
+        system.makedirs(folder, exist_ok=True)
+        system.pipe_file(temporary, content)
+        system.mv(temporary, path)
+
+
 def join_url(url: str, name: str) -> str:
     """Return the URL of a file in a remote folder.
 
@@ -106,6 +165,16 @@ def join_url(url: str, name: str) -> str:
         's3://bucket/results/run.json'
     """
     return f"{url.rstrip('/')}/{name}"
+
+
+def _connections(protocol: str) -> dict[str, Any]:
+    """Return options that let a file system keep `CONNECTIONS` open; only that of S3 keeps fewer by itself."""
+    if protocol not in ("s3", "s3a"):
+        return {}
+    from fsspec.config import conf
+
+    chosen = conf.get(protocol, {}).get("config_kwargs", {})
+    return {"config_kwargs": {"max_pool_connections": CONNECTIONS, **chosen}}
 
 
 def _cause(error: OSError) -> str:

@@ -3,7 +3,10 @@
 import hashlib
 import logging
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +18,14 @@ import pyarrow.compute as pc
 from pneumoseg.data.files import IN_RESULTS, JOURNAL, UNLISTED, reason_by_head, reason_by_name, search_images
 from pneumoseg.identifiers import is_hidden, is_utf8, printable
 from pneumoseg.images.formats import HEAD_BYTES
-from pneumoseg.remote_files import errors_of, is_remote, open_file_system
+from pneumoseg.remote_files import (
+    CONNECTIONS,
+    errors_of,
+    is_remote,
+    is_s3,
+    open_file_system,
+    without_file_protocol,
+)
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -25,6 +35,8 @@ _HEADS_AT_ONCE = 512
 # What file systems call the version of a file, or the time when it was written.
 _VERSIONS = ("ETag", "etag", "md5Hash", "md5", "LastModified", "mtime", "updated", "created")
 _Entry = dict[str, Any]  # what a file system tells about a file or folder
+_Named = tuple[str, _Entry]
+_FOLDER: _Entry = {"type": "directory"}
 _Found = tuple[str, int, str]  # path or URL, state, reason to skip it ('' for an image)
 
 
@@ -50,7 +62,8 @@ def list_images(inputs: Iterable[str], *, known: Container[str] = frozenset(), o
     """List images by the rules of `data.files.find_images`, in local and in remote folders.
 
     The first bytes of each file decide whether it is an image, so each remote file in a folder costs a small request,
-    of which many are made at the same time. A remote file that is named itself, or by a glob, costs none.
+    of which many are made at the same time. A remote file that is named itself, or by a glob, costs none, and is never
+    counted as skipped.
 
     Args:
         inputs: Files and folders, local or remote, and globs of remote ones.
@@ -64,24 +77,26 @@ def list_images(inputs: Iterable[str], *, known: Container[str] = frozenset(), o
         >>> list_images(["s3://hospital/2023", "/data/chest.png"]).images.num_rows  # doctest: +SKIP
         1201
     """
-    given = list(inputs)
-    paths, states, unnamed, skipped, unlisted = list[str](), list[int](), list[Path](), 0, False
+    given = [without_file_protocol(place) for place in inputs]
+    paths, states, unnamed, skipped, unlisted = list[str](), list[int](), list[Path](), 0, list[str]()
     for path, state, reason in _search(given, known):
         if reason:
             skipped += not _is_below(path, own)
-            unlisted |= reason.startswith(UNLISTED)
+            unlisted += [f"{printable(path)} {reason}"] if reason.startswith(UNLISTED) else []
         elif is_utf8(path):
             paths.append(path)
             states.append(state)
         else:
             unnamed.append(Path(path))
+    if unlisted:
+        _log.warning(f"IMAGES MAY BE MISSING: {len(unlisted)} folders cannot be listed, the first: {unlisted[0]}")
     if not paths and not unnamed:
         where = ", ".join(map(printable, given))
         raise FileNotFoundError(f"{where}: no DICOM, PNG, JPEG or TIFF file in it or below it; {skipped} files skipped")
     images = pa.table({"path": pa.array(paths, pa.large_string()), "state": pa.array(states, pa.int64())})
     if skipped:
         _log.info(f"{skipped} files and folders skipped: not images, or hidden")
-    return Listing(_without_doubles(images), unnamed, skipped, unlisted)
+    return Listing(_without_doubles(images), unnamed, skipped, bool(unlisted))
 
 
 def sort_by_path(table: pa.Table) -> pa.Table:
@@ -96,62 +111,110 @@ def _search(given: Sequence[str], known: Container[str]) -> Iterator[_Found]:
     yield from ((str(path), _local_state(path), "") for path in found.paths)
     yield from ((str(path), 0, reason) for path, reason in found.skipped)
     del found
-    for place in filter(is_remote, given):
-        yield from _search_remote(place, known)
+    yield from _search_remote(filter(is_remote, given), known)
 
 
-def _search_remote(url: str, known: Container[str]) -> Iterator[_Found]:
-    """Yield the files at a URL: of a file, a folder or a glob."""
-    system, path = open_file_system(url)
+def _search_remote(urls: Iterable[str], known: Container[str]) -> Iterator[_Found]:
+    """Yield the files at URLs of files, folders and globs, and those below the folders, each once."""
+    files, folders = dict[str, int](), defaultdict["AbstractFileSystem", set[str]](set)
+    for url in urls:
+        system, path = open_file_system(url)
+        for name, entry in _look_up(system, path, url):
+            if entry["type"] == "directory":
+                folders[system].add(name.rstrip("/") or name)
+            else:
+                files[_url(system, name)] = _remote_state(entry)
+    yield from ((url, state, "") for url, state in files.items())
+    for system, starts in folders.items():
+        walked = (found for found in _walk(system, starts) if _url(system, found[1]["name"]) not in files)
+        yield from _judge(system, walked, known)
+
+
+def _look_up(system: "AbstractFileSystem", path: str, url: str) -> Sequence[_Named]:
+    """Return the files and folders that a URL stands for.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
     try:
         with errors_of(url):
-            if _has_magic(path) and not system.exists(path):
-                places = _expand(system, path)
-            else:
-                places = {path: system.info(path)}
+            places = _expand(system, path) if _has_magic(path) and not system.exists(path) else _inspect(system, path)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"{url}: cannot be listed ({error}): check its name and your credentials") from error
     if not places:
         raise FileNotFoundError(f"{url}: no such file or folder, expected images or a folder of images")
-    for place, information in places.items():
-        if information["type"] == "directory":
-            yield from _judge(system, _walk(system, place), known)
-        else:
-            yield _url(system, place), _remote_state(information), ""
+    return places
 
 
-def _expand(system: "AbstractFileSystem", pattern: str) -> dict[str, _Entry]:
+def _inspect(system: "AbstractFileSystem", path: str) -> Sequence[_Named]:
+    """Return a file or folder; both if S3 holds both under this name."""
+    entry = system.info(path)
+    places = [(path, entry)]
+    if is_s3(system) and entry["type"] != "directory":
+        with suppress(PermissionError):  # to read a file, the right to list is not needed
+            places += [(path, _FOLDER)] if system.isdir(path) else []
+    return places
+
+
+def _expand(system: "AbstractFileSystem", pattern: str) -> Sequence[_Named]:
     """Return what a glob stands for; as in a shell, no hidden names that it does not spell."""
     spelled, found = set(pattern.split("/")), system.glob(pattern, detail=True)
-    return {path: found[path] for path in found if not any(map(is_hidden, set(path.split("/")) - spelled))}
+    places = [(path, found[path]) for path in found if not any(map(is_hidden, set(path.split("/")) - spelled))]
+    if is_s3(system):  # where a folder hides the file of the same name
+        folders = [path for path, entry in places if entry["type"] == "directory"]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            twins = zip(folders, pool.map(system.info, folders), strict=True)
+            places += [(path, entry) for path, entry in twins if entry["type"] != "directory"]
+    return places
 
 
-def _walk(system: "AbstractFileSystem", start: str) -> Iterator[tuple[str, _Entry, str]]:
-    """Yield the name and the entry of each file below a remote folder, a folder at a time, and the reason to skip it.
+def _walk(system: "AbstractFileSystem", starts: Collection[str]) -> Iterator[tuple[str, _Entry, str]]:
+    """Yield the name and the entry of each file below remote folders, a folder at a time, and the reason to skip it.
 
-    An object store can hold a file and a folder of the same name.
+    An object store can hold a file and a folder of the same name, and names with an empty part, which it cannot list.
     """
-    waiting = [start]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with errors_of(_url(system, folder)):
-                entries = system.ls(folder, detail=True)
-        except OSError as error:
-            yield "", {"name": folder}, f"{UNLISTED} ({error})"
+    waiting = list(starts)
+    for folder, entries in _list_many(system, waiting):
+        if isinstance(entries, OSError):
+            yield "", {"name": folder}, f"{UNLISTED} ({entries})"
             continue
         named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
         if any(name == JOURNAL for name, _ in named):
             yield "", {"name": folder}, IN_RESULTS
             continue
         for name, entry in sorted(named, key=itemgetter(0), reverse=True):
+            place = entry["name"].rstrip("/")
             if entry["type"] != "directory":
                 if name:
                     yield name, entry, reason_by_name(name)
-            elif is_hidden(name):
+            elif entry["name"] == f"{folder.rstrip('/')}/":
+                yield "", {"name": f"{entry['name']}/"}, f"{UNLISTED} (a folder without a name: rename it)"
+            elif is_hidden(name) and place not in starts:
                 yield name, entry, "is a hidden folder"
-            elif name and entry["name"].rstrip("/") != folder.rstrip("/"):
+            elif name and place != folder.rstrip("/") and place not in starts:
                 waiting.append(entry["name"])
+
+
+def _list_many(system: "AbstractFileSystem", waiting: list[str]) -> Iterator[tuple[str, list[_Entry] | OSError]]:
+    """Yield folders of a list, which may grow meanwhile, with their entries, or with the error that hides these.
+
+    Those of object stores are listed many at a time. The connections of other file systems serve one request at a time.
+    """
+
+    def list_one(folder: str) -> tuple[str, list[_Entry] | OSError]:
+        try:
+            with errors_of(_url(system, folder)):
+                return folder, system.ls(folder, detail=True)
+        except OSError as error:
+            return folder, error
+
+    running = set["Future[tuple[str, list[_Entry] | OSError]]"]()
+    with ThreadPoolExecutor(CONNECTIONS if system.async_impl else 1) as pool:
+        while waiting or running:
+            while waiting and len(running) < CONNECTIONS:
+                running.add(pool.submit(list_one, waiting.pop()))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
 
 
 def _judge(

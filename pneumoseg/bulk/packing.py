@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pneumoseg.engines.export_record import EXPORTS
 from pneumoseg.identifiers import is_hidden
-from pneumoseg.remote_files import errors_of, is_remote, open_file_system
+from pneumoseg.remote_files import errors_of, is_remote, open_file_system, without_file_protocol
 
 
 @contextmanager
@@ -27,6 +27,7 @@ def local_pipeline(place: str) -> Iterator[Path]:
         >>> with local_pipeline("s3://models/pipeline") as folder:  # doctest: +SKIP
         ...     load_pipeline(folder)  # doctest: +SKIP
     """
+    place = without_file_protocol(place)
     if not is_remote(place):
         yield _checked(Path(place), place)
         return

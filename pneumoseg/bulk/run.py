@@ -30,7 +30,7 @@ from pneumoseg.engines.exports import read_export
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.inference.folder import PipelineFolder
 from pneumoseg.processor import usable_cores
-from pneumoseg.remote_files import is_remote
+from pneumoseg.remote_files import is_remote, without_file_protocol
 from pneumoseg.results.folder import row_of_bad_name
 from pneumoseg.results.names import unique_names
 from pneumoseg.results.progress import progress_bar
@@ -122,6 +122,7 @@ def predict_in_bulk(
             f"--ray {workers.address}: Ray Data cannot work through Ray Client: run the command on a node of the "
             "cluster with --ray auto, for example by `ray job submit` or `ray submit`"
         )
+    out = without_file_protocol(out)
     folder = ResultFolder(out)
     own = out if is_remote(out) else str(absolute(out))
     with local_pipeline(pipeline) as place:

@@ -21,7 +21,14 @@ import pneumoseg
 from pneumoseg.atomic_write import atomic_write, remove_temporary_files
 from pneumoseg.bulk.listing import sort_by_path
 from pneumoseg.inference.row import COLUMNS
-from pneumoseg.remote_files import errors_of, is_remote, join_url, open_file_system
+from pneumoseg.remote_files import (
+    errors_of,
+    is_remote,
+    join_url,
+    open_file_system,
+    without_file_protocol,
+    write_remote,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +69,7 @@ class ResultFolder:
     """
 
     def __init__(self, place: str) -> None:
-        self.place = place
+        self.place = without_file_protocol(place)
         self._token = secrets.token_hex(4)  # keeps shards of two runs at the same time apart
         self._next: int | None = None
 
@@ -106,10 +113,8 @@ class ResultFolder:
         if not is_remote(self.place):
             with atomic_write(Path(self.place) / name) as temporary:
                 temporary.write_bytes(content)
-            return
-        system, path = open_file_system(join_url(self.place, name))
-        with errors_of(self.place):
-            system.pipe_file(path, content)
+        else:
+            write_remote(join_url(self.place, name), content)
 
     def append(self, rows: pa.Table) -> None:
         """Write a shard with some rows, see `SHARD`.

@@ -11,7 +11,7 @@ import typer
 from pneumoseg.cli.app import Assembled, BatchSize, Engine, app, output_folder, require_pipeline
 from pneumoseg.cli.ray_option import RayAddress, RayCommand
 from pneumoseg.cluster import require_ray
-from pneumoseg.remote_files import is_remote
+from pneumoseg.remote_files import is_remote, without_file_protocol
 
 if TYPE_CHECKING:
     from pneumoseg.inference.row import ResultRow
@@ -21,6 +21,7 @@ _MOST_LISTED = 50
 
 def _local_or_remote(ctx: typer.Context, place: str | None) -> str | None:
     """Check that a local folder can be written; a callback of an option."""
+    place = place and without_file_protocol(place)
     if place is not None and not is_remote(place):
         output_folder(ctx, Path(place))
     return place

@@ -82,6 +82,7 @@ def read_table(path: str | Path, types: Mapping[str, str]) -> "pd.DataFrame":
 
 
 def _read_parquet(path: str | Path, types: Mapping[str, str]) -> "pd.DataFrame":
+    import pandas as pd
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -93,6 +94,10 @@ def _read_parquet(path: str | Path, types: Mapping[str, str]) -> "pd.DataFrame":
     texts = [field.name for field in content.schema if _is_text(field.type)]
     # Metadata of pandas would turn a column that was the index of a table back into the index.
     table = content.to_pandas(ignore_metadata=True)
+    for field in content.schema:
+        # In pandas' usual types a gap would turn whole numbers into fractions, and CSV has '1' rather than '1.0'.
+        if pyarrow.types.is_integer(field.type) and content[field.name].null_count:
+            table[field.name] = content[field.name].to_pandas(types_mapper=pd.ArrowDtype)
     other = [name for name, kind in table.dtypes.items() if name not in texts and str(kind) != types.get(name)]
     if other:
         table[other] = read_text_table(io.StringIO(csv_text(table[other])))

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import html
+import itertools
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ from pneumoseg.image_errors import ImageError
 from pneumoseg.images import read_with_header
 from pneumoseg.inference.result import Result
 from pneumoseg.inference.stages import Stage, run_stages
+from pneumoseg.remote_files import CONNECTIONS, is_remote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +200,11 @@ class Pipeline:
             raise ValueError(f"expected many sources, got one path: call predict({str(sources)!r})")
         sizes = {network.image_size for network in (*self.classifiers, *self.segmenters)}
         read = functools.partial(read_case, sizes=sizes)
-        return run_stages(sources, read, stages, chunk_size=self.chunk_size, readers=os.cpu_count() or 1)
+        remaining = iter(sources)
+        first = list(itertools.islice(remaining, 1))
+        is_far = any(isinstance(source, str) and is_remote(source) for source in first)
+        readers = CONNECTIONS if is_far else os.cpu_count() or 1  # readers of URLs wait for answers, not for cores
+        return run_stages(itertools.chain(first, remaining), read, stages, chunk_size=self.chunk_size, readers=readers)
 
     def _classify(self, cases: Iterator["Case"]) -> Iterator["Case"]:
         def classify(batch: list[Case]) -> None:

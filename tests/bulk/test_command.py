@@ -4,8 +4,10 @@ import pytest
 from typer.testing import CliRunner
 
 from pneumoseg import cluster
+from pneumoseg.bulk.run import predict_in_bulk
 from pneumoseg.cli import app
 from pneumoseg.cli.ray_option import with_address
+from pneumoseg.folder_lock import locked_folder
 
 
 @pytest.mark.parametrize(
@@ -47,11 +49,13 @@ def refusal(*arguments):
         ("--workers 2 --gpus-per-worker 1 --out {o}", "--workers, --gpus-per-worker: for --ray: add it"),
         ("--out s3://ward/out", "s3://ward/out is a URL, which only --ray reads and writes"),
         ("--out {o} s3://ward/in", "s3://ward/in is a URL, which only --ray reads and writes"),
+        ("--ray --out file://{file}", "/pipeline.txt is a file: name a folder to write"),
         ("--ray --out {o}", "no pipeline, it has no pipeline.json"),
     ],
 )
 def test_mistakes_are_told_before_ray_starts(options, message, tmp_path):
-    words = options.replace("{o}", str(tmp_path / "o")).split()
+    (tmp_path / "pipeline.txt").touch()
+    words = options.replace("{o}", str(tmp_path / "o")).replace("{file}", str(tmp_path / "pipeline.txt")).split()
     assert message in refusal(tmp_path, *words, "--pipeline", tmp_path)
 
 
@@ -59,3 +63,14 @@ def test_a_missing_extra_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "find_spec", lambda name: None if name in ("ray", "pyarrow") else True)
     said = refusal(tmp_path, "--ray", "--out", tmp_path / "o", "--pipeline", tmp_path)
     assert said == "--ray needs ray, pyarrow: pip install 'pneumoseg[ray]'"
+
+
+def test_a_url_of_a_local_folder_is_made_and_locked(pipeline, tmp_path):
+    with (
+        locked_folder(tmp_path, "written"),
+        pytest.raises(FileExistsError, match="another"),
+    ):
+        predict_in_bulk(f"file://{pipeline}", [str(tmp_path)], f"file://{tmp_path}")
+    with pytest.raises(FileNotFoundError, match="no such folder or file"):
+        predict_in_bulk(f"file://{pipeline}", [f"file://{tmp_path}/absent"], f"file://{tmp_path}/new/out")
+    assert (tmp_path / "new/out/run.json").is_file()

@@ -1,10 +1,13 @@
 """Images behind URLs, listed by the rules of local folders."""
 
+import threading
+
 import fsspec
 import numpy as np
 import pytest
 
 from pneumoseg.bulk.listing import list_images
+from pneumoseg.bulk.packing import local_pipeline
 from pneumoseg.bulk.shards import ResultFolder
 from pneumoseg.data.files import JOURNAL, find_images
 from pneumoseg.image_errors import ImageError
@@ -136,3 +139,95 @@ def test_a_download_that_is_cut_short_is_told(memory, monkeypatch):
     )
     with pytest.raises(ImageError, match=r"cannot be opened \(Access Denied\)"):
         read_image("memory://ward/b/i.dcm")
+
+
+def test_folders_of_an_object_store_are_listed_many_at_a_time(memory, monkeypatch):
+    content = memory.cat_file("/ward/b/i.dcm")
+    memory.store.clear()
+    memory.pipe({f"/w/{number}/i.dcm": content for number in range(12)})
+    listed, together = memory.ls, threading.Barrier(4, timeout=10)
+
+    def ls(_, path, **__):
+        if path != "/w":
+            together.wait()  # breaks if fewer are listed at a time
+        if path == "/w/7":
+            raise PermissionError("Access Denied")
+        return listed(path, detail=True)
+
+    monkeypatch.setattr(type(memory), "async_impl", True)
+    monkeypatch.setattr(type(memory), "ls", ls)
+    listing = list_images(["memory://w"])
+    assert set(paths(listing)) == {f"memory:///w/{number}/i.dcm" for number in range(12) if number != 7}
+    assert (listing.skipped, listing.unlisted) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "inputs", [["memory://ward", "memory://ward/b", "memory://ward"], ["memory://ward/b/", "memory://ward"]]
+)
+def test_overlapping_inputs_are_listed_and_counted_once(memory, monkeypatch, inputs):
+    memory.pipe_file("/ward/b/notes.txt", b"hello")
+    once = list_images(["memory://ward"])
+    listed, seen = memory.ls, []
+    monkeypatch.setattr(type(memory), "ls", lambda _, path, **__: seen.append(path) or listed(path, detail=True))
+    several = list_images(inputs)
+    assert several.images.equals(once.images)
+    assert several.skipped == once.skipped == 7
+    assert sorted(seen) == sorted(set(seen))
+
+
+def test_a_glob_of_all_reads_no_heads_and_skips_no_named_file(memory, monkeypatch):
+    monkeypatch.setattr(type(memory), "cat_ranges", lambda *_, **__: pytest.fail("read a head"))
+    listing = list_images(["memory://ward/b/**", "memory://ward/notes.txt", "memory://ward/b"])
+    assert paths(listing) == ["memory:///ward/b/i.dcm", "memory:///ward/notes.txt"]
+    assert listing.skipped == 0
+
+
+def test_a_hidden_folder_that_is_named_is_searched(memory):
+    listing = list_images(["memory://ward", "memory://ward/.hidden"])
+    assert "memory:///ward/.hidden/i.dcm" in paths(listing)
+    assert listing.skipped == 5
+
+
+def test_urls_of_local_folders_are_local(memory, tmp_path):
+    assert paths(list_images([f"file://{tmp_path}/ward"])) == paths(list_images([str(tmp_path / "ward")]))
+    folder = ResultFolder(f"file://{tmp_path}/new/out")
+    folder.write("a", b"content")
+    assert folder.place == f"{tmp_path}/new/out"
+    assert folder.names() == ["a"]
+    (tmp_path / "pipeline.json").touch()
+    with local_pipeline(f"file://{tmp_path}") as place:
+        assert place == tmp_path
+
+
+def test_odd_names_on_s3_are_listed_or_told(s3, memory, caplog):
+    content = memory.cat_file("/ward/b/i.dcm")
+    s3.mkdir("odd")
+    s3.pipe(
+        {f"odd/{name}": content for name in ("in//x.dcm", "in/y.dcm", "both", "both/z.dcm", "one.dcm", "mark/m.dcm")}
+    )
+    s3.pipe_file("odd/mark/", b"")
+    listing = list_images(["s3://odd/in"])
+    assert (paths(listing), listing.skipped, listing.unlisted) == (["s3://odd/in/y.dcm"], 1, True)
+    assert "IMAGES MAY BE MISSING: 1 folders cannot be listed, the first: s3://odd/in//" in caplog.text
+    both = ["s3://odd/both", "s3://odd/both/z.dcm"]
+    assert paths(list_images(["s3://odd/both"])) == paths(list_images(["s3://odd/bo*"])) == both
+    assert not list_images(["s3://odd/both", "s3://odd/one.dcm", "s3://odd/mark"]).unlisted
+
+
+def test_an_image_on_s3_takes_one_request(s3, memory, monkeypatch):
+    s3.mkdir("few")
+    s3.pipe({"few/i.dcm": memory.cat_file("/ward/b/i.dcm"), "few/empty.png": b"", "few/large.png": b"x" * 101})
+    read_image("s3://few/i.dcm")  # opens the connection
+    asked, client = [], pytest.importorskip("aiobotocore.client").AioBaseClient
+    request = client._make_api_call
+    monkeypatch.setattr(
+        client, "_make_api_call", lambda self, name, options: asked.append(name) or request(self, name, options)
+    )
+    assert (read_image("s3://few/i.dcm") == 90).all()
+    assert asked == ["GetObject"]
+    for name, reason in (("empty.png", "is empty"), ("absent.png", "No such file or object")):
+        with pytest.raises(ImageError, match=reason):
+            read_image(f"s3://few/{name}")
+    monkeypatch.setattr("pneumoseg.dicom.elements.MAX_FILE_BYTES", 100)
+    with pytest.raises(ImageError, match="is 101 bytes long, expected at most 100"):
+        read_image("s3://few/large.png")

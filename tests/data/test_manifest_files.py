@@ -98,6 +98,25 @@ def test_further_columns_are_the_same_text_from_both(odd, tmp_path):
     assert (csv["flag"][0], csv["kind"][2], csv["none"][0]) == ("True", "NA", "")
 
 
+def test_whole_numbers_with_gaps_stay_whole(odd, tmp_path):
+    visits = pd.array([None, *range(11)], "Int64")
+    large = pd.array([2**64 - 1, *[None] * 11], "UInt64")
+    table = odd.assign(visits=visits, large=large, age=visits)
+    csv, binary = (round_trip(table, tmp_path / f"m.{suffix}") for suffix in FORMATS)
+    pd.testing.assert_frame_equal(csv, binary, check_exact=True)
+    assert csv["visits"].tolist() == ["", *map(str, range(11))]
+    assert csv["large"][0] == "18446744073709551615"
+    assert csv["age"].tolist()[1:] == list(range(11))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_gap_in_whole_numbers_is_reported_as_a_gap(odd, suffix, tmp_path):
+    numbers = pd.array([1764190000123456789, *range(10), None], "Int64")
+    save_manifest(odd.assign(file_modified=numbers), tmp_path / f"m.{suffix}")
+    with pytest.raises(ValueError, match=r"file_modified must be int64 in every row: .* ''$"):
+        load_manifest(tmp_path / f"m.{suffix}")
+
+
 def test_parquet_of_other_writers_is_read_by_its_values(odd, tmp_path):
     types = {
         "image_id": pa.large_string(),
