@@ -201,11 +201,10 @@ class _Run:
                 append(self._take(results))
                 advance(len(results))
 
-            for size in dict.fromkeys((self._piece_size(number), self._chunk, 1)):
-                if self._seen.any() and not self._seen.all():
-                    _log.warning(
-                        f"workers died again and again: {(~self._seen).sum()} images are tried in pieces of {size}"
-                    )
+            sizes = list(dict.fromkeys((self._piece_size(number), self._chunk, 1)))
+            for size in sizes:
+                if size < sizes[0] and (lost := np.sum(~self._seen)):
+                    _log.warning(f"workers died again and again on {lost} images, which are tried {size} at a time")
                 self._try(crew, size, take)
             take(self._lost())
 

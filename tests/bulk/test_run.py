@@ -1,5 +1,6 @@
 """Runs on Ray, compared with the run of one process."""
 
+import contextlib
 import csv
 import json
 import logging
@@ -38,7 +39,7 @@ from tests.conftest import write_dicom
 
 pytestmark = pytest.mark.ray
 
-TWO = Workers(number=2)
+ONE, TWO = Workers(number=1), Workers(number=2)
 
 
 def run(pipeline, inputs, out, **options):
@@ -215,41 +216,81 @@ def test_only_a_file_that_kills_its_workers_by_itself_has_no_result(pipeline, im
                 os._exit(1)
 
     monkeypatch.setattr("pneumoseg.bulk.run.Worker", Mortal)
-    monkeypatch.setattr("pneumoseg.bulk.crew._RETRIES", 0)
+    monkeypatch.setattr("pneumoseg.bulk.crew._RETRIES", 1)
     out = tmp_path / "out"
     done = run(pipeline, images, out)
     died = "each worker that read it died. Give workers more memory, or leave the file out"
     assert (done.images, done.negative, done.errors) == (37, 36, [(str(images / "a1/i07.dcm"), died)])
     assert read_results(out).query("error.notna()")["stage"].tolist() == ["error"]
-    assert run(pipeline, images, out).errors == done.errors  # whose workers die again
 
 
-@pytest.mark.usefixtures("ray")
-def test_a_pipeline_that_kills_its_workers_ends_the_run(pipeline, images, tmp_path, monkeypatch):
-    class Stillborn(Actor):
-        def meet(self, names):
-            os._exit(1)
-
-    monkeypatch.setattr("pneumoseg.bulk.run.Worker", Stillborn)
-    monkeypatch.setattr("pneumoseg.bulk.run._LOST", 1)
-    monkeypatch.setattr("pneumoseg.bulk.crew._RETRIES", 0)
-    with pytest.raises(RuntimeError, match="they died on more than 1 pieces of work before there was a result"):
-        run(pipeline, images, tmp_path / "out")
+class RayError(Exception):
+    """Stands for all errors of Ray."""
 
 
-@pytest.mark.usefixtures("ray")
-def test_more_killers_than_a_run_may_begin_with_do_not_end_it(pipeline, images, tmp_path, monkeypatch):
-    class Mortal(Actor):
-        def meet(self, names):
-            if names & {"i02", "i35"}:  # in the last two of the three pieces
-                os._exit(1)
+class MadeUpCrew:
+    """Crew without Ray, whose workers die on some images, as Ray Data counts it."""
 
-    monkeypatch.setattr("pneumoseg.bulk.run.Worker", Mortal)
+    ray = SimpleNamespace(
+        exceptions=SimpleNamespace(RayError=RayError, RayActorError=RayError, OutOfMemoryError=RayError),
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}],
+        put=lambda content: content,
+    )
+    killers, tried = frozenset(), ()
+
+    def __init__(self, *_):
+        pass
+
+    @contextlib.contextmanager
+    def work(self, pieces, *, ahead, most_lost=None):
+        yield self.results(pieces, most_lost)
+
+    def results(self, pieces, most_lost):
+        lost = 0
+        for piece in pieces:
+            type(self).tried += (len(piece),)
+            numbers, paths = piece["number"].to_pylist(), piece["path"].to_pylist()
+            if self.killers & {Path(path).stem for path in paths}:
+                lost += 1
+                if most_lost is not None and lost > most_lost:
+                    raise RayError
+                continue
+            rows = [{"path": p, "has_pneumothorax": False, "number": n} for n, p in zip(numbers, paths, strict=True)]
+            yield pa.Table.from_pylist(rows, GIVEN)
+
+
+@pytest.fixture
+def crew(monkeypatch):
+    """Return a class of workers without Ray, which tells the sizes of the pieces that were tried."""
+    crew = type("Crew", (MadeUpCrew,), {})
+    monkeypatch.setattr("pneumoseg.bulk.run.Crew", crew)
+    monkeypatch.setattr("pneumoseg.bulk.run.connect", lambda *_, **__: contextlib.nullcontext(crew.ray))
+    return crew
+
+
+def test_lost_pieces_are_tried_in_chunks_then_in_images(pipeline, images, tmp_path, crew, monkeypatch):
+    monkeypatch.setattr("pneumoseg.bulk.run._PIECES", 1)
+    crew.killers = {"i02"}  # in the folder a2
+    for _ in range(2):
+        done = predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=ONE, batch_size=1)
+        assert [Path(path).stem for path, _ in done.errors] == ["i02"]
+    assert crew.tried == (37,) + (8, 8, 8, 8, 5) + (1,) * 8 + (1, 1)  # 37, its 5 chunks, a chunk's images; again
+
+
+def test_from_the_first_result_on_any_number_of_pieces_may_be_lost(pipeline, images, tmp_path, crew, monkeypatch):
     monkeypatch.setattr("pneumoseg.bulk.run._LOST", 0)
-    monkeypatch.setattr("pneumoseg.bulk.crew._RETRIES", 0)
-    done = predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=Workers(number=1), batch_size=2)
+    crew.killers = {"i02", "i35"}  # in the last two of three pieces
+    done = run(pipeline, images, tmp_path / "out")
     assert [Path(path).stem for path, _ in done.errors] == ["i02", "i35"]
     assert (done.images, done.negative) == (37, 35)
+
+
+def test_a_pipeline_that_kills_its_workers_ends_the_run(pipeline, images, tmp_path, crew, monkeypatch):
+    monkeypatch.setattr("pneumoseg.bulk.run._LOST", 1)
+    crew.killers = {path.stem for path in images.rglob("*.dcm")}
+    with pytest.raises(RuntimeError, match="they died on more than 1 pieces of work before there was a result"):
+        run(pipeline, images, tmp_path / "out")
+    assert crew.tried == (16, 16)
 
 
 def test_an_error_in_a_worker_ends_the_run_with_its_reason(pipeline, images, tmp_path, monkeypatch, ray, recwarn):
@@ -273,7 +314,7 @@ def test_an_error_in_a_worker_ends_the_run_with_its_reason(pipeline, images, tmp
     monkeypatch.setattr("pneumoseg.bulk.run.Worker", Failing)
     pattern = r"^the workers on Ray failed: MemoryError: 17 GB \(.*\.dcm or an image after it\); finished rows are kept"
     with pytest.raises(RuntimeError, match=pattern):
-        predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=Workers(number=1), batch_size=2)
+        predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=ONE, batch_size=2)
     assert len(read_results(tmp_path / "out")) == 16  # the first chunk has no image of the folder a2
     assert settings() == before
     assert not [warning for warning in recwarn if "ray_remote_args" in str(warning.message)]
