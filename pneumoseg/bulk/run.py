@@ -226,7 +226,8 @@ class _Run:
                 return
             except crew.ray.exceptions.RayError as error:
                 if most_lost is None or not self._seen.any():
-                    raise RuntimeError(_failure(_cause(error, crew.ray))) from error
+                    reason = _last_line(error) if most_lost is None else _reason_of_deaths(error, crew.ray)
+                    raise RuntimeError(_failure(reason)) from error
 
     def append_unnamed(self) -> None:
         """Write the rows of files whose names no table can hold, unless they are there."""
@@ -306,7 +307,7 @@ class _Run:
         """
         if failures := results["failure"].drop_null().to_pylist():
             first = self._left["path"][results["number"][0].as_py()]
-            raise RuntimeError(_failure(f"{failures[0]} ({first} or an image after it)"))
+            raise RuntimeError(_failure(f"{failures[0]} (in the piece of work that begins with {first})"))
         numbers = results["number"].to_numpy()
         if self._seen[numbers].any():
             raise RuntimeError("a worker gave an image that another gave before: report this, and run again")
@@ -384,12 +385,16 @@ def _row_of_killer(path: str) -> dict[str, Any]:
     return ResultRow.of_error("", path, error).as_dict()
 
 
-def _cause(error: Exception, ray: "ModuleType") -> str:
-    if isinstance(error, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError):
-        return (
-            f"they died on more than {_LOST} pieces of work before there was a result; they may need more memory: take "
-            "fewer --workers or a smaller --batch-size"
-        )
+def _reason_of_deaths(error: Exception, ray: "ModuleType") -> str:
+    if not isinstance(error, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError):
+        return _last_line(error)
+    return (
+        f"they died on more than {_LOST} pieces of work before there was a result; they may need more memory: take fewer "
+        "--workers or a smaller --batch-size"
+    )
+
+
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
