@@ -389,8 +389,8 @@ def _reason_of_deaths(error: Exception, ray: "ModuleType") -> str:
     if not isinstance(error, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError):
         return _last_line(error)
     return (
-        f"they died on more than {_LOST} pieces of work before there was a result; they may need more memory: take fewer "
-        "--workers or a smaller --batch-size"
+        f"they died on more than {_LOST} pieces of work before there was a result; they may need more memory: take "
+        "fewer --workers or a smaller --batch-size"
     )
 
 

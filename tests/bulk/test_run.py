@@ -312,7 +312,9 @@ def test_an_error_in_a_worker_ends_the_run_with_its_reason(pipeline, images, tmp
 
     before = settings()
     monkeypatch.setattr("pneumoseg.bulk.run.Worker", Failing)
-    pattern = r"^the workers on Ray failed: MemoryError: 17 GB \(in the piece of work that begins with .*\.dcm\); finished rows are kept"
+    pattern = (
+        r"^the workers on Ray failed: MemoryError: 17 GB \(in the piece of work that begins with .*\.dcm\); finished"
+    )
     with pytest.raises(RuntimeError, match=pattern):
         predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=ONE, batch_size=2)
     assert len(read_results(tmp_path / "out")) == 16  # the first chunk has no image of the folder a2
