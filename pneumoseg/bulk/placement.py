@@ -47,7 +47,8 @@ def find_room(ray: "ModuleType", workers: Workers, engine: str) -> tuple[int, di
         engine: Engine of the networks; only Keras computes on GPUs.
 
     Raises:
-        ValueError: If this machine has no room for them, or their number is neither given nor known.
+        ValueError: If this machine has no room for them; or a cluster has none yet, and their number or their GPUs are
+            not given.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, devices = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
@@ -58,8 +59,11 @@ def find_room(ray: "ModuleType", workers: Workers, engine: str) -> tuple[int, di
         text = f"Ray has {cpus:g} CPUs and {devices:g} GPUs, where {most} workers with {gpus:g} GPUs each find room"
         if workers.address in (None, LOCAL):
             raise ValueError(f"{text}: take a smaller --gpus-per-worker or fewer --workers, or name a cluster")
-        if not number:
-            raise ValueError(f"{text} now: name the number of --workers")
+        # Machines that join later may have GPUs.
+        may_choose = workers.gpus is None and engine == "keras" and not devices
+        wanted = {"--workers": not number, "--gpus-per-worker (0 for CPUs)": may_choose}
+        if missing := " and ".join(filter(wanted.get, wanted)):
+            raise ValueError(f"{text} now: name {missing}, since nothing is known of machines that join later")
         _log.warning(f"{text} now, of {number}: the others wait until machines join the cluster")
     largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
     share = next((share for share in range(largest, 1, -1) if _room(nodes, share, gpus) >= number), 1)

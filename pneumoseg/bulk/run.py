@@ -3,13 +3,17 @@
 The images of a run, in order of path, are cut into chunks as a run of one process cuts them, because the last bits of a
 network's output may depend on the other images of its batch, see `Pipeline.chunk_size`. Workers get whole chunks, and
 only whole pieces of work are recorded. So the chunks of a run that goes on are those that the first run had.
+
+If workers die again and again on a piece of work, its chunks become pieces of their own, and then the images of the
+chunk on which they die. So only a file that kills its workers by itself gets a row with that error. The last bits of
+the rows of the images of its chunk may differ from those of a run without this file.
 """
 
 import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +23,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pneumoseg.bulk.crew import Crew
 from pneumoseg.bulk.listing import Listing, list_images
 from pneumoseg.bulk.packing import local_pipeline, pack
 from pneumoseg.bulk.placement import Workers, find_room, local_cpus
-from pneumoseg.bulk.shards import RESULTS, SHARD, ResultFolder
-from pneumoseg.bulk.worker import Settings, Worker
+from pneumoseg.bulk.shards import SHARD, ResultFolder
+from pneumoseg.bulk.worker import GIVEN, Settings, Worker
 from pneumoseg.cluster import connect
 from pneumoseg.data.files import absolute
 from pneumoseg.engines.exports import read_export
 from pneumoseg.folder_lock import locked_folder
+from pneumoseg.image_errors import ImageError
 from pneumoseg.inference.folder import PipelineFolder
+from pneumoseg.inference.row import ResultRow
 from pneumoseg.processor import usable_cores
 from pneumoseg.remote_files import is_remote, without_file_protocol
 from pneumoseg.results.folder import row_of_bad_name
@@ -40,9 +47,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CHUNKS = 8  # most chunks per piece of work: a killed worker loses no more
-_RETRIES = 10  # most workers that one piece of work may outlive
-_LOST = 16  # most pieces that no worker can do, because of a file that kills it; more end the run
-_NO_RESULT = "workers died again and again on this file, or on one that they read together with it"
+_LOST = 16  # most pieces on which workers die before there is any result; more end the run
 _PIECES = 4  # least pieces per worker, so that all end at about the same time
 # When a piece comes back, a shard is written if so many rows wait or the first waits so long. A killed driver loses
 # these and the pieces that the workers have.
@@ -87,8 +92,8 @@ def predict_in_bulk(
 
     The rows are those of `write_results`, bit for bit, on the same kind of processor. A run that was stopped is
     continued by the next one: it predicts new images first, then those that could not be read or were changed since.
-    If workers die again and again on some images, these get rows with an error. Rows of images that are not among the
-    inputs any more are kept.
+    Files that kill their workers get rows with an error. Rows of images that are not among the inputs any more are
+    kept.
 
     Local folders must be the same on all nodes; the pipeline is brought to them. On a local disk two runs cannot write
     one folder. On an object store nothing keeps them apart: they would do the work twice, and `read_results` would
@@ -189,25 +194,41 @@ class _Run:
         """
         number, options = find_room(ray, workers, settings.engine)
         settings = settings._replace(gpus=options["num_gpus"])
-        _set_up_data(ray)
-        work = ray.data.from_arrow(list(self._pieces(number))).map_batches(
-            Worker,
-            fn_constructor_args=(ray.put(pipeline), settings),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=number, max_tasks_in_flight_per_actor=2),
-            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _RETRIES},
-            **options,
-        )
+        crew = Crew(ray, Worker, (ray.put(pipeline), settings), number, options)
         self.append_unnamed()
         with progress_bar(len(self._left), shown=progress) as advance, _shards(self._folder) as append:
+
+            def take(results: pa.Table) -> None:
+                append(self._take(results))
+                advance(len(results))
+
+            sizes = list(dict.fromkeys((self._piece_size(number), self._chunk, 1)))
+            for size in sizes:
+                if size < sizes[0] and (lost := np.sum(~self._seen)):
+                    _log.warning(f"workers died again and again on {lost} images, which are tried {size} at a time")
+                self._try(crew, size, take)
+            take(self._lost())
+
+    def _try(self, crew: Crew, size: int, take: Callable[[pa.Table], None]) -> None:
+        """Let workers predict the images that have no result yet, in pieces of some size.
+
+        If more than a few pieces are lost before there is a first result, that ends the run: this pipeline kills its
+        workers. From the first result on, files must be the reason, and any number of pieces may be lost.
+
+        Raises:
+            RuntimeError: If the workers fail.
+        """
+        while pieces := self._pieces(size):
+            most_lost = _LOST if len(self._new) and not self._seen.any() else None
             try:
-                for results in work.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                    append(self._take(results))
-                    advance(len(results))
-                append(self._take(self._lost()))
-            except ray.exceptions.RayError as error:
-                raise RuntimeError(_explain(error)) from error
+                with crew.work(pieces, ahead=int(size > 1), most_lost=most_lost) as results:
+                    for table in results:
+                        take(table)
+                return
+            except crew.ray.exceptions.RayError as error:
+                if most_lost is None or not self._seen.any():
+                    reason = _last_line(error) if most_lost is None else _reason_of_deaths(error, crew.ray)
+                    raise RuntimeError(_failure(reason)) from error
 
     def append_unnamed(self) -> None:
         """Write the rows of files whose names no table can hold, unless they are there."""
@@ -254,29 +275,45 @@ class _Run:
         names = unique_names(self._listing.images["path"].to_pylist(), kept)
         return pa.array((names[path] for path in self._left["path"].to_pylist()), pa.large_string())
 
-    def _pieces(self, workers: int) -> Iterator[pa.Table]:
-        """Yield the work: whole chunks of new images, then of images that are run again."""
+    def _piece_size(self, workers: int) -> int:
+        """Return the number of images per piece of work: of some whole chunks."""
         chunks = -(-len(self._left) // self._chunk)
-        size = self._chunk * max(1, min(_CHUNKS, chunks // (_PIECES * workers)))
-        numbered = pa.table({"number": np.arange(len(self._left)), "path": self._left["path"]})
-        for first, last in ((0, len(self._new)), (len(self._new), len(self._left))):
-            yield from (numbered.slice(start, min(size, last - start)) for start in range(first, last, size))
+        return self._chunk * max(1, min(_CHUNKS, chunks // (_PIECES * workers)))
+
+    def _pieces(self, size: int) -> list[pa.Table]:
+        """Return the work that is left: new images, then images that are run again."""
+        numbers = np.flatnonzero(~self._seen)
+        pieces = [
+            part[start : start + size]
+            for part in np.split(numbers, [np.searchsorted(numbers, len(self._new))])
+            for start in range(0, len(part), size)
+        ]
+        paths = self._left["path"]
+        return [pa.table({"number": piece, "path": paths.take(pa.array(piece))}) for piece in pieces]
 
     def _lost(self) -> pa.Table:
         """Return a row with an error for each image that no worker gave, as a worker would."""
-        numbers = pa.array(np.flatnonzero(~self._seen))
+        numbers = np.flatnonzero(~self._seen)
         if len(numbers):
-            _log.warning(f"{len(numbers)} images are lost with their workers: THEY HAVE ROWS WITH AN ERROR")
-        rows = [{"path": path, "error": _NO_RESULT} for path in self._left["path"].take(numbers).to_pylist()]
-        return pa.Table.from_pylist(rows, RESULTS).append_column("number", numbers)
+            _log.warning(f"{len(numbers)} images kill their workers: THEY HAVE ROWS WITH AN ERROR")
+        paths = self._left["path"].take(pa.array(numbers)).to_pylist()
+        rows = [_row_of_killer(path) | {"number": number} for number, path in zip(numbers, paths, strict=True)]
+        return pa.Table.from_pylist(rows, GIVEN)
 
     def _take(self, results: pa.Table) -> pa.Table:
-        """Return the rows of a shard for what a worker gave, without errors that are known already."""
+        """Return the rows of a shard for what a worker gave, without errors that are known already.
+
+        Raises:
+            RuntimeError: If the worker has failed.
+        """
+        if failures := results["failure"].drop_null().to_pylist():
+            first = self._left["path"][results["number"][0].as_py()]
+            raise RuntimeError(_failure(f"{failures[0]} (in the piece of work that begins with {first})"))
         numbers = results["number"].to_numpy()
         if self._seen[numbers].any():
             raise RuntimeError("a worker gave an image that another gave before: report this, and run again")
         self._seen[numbers] = True
-        rows = results.drop_columns("number")
+        rows = results.drop_columns(["number", "failure"])
         rows = rows.set_column(0, "image_id", self._names.take(results["number"]))
         rows = rows.append_column("state", self._left["state"].take(results["number"]))
         known = [
@@ -344,17 +381,24 @@ def _threads() -> int:
     return int(chosen) if chosen.isdecimal() and int(chosen) else usable_cores()
 
 
-def _set_up_data(ray: "ModuleType") -> None:
-    context = ray.data.DataContext.get_current()
-    context.max_errored_blocks = _LOST
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told by this module
+def _row_of_killer(path: str) -> dict[str, Any]:
+    error = ImageError(path, "each worker that read it died", "Give workers more memory, or leave the file out")
+    return ResultRow.of_error("", path, error).as_dict()
 
 
-def _explain(error: Exception) -> str:
-    """Return why workers failed, in one line."""
+def _reason_of_deaths(error: Exception, ray: "ModuleType") -> str:
+    if not isinstance(error, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError):
+        return _last_line(error)
+    return (
+        f"they died on more than {_LOST} pieces of work before there was a result; they may need more memory: take "
+        "fewer --workers or a smaller --batch-size"
+    )
+
+
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
+    return lines[-1] if lines else type(error).__name__
+
+
+def _failure(reason: str) -> str:
     return f"the workers on Ray failed: {reason}; finished rows are kept, so run the same command again"

@@ -130,25 +130,25 @@ class ResultFolder:
         self._next += 1
 
     def claim(self, identity: Mapping[str, Any], threads: int) -> int:
-        """Record the pipeline and options that the folder is for, or check that they are the same as before.
+        """Record the pipeline and options that the folder is for; if it holds results, check that they are the same.
 
         Args:
             identity: Pipeline and options: numbers and text by name.
             threads: Number of threads that a new run computes with.
 
         Returns:
-            The number of threads that the first run computed with.
+            The number of threads that the results were computed with.
 
         Raises:
-            FileExistsError: If the folder is for others, or holds something else.
+            FileExistsError: If the folder holds results of others, or something else.
             ValueError: If its record is damaged.
         """
         names = self.names()
         if not is_remote(self.place):
             remove_temporary_files(self.place)
-        if RUN in names:
+        if RUN in names and self.shards():
             return self._require(identity)
-        if others := [name for name in names if not name.startswith(".")]:
+        if others := [name for name in names if name != RUN and not name.startswith(".")]:
             raise FileExistsError(
                 f"{self.place} exists and holds something other than bulk results, such as {others[0]}: choose another "
                 "folder"

@@ -1,18 +1,25 @@
 """The actor that predicts one piece of work after another, with a pipeline that it loads once."""
 
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pneumoseg.bulk.packing import unpacked
 from pneumoseg.bulk.shards import RESULTS
 from pneumoseg.cluster import keep_to_gpus
 from pneumoseg.inference.row import ResultRow
+from pneumoseg.tensorflow_errors import tensorflow_reason
 
 if TYPE_CHECKING:
-    from pneumoseg.inference import Result
+    from pneumoseg.inference import Pipeline, Result
+
+_log = logging.getLogger(__name__)
+GIVEN = RESULTS.append(pa.field("number", pa.int64())).append(pa.field("failure", pa.large_string()))
+"""Columns that a worker gives: `RESULTS`; the number of the image in the run; the reason if the worker has failed."""
 
 
 class Settings(NamedTuple):
@@ -36,6 +43,9 @@ class Settings(NamedTuple):
 class Worker:
     """An actor of Ray Data: takes paths, gives results.
 
+    Errors of Python are results, too: Ray Data can either pass over all errors of a run, as over the deaths of its
+    actors, or over none. For the same reason the pipeline is loaded with the first piece of work.
+
     Args:
         pipeline: Reference, known to Ray, to the bytes that `packing.pack` gives.
         settings: How to compute.
@@ -45,35 +55,48 @@ class Worker:
     """
 
     def __init__(self, pipeline: Any, settings: Settings) -> None:
-        import ray
-
-        _prepare_process(settings)
-        from pneumoseg.inference import load_pipeline
-
-        with unpacked(ray.get(pipeline)) as folder:
-            self._pipeline = load_pipeline(
-                folder, settings.batch_size, assembled=settings.assembled, engine=settings.engine
-            )
+        self._reference, self._settings = pipeline, settings
 
     def __call__(self, work: pa.Table) -> pa.Table:
         """Predict some images.
 
         Args:
-            work: `number`, int64, of each image in the run; `path`, its path or URL.
+            work: One row: `number`, list of int64, of each image in the run; `path`, list of str, paths or URLs.
 
         Returns:
-            The same `number` and all columns of `RESULTS`. A file that cannot be read gives a row with its error.
+            One row per image with all columns of `GIVEN`. A file that cannot be read gives a row with its error. If
+            the worker fails, one row with `number`, of the first image, and `failure`.
         """
-        paths = work["path"].to_pylist()
-        results = self._pipeline.predict_many(paths)
-        rows = [_cells(result, path) for result, path in zip(results, paths, strict=True)]
-        return pa.Table.from_pylist(rows, RESULTS).append_column("number", work["number"])
+        numbers, paths = (pc.list_flatten(work[name]).to_pylist() for name in ("number", "path"))
+        try:
+            results = self._pipeline.predict_many(paths)
+            rows = [_cells(result, path) for result, path in zip(results, paths, strict=True)]
+        except Exception as error:
+            _log.exception("the worker has failed")
+            return pa.Table.from_pylist([{"number": numbers[0], "failure": _reason(error)}], GIVEN)
+        return pa.Table.from_pylist([{**row, "number": n} for n, row in zip(numbers, rows, strict=True)], GIVEN)
+
+    @functools.cached_property
+    def _pipeline(self) -> "Pipeline":
+        import ray
+
+        batch_size, assembled, engine, *_ = self._settings
+        _prepare_process(self._settings)
+        from pneumoseg.inference import load_pipeline
+
+        with unpacked(ray.get(self._reference)) as folder:
+            return load_pipeline(folder, batch_size, assembled=assembled, engine=engine)
 
 
 def _cells(result: "Result", path: str) -> dict[str, Any]:
     row = ResultRow.from_result(result, result.image_id, path)
     size = {"rows": row.shape[0], "columns": row.shape[1]} if row.error is None else {}
     return {**row.as_dict(), **size, "pipeline_digest": result.pipeline_digest}
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+    return tensorflow_reason(error) or text
 
 
 def _prepare_process(settings: Settings) -> None:

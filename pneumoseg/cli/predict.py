@@ -57,11 +57,16 @@ def predict(
     ] = None,
     ray: RayAddress = None,
     workers: Annotated[
-        int | None, typer.Option(help="With --ray: number of workers.  [default: one per GPU or CPU]", min=1)
+        int | None,
+        typer.Option(help="With --ray: number of workers.  [default: one per GPU or CPU that is there]", min=1),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(help="With --ray: GPUs per worker, such as 0.5.  [default: 1 if there are any]", min=0),
+        typer.Option(
+            help="With --ray: GPUs per worker, such as 0.5; name it if machines with GPUs join the cluster later.  "
+            "[default: 1 if there are any]",
+            min=0,
+        ),
     ] = None,
 ) -> None:
     """Find and outline pneumothorax on images.

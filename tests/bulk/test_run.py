@@ -1,8 +1,12 @@
 """Runs on Ray, compared with the run of one process."""
 
+import contextlib
 import csv
 import json
+import logging
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,24 +18,28 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from pneumoseg.bulk import read_results
+from pneumoseg.bulk.crew import Crew
 from pneumoseg.bulk.packing import pack, unpacked
 from pneumoseg.bulk.placement import Workers, find_room
 from pneumoseg.bulk.run import predict_in_bulk
-from pneumoseg.bulk.shards import RESULTS, SHARD, ResultFolder
+from pneumoseg.bulk.shards import SHARD, ResultFolder
+from pneumoseg.bulk.worker import GIVEN, Worker
 from pneumoseg.cli import app
 from pneumoseg.folder_lock import locked_folder
-from pneumoseg.inference import load_pipeline
+from pneumoseg.image_errors import NotAnImageError
+from pneumoseg.inference import Result, load_pipeline
 from pneumoseg.results import write_results
 from tests.conftest import write_dicom
 
 pytestmark = pytest.mark.ray
 
-TWO = Workers(number=2)
+ONE, TWO = Workers(number=1), Workers(number=2)
 
 
 def run(pipeline, inputs, out, **options):
@@ -127,6 +135,7 @@ def test_folders_of_others_are_refused(pipeline, images, tmp_path):
         run(pipeline, images, out)
     identity = {"networks": {}, "rule": {}, "flip": True, "engine": "keras", "batch_size": 2}
     (out / "run.json").write_text(json.dumps(identity | {"threads": 2, "version": "0"}))
+    (out / "part-000000-aa.parquet").touch()
     with pytest.raises(FileExistsError, match=r"another pipeline or other options \(flip, networks, rule\)"):
         run(pipeline, images, out)
     (out / "run.json").write_text("{}")
@@ -134,6 +143,13 @@ def test_folders_of_others_are_refused(pipeline, images, tmp_path):
         run(pipeline, images, out)
     with pytest.raises(FileNotFoundError, match="no results of `pneumoseg predict --ray`"):
         read_results(tmp_path)
+
+
+def test_a_mistake_does_not_claim_the_folder(pipeline, tmp_path):
+    for batch_size in (8, 2):  # with other options, which a folder with results would refuse
+        with pytest.raises(FileNotFoundError, match="typo"):
+            predict_in_bulk(str(pipeline), [str(tmp_path / "typo")], str(tmp_path / "out"), batch_size=batch_size)
+    assert json.loads((tmp_path / "out/run.json").read_text())["batch_size"] == 2
 
 
 @pytest.mark.parametrize(
@@ -163,26 +179,152 @@ def test_workers_without_room_on_this_machine_are_refused(number, gpus):
         find_room(made_up, Workers(None, number, gpus), "keras")
 
 
-@pytest.mark.usefixtures("ray")
-def test_a_file_that_kills_its_workers_does_not_end_the_run(pipeline, images, tmp_path, monkeypatch):
-    class Mortal:
-        def __init__(self, *_):
-            pass
+@pytest.mark.parametrize(
+    ("cpus", "number", "gpus", "engine", "missing"),
+    [
+        (2, 3, None, "keras", "--gpus-per-worker (0 for CPUs)"),
+        (0, None, None, "keras", "--workers and --gpus-per-worker (0 for CPUs)"),
+        (0, None, 1, "keras", "--workers"),
+        (0, None, None, "openvino", "--workers"),
+    ],
+)
+def test_a_cluster_without_room_yet_is_not_guessed_at(cpus, number, gpus, engine, missing):
+    made_up = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": float(cpus)}}])
+    with pytest.raises(ValueError, match=re.escape(f" now: name {missing}, since")):
+        find_room(made_up, Workers("auto", number, gpus), engine)
 
-        def __call__(self, work):
-            paths = work["path"].to_pylist()
-            if any("i07" in path for path in paths):
+
+class Actor:
+    """Worker that gives each image an empty mask, unless a test says otherwise."""
+
+    def __init__(self, *_):
+        pass
+
+    def __call__(self, work):
+        numbers, paths = (pc.list_flatten(work[name]).to_pylist() for name in ("number", "path"))
+        self.meet({Path(path).stem for path in paths})
+        return pa.Table.from_pylist(
+            [{"path": p, "has_pneumothorax": False, "number": n} for n, p in zip(numbers, paths, strict=True)], GIVEN
+        )
+
+
+@pytest.mark.usefixtures("ray")
+def test_only_a_file_that_kills_its_workers_by_itself_has_no_result(pipeline, images, tmp_path, monkeypatch):
+    class Mortal(Actor):
+        def meet(self, names):
+            if "i07" in names:
                 os._exit(1)
-            rows = [{"path": path, "has_pneumothorax": False} for path in paths]
-            return pa.Table.from_pylist(rows, RESULTS).append_column("number", work["number"])
 
     monkeypatch.setattr("pneumoseg.bulk.run.Worker", Mortal)
-    monkeypatch.setattr("pneumoseg.bulk.run._RETRIES", 1)
+    monkeypatch.setattr("pneumoseg.bulk.crew._RETRIES", 1)
+    out = tmp_path / "out"
+    done = run(pipeline, images, out)
+    died = "each worker that read it died. Give workers more memory, or leave the file out"
+    assert (done.images, done.negative, done.errors) == (37, 36, [(str(images / "a1/i07.dcm"), died)])
+    assert read_results(out).query("error.notna()")["stage"].tolist() == ["error"]
+
+
+class RayError(Exception):
+    """Stands for all errors of Ray."""
+
+
+class MadeUpCrew:
+    """Crew without Ray, whose workers die on some images, as Ray Data counts it."""
+
+    ray = SimpleNamespace(
+        exceptions=SimpleNamespace(RayError=RayError, RayActorError=RayError, OutOfMemoryError=RayError),
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}],
+        put=lambda content: content,
+    )
+    killers, tried = frozenset(), ()
+
+    def __init__(self, *_):
+        pass
+
+    @contextlib.contextmanager
+    def work(self, pieces, *, ahead, most_lost=None):
+        yield self.results(pieces, most_lost)
+
+    def results(self, pieces, most_lost):
+        lost = 0
+        for piece in pieces:
+            type(self).tried += (len(piece),)
+            numbers, paths = piece["number"].to_pylist(), piece["path"].to_pylist()
+            if self.killers & {Path(path).stem for path in paths}:
+                lost += 1
+                if most_lost is not None and lost > most_lost:
+                    raise RayError
+                continue
+            rows = [{"path": p, "has_pneumothorax": False, "number": n} for n, p in zip(numbers, paths, strict=True)]
+            yield pa.Table.from_pylist(rows, GIVEN)
+
+
+@pytest.fixture
+def crew(monkeypatch):
+    """Return a class of workers without Ray, which tells the sizes of the pieces that were tried."""
+    crew = type("Crew", (MadeUpCrew,), {})
+    monkeypatch.setattr("pneumoseg.bulk.run.Crew", crew)
+    monkeypatch.setattr("pneumoseg.bulk.run.connect", lambda *_, **__: contextlib.nullcontext(crew.ray))
+    return crew
+
+
+def test_lost_pieces_are_tried_in_chunks_then_in_images(pipeline, images, tmp_path, crew, monkeypatch):
+    monkeypatch.setattr("pneumoseg.bulk.run._PIECES", 1)
+    crew.killers = {"i02"}  # in the folder a2
+    for _ in range(2):
+        done = predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=ONE, batch_size=1)
+        assert [Path(path).stem for path, _ in done.errors] == ["i02"]
+    assert crew.tried == (37,) + (8, 8, 8, 8, 5) + (1,) * 8 + (1, 1)  # 37, its 5 chunks, a chunk's images; again
+
+
+def test_from_the_first_result_on_any_number_of_pieces_may_be_lost(pipeline, images, tmp_path, crew, monkeypatch):
+    monkeypatch.setattr("pneumoseg.bulk.run._LOST", 0)
+    crew.killers = {"i02", "i35"}  # in the last two of three pieces
     done = run(pipeline, images, tmp_path / "out")
-    assert (done.images, done.negative + len(done.errors)) == (37, 37)
-    assert 16 <= len(done.errors) <= 32  # a chunk of 16, and perhaps the one that waited for the same worker
-    assert str(images / "a1/i07.dcm") in dict(done.errors)
-    assert {error.partition(" on ")[0] for _, error in done.errors} == {"workers died again and again"}
+    assert [Path(path).stem for path, _ in done.errors] == ["i02", "i35"]
+    assert (done.images, done.negative) == (37, 35)
+
+
+def test_a_pipeline_that_kills_its_workers_ends_the_run(pipeline, images, tmp_path, crew, monkeypatch):
+    monkeypatch.setattr("pneumoseg.bulk.run._LOST", 1)
+    crew.killers = {path.stem for path in images.rglob("*.dcm")}
+    with pytest.raises(RuntimeError, match="they died on more than 1 pieces of work before there was a result"):
+        run(pipeline, images, tmp_path / "out")
+    assert crew.tried == (16, 16)
+
+
+def test_an_error_in_a_worker_ends_the_run_with_its_reason(pipeline, images, tmp_path, monkeypatch, ray, recwarn):
+    class Failing(Worker):
+        @property
+        def _pipeline(self):
+            return self
+
+        def predict_many(self, paths):
+            for path in paths:
+                if "a2" in path:
+                    raise MemoryError("17 GB\nand more")
+                yield Result("", math.nan, "-1", (1, 1), "error", NotAnImageError(path, "is a test"))
+
+    def settings():
+        context = ray.data.DataContext.get_current()
+        names = "max_errored_blocks", "enable_progress_bars", "print_on_execution_start"
+        return [getattr(context, name) for name in names], logging.getLogger("ray.data").level
+
+    before = settings()
+    monkeypatch.setattr("pneumoseg.bulk.run.Worker", Failing)
+    pattern = (
+        r"^the workers on Ray failed: MemoryError: 17 GB \(in the piece of work that begins with .*\.dcm\); finished"
+    )
+    with pytest.raises(RuntimeError, match=pattern):
+        predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=ONE, batch_size=2)
+    assert len(read_results(tmp_path / "out")) == 16  # the first chunk has no image of the folder a2
+    assert settings() == before
+    assert not [warning for warning in recwarn if "ray_remote_args" in str(warning.message)]
+
+
+def test_ray_data_takes_pieces_for_gpus(ray):
+    with Crew(ray, Actor, (), 1, {"num_gpus": 1}).work([pa.table({"number": [0], "path": ["a"]})], ahead=0):
+        pass  # a wrong size of batches is refused before the work begins
 
 
 def test_texts_are_large_strings_also_from_shards_whose_texts_are_not(tmp_path):
