@@ -8,15 +8,18 @@ mean something. Workers on Ray do nothing, so that only the handling of the piec
 """
 
 import argparse
+import contextlib
 import resource
 import tempfile
 import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pneumoseg.bulk.crew import Crew
 from pneumoseg.bulk.listing import Listing
-from pneumoseg.bulk.run import _Run, _set_up_data
+from pneumoseg.bulk.run import _Run
 from pneumoseg.bulk.shards import SHARD, ResultFolder, read_results
 from pneumoseg.cluster import connect
 
@@ -42,16 +45,17 @@ def main():
         assert run.is_complete
         step("count and check at the end", run.sum_up)
         assert len(step("read_results", lambda: read_results(temporary))) == count
-    with connect(cpus=2) as ray:
-        _set_up_data(ray)
-        data = step(f"Ray: {len(pieces)} pieces handed over", lambda: ray.data.from_arrow(pieces))
-        assert step("Ray: all pieces through 2 workers", lambda: through_workers(ray, data)) == count
+    with connect(cpus=2) as ray, contextlib.ExitStack() as stack:
+        work = Crew(ray, Mirror, (), 2, {"num_cpus": 1}).work(pieces, ahead=1)
+        results = step(f"Ray: {len(pieces)} pieces handed over", lambda: stack.enter_context(work))
+        assert step("Ray: all pieces through 2 workers", lambda: sum(map(len, results))) == count
 
 
 def work_of_new_run(folder, listing):
     """Return the pieces of a run of which nothing is done, for 8 workers."""
     schema = pa.schema([SHARD.field(name) for name in ("path", "image_id", "error", "state")])
-    pieces = list(_Run(folder, listing, schema.empty_table(), 32)._pieces(8))
+    run = _Run(folder, listing, schema.empty_table(), 32)
+    pieces = run._pieces(run._piece_size(8))
     assert sum(map(len, pieces)) == len(listing.images)
     return pieces
 
@@ -60,15 +64,8 @@ class Mirror:
     """A worker that does nothing."""
 
     def __call__(self, work):
-        """Return the piece of work."""
-        return work
-
-
-def through_workers(ray, data):
-    """Return the number of images that come back."""
-    pool = ray.data.ActorPoolStrategy(size=2, max_tasks_in_flight_per_actor=2)
-    done = data.map_batches(Mirror, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=1)
-    return sum(map(len, done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)))
+        """Return the numbers of the images."""
+        return pa.table({"number": pc.list_flatten(work["number"])})
 
 
 def write(folder, paths):

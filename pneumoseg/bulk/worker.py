@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pneumoseg.backend_errors import backend_reason
 from pneumoseg.bulk.packing import unpacked
 from pneumoseg.bulk.shards import RESULTS
 from pneumoseg.cluster import keep_to_gpus
 from pneumoseg.inference.row import ResultRow
-from pneumoseg.tensorflow_errors import tensorflow_reason
 
 if TYPE_CHECKING:
     from pneumoseg.inference import Pipeline, Result
@@ -96,7 +96,7 @@ def _cells(result: "Result", path: str) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
-    return tensorflow_reason(error) or text
+    return backend_reason(error) or text
 
 
 def _prepare_process(settings: Settings) -> None:

@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 import pneumoseg
+from pneumoseg.backend_errors import backend_reason
 from pneumoseg.data.manifest_files import require_format
 from pneumoseg.import_hook import import_within
-from pneumoseg.tensorflow_errors import tensorflow_reason
 
 # Keras imports them if it can, for functions that no command uses; that takes almost a third of its import.
 _UNUSED_BY_KERAS = ("IPython", "matplotlib", "sklearn")
@@ -176,7 +176,7 @@ def main() -> None:
         typer.echo(f"pneumoseg: {error}", err=True)
         raise SystemExit(2) from error
     except Exception as error:
-        text = tensorflow_reason(error)
+        text = backend_reason(error)
         if text is None:
             raise
         typer.echo(f"pneumoseg: {text}", err=True)

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from pneumoseg.tensorflow_errors import tensorflow_reason
+from pneumoseg.backend_errors import backend_reason
 
 
 class XlaRuntimeError(RuntimeError):
@@ -16,16 +16,16 @@ def of_jax(text):
 
 @pytest.mark.parametrize("make", [of_jax, XlaRuntimeError])
 def test_jax_without_memory_has_the_remedy_of_tensorflow(make):
-    reason = tensorflow_reason(make("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
+    reason = backend_reason(make("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"))
     assert "JAX stopped" in reason
     assert "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.; take a smaller batch_size" in reason
     assert "more" not in reason
 
 
 def test_other_errors_of_the_backends_have_no_remedy():
-    assert tensorflow_reason(of_jax("INTERNAL: no")).endswith("): INTERNAL: no")
-    assert tensorflow_reason(tf.errors.InternalError(None, None, "no")) == "TensorFlow stopped (InternalError): no"
+    assert backend_reason(of_jax("INTERNAL: no")).endswith("): INTERNAL: no")
+    assert backend_reason(tf.errors.InternalError(None, None, "no")) == "TensorFlow stopped (InternalError): no"
 
 
 def test_errors_of_others_are_left_alone():
-    assert tensorflow_reason(RuntimeError("RESOURCE_EXHAUSTED: of a shop")) is None
+    assert backend_reason(RuntimeError("RESOURCE_EXHAUSTED: of a shop")) is None

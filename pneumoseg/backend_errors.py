@@ -3,13 +3,13 @@
 _OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")  # the same class, which was renamed
 
 
-def tensorflow_reason(error: Exception) -> str | None:
+def backend_reason(error: Exception) -> str | None:
     """Return the reason of an error that TensorFlow or JAX raised, and a remedy; None for any other error.
 
     Both have their own error classes; the first line of their messages names the cause.
 
     Example:
-        >>> tensorflow_reason(KeyError("path"))
+        >>> backend_reason(KeyError("path"))
     """
     name = type(error).__name__
     library = "JAX" if name in _OF_JAX else "TensorFlow"
