@@ -38,7 +38,7 @@ class OwnTemporaryFolder:
             self._lock.enter_context(locked_folder(self.path, "used"))
 
     def remove(self) -> None:
-        """Remove the folder and what it holds; again does nothing."""
+        """Remove the folder with its content; a second time does nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
