@@ -3,10 +3,18 @@
 _OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")  # the same class, which was renamed
 
 
-def backend_reason(error: Exception) -> str | None:
+IN_TRAINING = "take a smaller batch_size (and gradient_accumulation_steps), or precision: mixed_float16"
+"""What a training can do that lacks memory."""
+
+
+def backend_reason(error: Exception, remedy: str = IN_TRAINING) -> str | None:
     """Return the reason of an error that TensorFlow or JAX raised, and a remedy; None for any other error.
 
     Both have their own error classes; the first line of their messages names the cause.
+
+    Args:
+        error: The error.
+        remedy: Remedy if memory was lacking.
 
     Example:
         >>> backend_reason(KeyError("path"))
@@ -17,5 +25,5 @@ def backend_reason(error: Exception) -> str | None:
         return None
     text = str(getattr(error, "message", error)).strip().partition("\n")[0]
     if name == "ResourceExhaustedError" or text.startswith("RESOURCE_EXHAUSTED"):
-        text += "; take a smaller batch_size (and gradient_accumulation_steps), or precision: mixed_float16"
+        text += f"; {remedy}"
     return f"{library} stopped ({name}): {text}"

@@ -154,6 +154,8 @@ def write_remote(url: str, content: bytes) -> None:
         temporary = f"{folder}/.{name}.{secrets.token_hex(4)}"
         system.makedirs(folder, exist_ok=True)
         system.pipe_file(temporary, content)
+        with suppress(FileNotFoundError):  # some file systems do not rename to a name that is taken
+            system.rm_file(path)
         system.mv(temporary, path)
 
 
@@ -173,7 +175,7 @@ def _connections(protocol: str) -> dict[str, Any]:
         return {}
     from fsspec.config import conf
 
-    chosen = conf.get(protocol, {}).get("config_kwargs", {})
+    chosen = {**conf.get("s3", {}), **conf.get(protocol, {})}.get("config_kwargs", {})  # s3a has the settings of s3
     return {"config_kwargs": {"max_pool_connections": CONNECTIONS, **chosen}}
 
 

@@ -31,6 +31,12 @@ class Disk(LocalFileSystem):
     protocol = "disk"
     full = False
 
+    def mv(self, path1, path2, **_):
+        """Rename a file, but not to a name that is taken."""
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        super().mv(path1, path2)
+
     def pipe_file(self, path, value, **_):
         """Write a file; one half of it on a disk that is full."""
         with open(self._strip_protocol(path), "wb") as file:
@@ -73,6 +79,8 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = tmp_path / "new/out"
     write_remote(f"disk://{folder}/a", b"first")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a": b"first"}
+    write_remote(f"disk://{folder}/a", b"again")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a": b"again"}
     monkeypatch.setattr(Disk, "full", True)
     with pytest.raises(OSError, match="No space left"):
         write_remote(f"disk://{folder}/b", b"second")
@@ -84,7 +92,8 @@ def test_many_connections_to_s3_unless_the_user_chose(monkeypatch):
     pytest.importorskip("s3fs")
     assert open_file_system("s3://ward")[0].config_kwargs == {"max_pool_connections": CONNECTIONS}
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"max_pool_connections": 5, "read_timeout": 9}})
-    assert open_file_system("s3://ward")[0].config_kwargs == {"max_pool_connections": 5, "read_timeout": 9}
+    for url in ("s3://ward", "s3a://ward"):
+        assert open_file_system(url)[0].config_kwargs == {"max_pool_connections": 5, "read_timeout": 9}
 
 
 @pytest.mark.parametrize(("source", "readers"), [("memory://ward/i.png", CONNECTIONS), ("/ward/i.png", 3)])

@@ -59,7 +59,9 @@ class Crew:
             more pieces are lost or Ray fails.
         """
         with _settings_of_ray(self.ray, -1 if most_lost is None else most_lost):
-            work = self.ray.data.from_arrow([_as_row(piece) for piece in pieces]).map_batches(
+            # `from_arrow` would run a task for each piece, which takes a CPU of the cluster, before the workers start.
+            items = [{name: piece[name].to_pylist() for name in piece.column_names} for piece in pieces]
+            work = self.ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 self.worker,
                 fn_constructor_args=self.arguments,
                 batch_size=1,
@@ -72,13 +74,6 @@ class Crew:
                 **self.options,
             )
             yield work.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-
-
-def _as_row(piece: pa.Table) -> pa.Table:
-    """Return a table of one row, whose cells are the columns of a piece."""
-    offsets = pa.array([0, len(piece)], pa.int32())
-    columns = {name: piece[name].combine_chunks() for name in piece.column_names}
-    return pa.table({name: pa.ListArray.from_arrays(offsets, column) for name, column in columns.items()})
 
 
 @contextlib.contextmanager

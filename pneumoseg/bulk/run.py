@@ -213,22 +213,30 @@ class _Run:
         """Let workers predict the images that have no result yet, in pieces of some size.
 
         If more than a few pieces are lost before there is a first result, that ends the run: this pipeline kills its
-        workers. From the first result on, files must be the reason, and any number of pieces may be lost.
+        workers. So do more than a tenth of the first, large pieces: whoever lacks memory then has a machine, not a
+        file. Of the rest any number may be lost.
 
         Raises:
             RuntimeError: If the workers fail.
         """
         while pieces := self._pieces(size):
-            most_lost = _LOST if len(self._new) and not self._seen.any() else None
+            had_results = self._seen.any()
+            most_lost = self._most_lost(len(pieces), is_first=size > self._chunk)
             try:
                 with crew.work(pieces, ahead=int(size > 1), most_lost=most_lost) as results:
                     for table in results:
                         take(table)
                 return
             except crew.ray.exceptions.RayError as error:
-                if most_lost is None or not self._seen.any():
-                    reason = _last_line(error) if most_lost is None else _reason_of_deaths(error, crew.ray)
-                    raise RuntimeError(_failure(reason)) from error
+                if had_results or not self._seen.any():
+                    raise RuntimeError(_failure(_reason_of_deaths(error, crew.ray, most_lost))) from error
+
+    def _most_lost(self, pieces: int, *, is_first: bool) -> int | None:
+        if not len(self._new):  # the last run lost them
+            return None
+        if not self._seen.any():
+            return _LOST
+        return max(_LOST, pieces // 10) if is_first else None
 
     def append_unnamed(self) -> None:
         """Write the rows of files whose names no table can hold, unless they are there."""
@@ -386,12 +394,13 @@ def _row_of_killer(path: str) -> dict[str, Any]:
     return ResultRow.of_error("", path, error).as_dict()
 
 
-def _reason_of_deaths(error: Exception, ray: "ModuleType") -> str:
-    if not isinstance(error, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError):
+def _reason_of_deaths(error: Exception, ray: "ModuleType", most_lost: int | None) -> str:
+    died = isinstance(error, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError)
+    if most_lost is None or not died:
         return _last_line(error)
     return (
-        f"they died on more than {_LOST} pieces of work before there was a result; they may need more memory: take "
-        "fewer --workers or a smaller --batch-size"
+        f"they died on more than {most_lost} pieces of work; they may need more memory, or a machine is broken: take "
+        "fewer --workers, or look for that machine with `ray status`"
     )
 
 

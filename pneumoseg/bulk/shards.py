@@ -72,6 +72,7 @@ class ResultFolder:
         self.place = without_file_protocol(place)
         self._token = secrets.token_hex(4)  # keeps shards of two runs at the same time apart
         self._next: int | None = None
+        self._record: bytes | None = None
 
     def names(self) -> list[str]:
         """Return the names of all files and folders in the folder; none if it does not exist."""
@@ -120,9 +121,11 @@ class ResultFolder:
         """Write a shard with some rows, see `SHARD`.
 
         Raises:
+            FileExistsError: If another run with other options has claimed the folder since this one did.
             OSError: If it cannot be written.
         """
         if self._next is None:
+            self._require_unchanged()
             self._next = 1 + max((int(name.split("-")[1]) for name in self.shards()), default=-1)
         buffer = io.BytesIO()
         pq.write_table(rows.cast(SHARD), buffer, compression="zstd")
@@ -154,8 +157,17 @@ class ResultFolder:
                 "folder"
             )
         content = {**identity, "threads": threads, "version": pneumoseg.__version__}
-        self.write(RUN, json.dumps(content, indent=2).encode() + b"\n")
+        self._record = json.dumps(content, indent=2).encode() + b"\n"
+        if RUN not in names or self.read(RUN) != self._record:
+            self.write(RUN, self._record)
         return threads
+
+    def _require_unchanged(self) -> None:
+        """Check, before the first shard makes it final, that the record is still the one that this run wrote."""
+        if self._record is not None and self.read(RUN) != self._record:
+            raise FileExistsError(
+                f"{self.place} was claimed by another run with other options in the meantime: choose another folder"
+            )
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield some columns of each shard, the latest last.

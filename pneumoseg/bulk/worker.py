@@ -96,7 +96,7 @@ def _cells(result: "Result", path: str) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
-    return backend_reason(error) or text
+    return backend_reason(error, "take fewer workers per GPU, or a smaller --batch-size and another --out") or text
 
 
 def _prepare_process(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumoseg.data_parallel import on_one_device, spans_processes
+from pneumoseg.data_parallel import is_first_process, on_one_device, spans_processes
 from pneumoseg.folder_lock import locked_folder
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def check_weights(weights: Weights) -> None:
 def build_pretrained(build: "Callable[[], keras.Model]", weights: Weights, backbone: str) -> "keras.Model":
     """Build a network, of which the library that builds it downloads or loads the weights.
 
-    One process or thread of a machine at a time downloads: the library writes straight to the file that others look
-    for, such as those of other folds.
+    One process or thread of a machine at a time downloads, and of processes that train together the first one before
+    the others: the library writes straight to the file that others look for, such as those of other folds.
 
     Args:
         build: Builds the network with the weights.
@@ -64,16 +64,29 @@ def build_pretrained(build: "Callable[[], keras.Model]", weights: Weights, backb
         ValueError: If weights are a path, and the file is unreadable or belongs to another architecture.
     """
     with weights_errors(weights, backbone):
-        if weights == "imagenet":
+        if weights == "imagenet" and spans_processes():
+            _download_in_turn(build)
+        elif weights == "imagenet":
             with _one_download_at_a_time():
-                if not spans_processes():
-                    return build()
-                # Each variable would wait for the other processes, and they for the lock.
-                state = random.getstate()
-                with on_one_device():
-                    build()
-                random.setstate(state)  # Keras takes the seeds of initial weights from it
+                return build()
         return build()
+
+
+def _download_in_turn(build: "Callable[[], keras.Model]") -> None:
+    """Download weights in the first process, which may share its home with the others, and then where still needed.
+
+    The network is built on one device and thrown away: on all devices each of its variables would wait for the other
+    processes, and they for the lock.
+    """
+    from jax.experimental.multihost_utils import sync_global_devices
+
+    state = random.getstate()  # Keras takes the seeds of initial weights from it
+    for is_our_turn in (is_first_process(), not is_first_process()):
+        if is_our_turn:
+            with _one_download_at_a_time(), on_one_device():
+                build()
+        sync_global_devices("weights")
+    random.setstate(state)
 
 
 @contextlib.contextmanager

@@ -152,6 +152,21 @@ def test_a_mistake_does_not_claim_the_folder(pipeline, tmp_path):
     assert json.loads((tmp_path / "out/run.json").read_text())["batch_size"] == 2
 
 
+@pytest.mark.parametrize("other", [{"batch_size": 8}, {"batch_size": 4}])
+def test_two_runs_with_other_options_cannot_both_claim_an_empty_folder(other, tmp_path):
+    """On an object store nothing locks it."""
+    first, second = (ResultFolder(str(tmp_path)) for _ in range(2))
+    rows = pa.Table.from_pylist([{"path": "a"}], SHARD)
+    first.claim({"batch_size": 4}, 1)
+    second.claim(other, 1)
+    second.append(rows)
+    if other == {"batch_size": 4}:
+        first.append(rows)
+    else:
+        with pytest.raises(FileExistsError, match="was claimed by another run with other options"):
+            first.append(rows)
+
+
 @pytest.mark.parametrize(
     ("nodes", "number", "gpus", "expected"),
     [
@@ -285,10 +300,22 @@ def test_from_the_first_result_on_any_number_of_pieces_may_be_lost(pipeline, ima
     assert (done.images, done.negative) == (37, 35)
 
 
+def test_more_than_a_tenth_of_the_first_pieces_ends_the_run(pipeline, images, tmp_path, crew, monkeypatch):
+    """So many deaths are those of a machine."""
+    monkeypatch.setattr("pneumoseg.bulk.run._LOST", 0)
+    monkeypatch.setattr("pneumoseg.bulk.run._PIECES", 1)
+    monkeypatch.setattr("pneumoseg.bulk.run._CHUNKS", 2)
+    crew.killers = {"i02"}  # in the second of three pieces
+    with pytest.raises(RuntimeError, match=r"more than 0 pieces of work.*finished rows are kept"):
+        predict_in_bulk(str(pipeline), [str(images)], str(tmp_path / "out"), workers=ONE, batch_size=1)
+    assert crew.tried == (16, 16, 16)  # the second again, with a limit of its own
+    assert len(read_results(tmp_path / "out")) > 0
+
+
 def test_a_pipeline_that_kills_its_workers_ends_the_run(pipeline, images, tmp_path, crew, monkeypatch):
     monkeypatch.setattr("pneumoseg.bulk.run._LOST", 1)
     crew.killers = {path.stem for path in images.rglob("*.dcm")}
-    with pytest.raises(RuntimeError, match="they died on more than 1 pieces of work before there was a result"):
+    with pytest.raises(RuntimeError, match="they died on more than 1 pieces of work"):
         run(pipeline, images, tmp_path / "out")
     assert crew.tried == (16, 16)
 
