@@ -37,7 +37,7 @@ from pneumoseg.image_errors import ImageError
 from pneumoseg.inference.folder import PipelineFolder
 from pneumoseg.inference.row import ResultRow
 from pneumoseg.processor import usable_cores
-from pneumoseg.remote_files import is_remote, without_file_protocol
+from pneumoseg.remote_files import is_remote
 from pneumoseg.results.folder import row_of_bad_name
 from pneumoseg.results.names import unique_names
 from pneumoseg.results.progress import progress_bar
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CHUNKS = 8  # most chunks per piece of work: a killed worker loses no more
-_LOST = 16  # most pieces on which workers die before there is any result; more end the run
+_LOST = 16  # most pieces that may be lost before there is any result, or, if more than a tenth, later; see `_Run._try`
 _PIECES = 4  # least pieces per worker, so that all end at about the same time
 # When a piece comes back, a shard is written if so many rows wait or the first waits so long. A killed driver loses
 # these and the pieces that the workers have.
@@ -127,8 +127,8 @@ def predict_in_bulk(
             f"--ray {workers.address}: Ray Data cannot work through Ray Client: run the command on a node of the "
             "cluster with --ray auto, for example by `ray job submit` or `ray submit`"
         )
-    out = without_file_protocol(out)
     folder = ResultFolder(out)
+    out = folder.place
     own = out if is_remote(out) else str(absolute(out))
     with local_pipeline(pipeline) as place:
         identity = _identity(place, assembled, engine) | {"batch_size": batch_size}
@@ -213,8 +213,8 @@ class _Run:
         """Let workers predict the images that have no result yet, in pieces of some size.
 
         If more than a few pieces are lost before there is a first result, that ends the run: this pipeline kills its
-        workers. So do more than a tenth of the first, large pieces: whoever lacks memory then has a machine, not a
-        file. Of the rest any number may be lost.
+        workers. So it ends if more than a tenth of the first, large pieces are lost: then a machine is broken or lacks
+        memory. Of smaller pieces any number may be lost.
 
         Raises:
             RuntimeError: If the workers fail.

@@ -9,10 +9,10 @@ from pneumoseg.data.index import load_manifest
 from pneumoseg.folder_lock import locked_folder
 from pneumoseg.report.live_curves import live_curves
 from pneumoseg.sweep.sweep_file import Trial
-from pneumoseg.training.jobs import Job, RunJobs, here, in_turn
+from pneumoseg.training.jobs import Job, RunJobs, in_turn
 from pneumoseg.training.run import Run
 from pneumoseg.training.tasks import task_for
-from pneumoseg.training.train import cross_validate, train
+from pneumoseg.training.train import cross_validate, finish_runs, train
 
 _log = logging.getLogger(__name__)
 
@@ -45,14 +45,8 @@ def train_trials(
     with locked_folder(out, "written"):
         jobs = _prepare_trials(trials, manifest, out)
         _tell_others(out, list(jobs))
-        here([job for run, job in jobs.items() if run.is_finished])  # only checks them
-        missing = [job for run, job in jobs.items() if not run.is_finished]
-        _log.info(f"{out}: {len(jobs)} trials, {len(jobs) - len(missing)} finished already")
-        failures = run_jobs(missing)
-        for run, job in jobs.items():
-            if not run.is_finished:
-                failures.setdefault(job.name, f"{run.folder} holds no finished run")
-        return failures
+        _log.info(f"{out}: {len(jobs)} trials, {sum(run.is_finished for run in jobs)} finished already")
+        return finish_runs(jobs, run_jobs)
 
 
 def _prepare_trials(trials: Sequence[Trial], manifest: str | Path, out: Path) -> dict[Run, Job]:

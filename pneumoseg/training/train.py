@@ -111,14 +111,27 @@ def cross_validate(
         >>> cross_validate(task, manifest, Run("runs/folds"))["mcc"]  # doctest: +SKIP
     """
     jobs = _prepare_folds(task, manifest, run, make_callback)
-    here([job for fold, job in jobs.items() if fold.is_finished])  # only checks them
-    failures = run_jobs([job for fold, job in jobs.items() if not fold.is_finished])
-    for fold, job in jobs.items():
-        if not fold.is_finished:
-            failures.setdefault(job.name, f"{fold.folder} holds no finished run")
-    if failures:
+    if failures := finish_runs(jobs, run_jobs):
         raise FoldsFailedError(run, len(jobs), failures)
     return _summarize_folds(task, run, list(jobs))
+
+
+def finish_runs(jobs: Mapping[Run, Job], run_jobs: RunJobs) -> dict[str, str]:
+    """Carry out the jobs of the runs that are not finished, and check those that are.
+
+    Args:
+        jobs: The job of each run, which only checks a finished one.
+        run_jobs: Carries out the others, see `jobs`.
+
+    Returns:
+        The reason of each job that failed or left no finished run, by name.
+    """
+    here([job for run, job in jobs.items() if run.is_finished])
+    failures = run_jobs([job for run, job in jobs.items() if not run.is_finished])
+    for run, job in jobs.items():
+        if not run.is_finished:
+            failures.setdefault(job.name, f"{run.folder} holds no finished run")
+    return failures
 
 
 class FoldsFailedError(ValueError):
