@@ -27,3 +27,18 @@ def backend_reason(error: Exception, remedy: str = IN_TRAINING) -> str | None:
     if name == "ResourceExhaustedError" or text.startswith("RESOURCE_EXHAUSTED"):
         text += f"; {remedy}"
     return f"{library} stopped ({name}): {text}"
+
+
+def one_line(error: Exception, remedy: str = IN_TRAINING) -> str:
+    """Return the reason of any error in one line; for those of TensorFlow and JAX see `backend_reason`.
+
+    Args:
+        error: The error.
+        remedy: Remedy if memory was lacking.
+
+    Example:
+        >>> one_line(KeyError("path")), one_line(MemoryError())
+        ("KeyError: 'path'", 'MemoryError')
+    """
+    text = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+    return backend_reason(error, remedy) or text

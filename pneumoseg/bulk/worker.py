@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pneumoseg.backend_errors import backend_reason
+from pneumoseg.backend_errors import one_line
 from pneumoseg.bulk.packing import unpacked
 from pneumoseg.bulk.shards import RESULTS
 from pneumoseg.cluster import keep_to_gpus
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pneumoseg.inference import Pipeline, Result
 
 _log = logging.getLogger(__name__)
+_REMEDY = "take fewer workers per GPU, or a smaller --batch-size and another --out"
 GIVEN = RESULTS.append(pa.field("number", pa.int64())).append(pa.field("failure", pa.large_string()))
 """Columns that a worker gives: `RESULTS`; the number of the image in the run; the reason if the worker has failed."""
 
@@ -73,7 +74,7 @@ class Worker:
             rows = [_cells(result, path) for result, path in zip(results, paths, strict=True)]
         except Exception as error:
             _log.exception("the worker has failed")
-            return pa.Table.from_pylist([{"number": numbers[0], "failure": _reason(error)}], GIVEN)
+            return pa.Table.from_pylist([{"number": numbers[0], "failure": one_line(error, _REMEDY)}], GIVEN)
         return pa.Table.from_pylist([{**row, "number": n} for n, row in zip(numbers, rows, strict=True)], GIVEN)
 
     @functools.cached_property
@@ -92,11 +93,6 @@ def _cells(result: "Result", path: str) -> dict[str, Any]:
     row = ResultRow.from_result(result, result.image_id, path)
     size = {"rows": row.shape[0], "columns": row.shape[1]} if row.error is None else {}
     return {**row.as_dict(), **size, "pipeline_digest": result.pipeline_digest}
-
-
-def _reason(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
-    return backend_reason(error, "take fewer workers per GPU, or a smaller --batch-size and another --out") or text
 
 
 def _prepare_process(settings: Settings) -> None:

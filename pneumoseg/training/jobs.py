@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pneumoseg.backend_errors import backend_reason
+from pneumoseg.backend_errors import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def _output_to(path: Path) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValueError | OSError):  # ours are complete
         return str(error)
-    return backend_reason(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return one_line(error)
 
 
 def _in_own_process(job: Job) -> str | None:
